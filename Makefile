@@ -1,0 +1,32 @@
+.PHONY: setup demo up test check servers test-gpu bench chaos
+BIN := .venv/bin
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+setup: .venv/.stamp  ## virtual environment and dependencies, once
+.venv/.stamp: pyproject.toml constraints.txt scripts/setup.sh
+	@scripts/setup.sh
+
+demo: setup  ## the main job, from nothing to the best trial
+	@$(BIN)/python scripts/demo.py
+
+up: setup  ## API, dashboard and workers until Ctrl-C
+	@$(BIN)/tuner up
+
+check: setup  ## format, lint, types, layers
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary && $(BIN)/lint-imports > .venv/lint-imports.log || { cat .venv/lint-imports.log; false; }
+
+servers:  ## redis-server, postgresql and chromium for the tests, where missing
+	@scripts/install-servers.sh
+
+test: setup servers check  ## everything that needs no GPU
+	@$(ONE_THREAD) $(BIN)/pytest -q -m "not gpu"
+
+test-gpu: setup  ## what needs a CUDA device
+	@$(BIN)/pytest -q -m gpu
+
+bench: setup  ## the quick benchmarks: name, measured, goal
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.run
+
+chaos: setup servers  ## the long fault runs
+	@$(ONE_THREAD) $(BIN)/python -m tests.chaos

@@ -1,0 +1,7 @@
+"""`python -m tests.chaos`: the attack of `run`."""
+
+import sys
+
+from tests.chaos.run import main
+
+sys.exit(main())

@@ -1,0 +1,139 @@
+"""The faults: each takes something away from a running service, and gives it back if need be.
+
+Every choice is drawn from the generator that is passed in, so that a run can be repeated from its
+seed. `Rig.mend` replaces what a fault ended, as `tuner up` or a scheduler would.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from tests.e2e.service import Child, Service, until
+from tests.servers import PostgresServer, RedisServer
+
+
+@dataclass
+class Rig:
+    """A service under attack, and the servers below it that are ours to break."""
+
+    service: Service
+    workers: int
+    lease_seconds: float
+    postgres: PostgresServer | None = None
+    redis: RedisServer | None = None
+
+    def mend(self) -> None:
+        """Replace processes that ended."""
+        for worker in list(self.service.workers):
+            if worker.process.poll() is not None:
+                self.service.workers.remove(worker)
+                self.service.ended.append(worker)
+        while len(self.service.workers) < self.workers:
+            self.service.add_worker()
+        api = self.service.api
+        if api is None or api.process.poll() is not None:
+            self.service.launch_api()
+
+    def faults(self) -> dict[str, Callable[[random.Random], None]]:
+        """Return the faults this rig can take, by name."""
+        faults = {
+            "kill worker": self.kill_worker,
+            "kill trainer": self.kill_trainer,
+            "kill API": self.kill_api,
+            "freeze worker": self.freeze_worker,
+            "freeze trainer": self.freeze_trainer,
+            "stop worker": self.stop_worker,
+        }
+        if self.redis is not None:
+            faults |= {"kill Redis": self.kill_redis, "flush Redis": self.flush_redis}
+        if self.postgres is not None:
+            faults["crash PostgreSQL"] = self.crash_postgres
+        return faults
+
+    def kill_worker(self, rng: random.Random) -> None:
+        """SIGKILL a worker; its trainer must follow by itself."""
+        if (worker := self._any_worker(rng)) is not None:
+            trainer = worker.trainer()
+            self.service.kill(worker)
+            if trainer is not None:
+                until(lambda: _is_gone(trainer), seconds=10.0, what="the orphaned trainer's end")
+
+    def kill_trainer(self, rng: random.Random) -> None:
+        """SIGKILL a trainer."""
+        worker = self._any_worker(rng)
+        trainer = worker.trainer() if worker is not None else None
+        if trainer is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                trainer.kill()
+
+    def kill_api(self, rng: random.Random) -> None:
+        """SIGKILL the API."""
+        del rng
+        if self.service.api is not None:
+            self.service.kill(self.service.api)
+
+    def freeze_worker(self, rng: random.Random) -> None:
+        """Stop a supervisor past its lease, with or without its trainer: a zombie wakes up."""
+        worker = self._any_worker(rng)
+        if worker is None:
+            return
+        trainer = worker.trainer() if rng.random() < 0.5 else None
+        self._freeze(worker.pid, trainer, rng.uniform(1.2, 2.0) * self.lease_seconds)
+
+    def freeze_trainer(self, rng: random.Random) -> None:
+        """Stop a trainer for a while."""
+        worker = self._any_worker(rng)
+        if worker is not None and (trainer := worker.trainer()) is not None:
+            self._freeze(trainer.pid, None, rng.uniform(0.2, 1.5) * self.lease_seconds)
+
+    def stop_worker(self, rng: random.Random) -> None:
+        """SIGTERM a worker, as a rolling restart does."""
+        if (worker := self._any_worker(rng)) is not None:
+            self.service.stop(worker)
+
+    def kill_redis(self, rng: random.Random) -> None:
+        """SIGKILL Redis, which forgets everything, and start it again."""
+        assert self.redis is not None
+        self.redis.kill()
+        time.sleep(rng.uniform(0.0, 2.0))
+        self.redis.start()
+
+    def flush_redis(self, rng: random.Random) -> None:
+        """FLUSHALL."""
+        del rng
+        assert self.redis is not None
+        self.redis.flush_all()
+
+    def crash_postgres(self, rng: random.Random) -> None:
+        """End PostgreSQL as a crash does, and start it again."""
+        assert self.postgres is not None
+        self.postgres.crash()
+        time.sleep(rng.uniform(0.0, 1.5) * self.lease_seconds)
+        self.postgres.start()
+
+    def _any_worker(self, rng: random.Random) -> Child | None:
+        alive = [worker for worker in self.service.workers if worker.process.poll() is None]
+        return rng.choice(alive) if alive else None
+
+    def _freeze(self, pid: int, trainer: psutil.Process | None, seconds: float) -> None:
+        pids = [pid, *([trainer.pid] if trainer is not None else [])]
+        with contextlib.suppress(ProcessLookupError):
+            for one in pids:
+                os.kill(one, signal.SIGSTOP)
+        time.sleep(seconds)
+        for one in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGCONT)
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,130 @@
+"""A network of one's own, from a directory to a model that predicts, on a whole service."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.e2e.service import Service, running, until
+from tests.integration.models.trained import predict, unpack
+
+NET = '''"""A perceptron with a scale per feature."""
+import torch
+from torch import nn
+
+
+class Scaled(nn.Module):
+    def __init__(self, features, outputs, width):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(features))
+        self.hidden = nn.Linear(features, width)
+        self.output = nn.Linear(width, outputs)
+
+    def forward(self, x):
+        return self.output(torch.relu(self.hidden(x * self.scale)))
+
+
+def build(inputs, outputs, width: int = 16) -> nn.Module:
+    """Build it.
+
+    Args:
+        width: Units of the hidden layer.
+    """
+    print("width is", width)
+    return Scaled(inputs[0], outputs, width)
+'''
+
+
+def definition(**changes: Any) -> dict[str, Any]:
+    base = {
+        "name": "own",
+        "dataset": {"name": "iris"},
+        "network": {"type": "scaled"},
+        "objective": {"metric": "val_accuracy"},
+        "parameters": {
+            "width": {"type": "int", "low": 8, "high": 32},
+            "learning_rate": {"type": "float", "low": 0.01, "high": 0.1, "log": True},
+        },
+        "sampler": {"type": "random", "seed": 1},
+        "training": {"epochs": 20, "fuse": False},  # the ladder has tests of its own
+        "budget": {"trials": 4},
+    }
+    return {**base, **changes}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "modules").mkdir()
+    (folder / "modules" / "scaled.py").write_text(NET)
+    one = Service(
+        directory=folder / "data",
+        database_url=f"sqlite:///{folder / 'data' / 'tuner.db'}",
+        settings={"TUNER_MODULES_DIR": str(folder / "modules")},
+    )
+    with running(one, workers=0):
+        one.add_worker()
+        until(lambda: "scaled" in offered(one), seconds=120.0, what="the module")
+        yield one
+
+
+def offered(service: Service) -> dict[str, Any]:
+    return {entry["name"]: entry for entry in service.get("/v1/networks")["items"]}
+
+
+def url(service: Service, path: str) -> str:
+    return f"http://127.0.0.1:{service.port}/v1/studies/{path}"
+
+
+def test_from_the_file_to_predictions(service: Service, tmp_path: Path) -> None:
+    (option,) = offered(service)["scaled"]["options"]
+    assert (option["name"], option["type"], option["default"]) == ("width", "int", 16)
+    assert option["description"] == "Units of the hidden layer."
+    study = service.submit(definition())
+    best = service.wait(study)["best_trial"]
+    assert best["state"] == "COMPLETE"
+    assert best["value"] > 0.8
+    assert best["rung"] in ("native", "compiled", "traced", "plain")
+    assert best["record"]["source_hash"]
+    answer = httpx2.get(url(service, f"{study}/trials/{best['number']}/model"))
+    directory = unpack(answer.content, tmp_path / "best")
+    assert (directory / "network.py").read_text() == NET
+    (tmp_path / "rows.csv").write_text("5.1,3.5,1.4,0.2\n6.3,3.3,6.0,2.5\n")
+    answers = [line for line in predict(directory, tmp_path / "rows.csv") if "width" not in line]
+    assert answers == ["setosa", "virginica"]
+    log = httpx2.get(url(service, f"{study}/trials/{best['number']}/logs")).text
+    assert log == "" or "width is" in log
+
+
+def test_what_the_module_does_not_know_is_refused(service: Service) -> None:
+    body = definition(parameters={"depth": {"type": "int", "low": 1, "high": 2}})
+    answer = httpx2.post(f"http://127.0.0.1:{service.port}/v1/studies", json=body)
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/parameters/depth"]
+
+
+def test_a_changed_file_is_noticed_and_a_broken_one_fails_its_trials(service: Service) -> None:
+    folder = Path(service.settings["TUNER_MODULES_DIR"])
+    broken = NET.replace("width: int = 16", "size: int = 4").replace(
+        'print("width is", width)', "raise RuntimeError('not today')"
+    )
+    (folder / "scaled.py").write_text(broken)
+    until(
+        lambda: offered(service)["scaled"]["options"][0]["name"] == "size", what="the new options"
+    )
+    sizes = {"size": {"type": "int", "low": 1, "high": 2}}
+    study = service.submit(
+        definition(name="broken", parameters=sizes, budget={"trials": 1, "max_failures": 0})
+    )
+    assert service.wait(study)["state"] == "failed"
+    trial = service.trials(study)[0]
+    assert trial["failure"]["kind"] == "user_code"
+    assert "not today" in trial["failure"]["message"]
+    log = httpx2.get(url(service, f"{study}/trials/{trial['number']}/logs")).text
+    assert "RuntimeError: not today" in log
+    (folder / "scaled.py").write_text(NET)
+    until(lambda: "width" in str(offered(service)["scaled"]), what="the old options")
+    good = service.submit(definition(name="again", budget={"trials": 1}))
+    assert service.wait(good)["state"] == "completed"

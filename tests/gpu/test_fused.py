@@ -1,0 +1,71 @@
+"""Fused trials on a CUDA device, against the plain step there."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.unit.training import lanes
+from workers.training.fused import FusedStep
+from workers.training.ladder import Ladder
+from workers.training.runners import Compiled, Traced
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # inductor's own imports
+]
+
+MLP = {"type": "mlp", "hidden_units": 16}
+CNN = {"type": "cnn", "channels": 4, "hidden_units": 8, "norm": "batch"}
+TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "tf32": 1e-2, "bfloat16": 5e-2}
+
+
+def on_gpu(spec):
+    device = torch.device("cuda")
+    return dataclasses.replace(
+        spec,
+        device=device,
+        train_inputs=spec.train_inputs.to(device),
+        train_targets=spec.train_targets.to(device),
+    )
+
+
+@pytest.mark.parametrize("runner", [Traced, Compiled])
+@pytest.mark.parametrize("precision", list(TOLERANCES))
+@pytest.mark.parametrize(("network", "shape"), [(MLP, (10,)), (CNN, (1, 6, 6))])
+def test_fused_trials_equal_plain_trials(network, shape, precision, runner):
+    spec = on_gpu(lanes.group(network, shape=shape, precision=precision))
+    hypers = lanes.every_optimizer(dropout=0.2)
+    step = FusedStep(spec, len(hypers), runner())
+    losses = lanes.curve(step, spec, hypers, 3)
+    for lane, hyper in enumerate(hypers):
+        reference, _ = lanes.plain_curve(spec, hyper, 3)
+        worst = ((losses[:, lane] - reference).abs() / reference.abs()).max()
+        assert worst <= TOLERANCES[precision], (hyper.optimizer, float(worst))
+
+
+def test_orders_and_masks_are_those_of_the_cpu():
+    spec, hyper = lanes.group(MLP), lanes.hyper(dropout=0.3)
+    gpu, cpu = FusedStep(on_gpu(spec), 1, Traced()), FusedStep(spec, 1, Traced())
+    there, here = (lanes.curve(s, spec, [hyper], 3) for s in (gpu, cpu))
+    assert torch.allclose(there, here, rtol=1e-9)
+
+
+def test_recording_a_graph_leaves_the_state_alone():
+    spec, hyper = on_gpu(lanes.group(MLP)), lanes.hyper()
+    step = FusedStep(spec, 1, Traced())
+    step.put(0, hyper, None)
+    lanes.epoch(step, spec, [1], 0)
+    assert int(step.take(0)["optimizer/steps"]) == spec.steps
+
+
+def test_ladder_fuses_on_a_gpu():
+    spec = on_gpu(lanes.group(MLP))
+    ladder = Ladder(spec.device, background=False, probe=False)
+    count = ladder.lanes_for(spec, 1000)
+    assert count >= 64
+    step = ladder.make_step(spec, count)
+    step.put(0, lanes.hyper(), None)
+    lanes.epoch(step, spec, [1] * count, 0)
+    assert step.rung == "compiled"

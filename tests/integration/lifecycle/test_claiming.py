@@ -1,0 +1,180 @@
+"""Which slots a worker gets: priority, fairness, parallel_trials, devices, and slots that wait."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from tests.integration.lifecycle.hands import SETTINGS, Hand, submitted
+from tests.invariants import check_invariants
+from tuner_service.lifecycle.messages import HandBack, Lease
+from tuner_service.lifecycle.reconcile import reconcile
+from tuner_service.lifecycle.studies import StudyPatch, get_study, patch
+from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.workers import register_worker
+from tuner_service.storage import Database
+from tuner_service.storage.schema import slots, studies, workers
+
+
+def names(db: Database, leases: list[Lease]) -> list[str]:
+    with db.read() as connection:
+        rows = connection.execute(select(studies.c.id, studies.c.name))
+        known = {study_id: name for study_id, name in rows}
+    return [known[lease.study_id] for lease in leases]
+
+
+def worker(db: Database, worker_id: str, queue: str) -> None:
+    register_worker(
+        db,
+        worker_id=worker_id,
+        host="here",
+        pid=1,
+        queue=queue,
+        device=queue,
+        version="0",
+        lanes=1,
+    )
+
+
+def test_the_higher_priority_goes_first(db: Database, hand: Hand) -> None:
+    submitted(db, name="low", budget={"trials": 2})
+    submitted(db, name="high", budget={"trials": 2}, priority=5)
+    assert names(db, hand.claim(3).leases) == ["high", "high", "low"]
+
+
+def test_fewest_running_goes_first_then_the_oldest(db: Database, hand: Hand) -> None:
+    submitted(db, name="old")
+    assert names(db, hand.claim(2).leases) == ["old", "old"]
+    submitted(db, name="new")
+    assert names(db, hand.claim(4).leases) == ["new", "new", "old", "new"]
+
+
+def test_slots_come_in_the_studys_order_with_enqueued_points_first(
+    db: Database, hand: Hand
+) -> None:
+    submitted(db, sampler={"type": "tpe"}, enqueue=[{"learning_rate": 0.02}])
+    leases = hand.claim(3).leases
+    assert [lease.number for lease in leases] == [0, 1, 2]
+    assert [lease.enqueued for lease in leases] == [{"learning_rate": 0.02}, None, None]
+
+
+def test_a_study_whose_slots_all_wait_does_not_hide_another(db: Database, hand: Hand) -> None:
+    submitted(db, name="waiting", budget={"trials": 1})
+    lease, trial_id = hand.claim_and_start()
+    hand.fail(lease, trial_id)
+    with db.write() as connection:
+        connection.execute(update(slots).values(not_before=db.now(connection) + 60))
+    submitted(db, name="ready", budget={"trials": 3})
+    assert names(db, hand.claim(3).leases) == ["ready"] * 3
+    assert not hand.claim(3).leases
+
+
+def test_excluded_studies_give_nothing(db: Database, hand: Hand) -> None:
+    submitted(db)
+    (lease,) = hand.claim().leases
+    assert not hand.claim(9, exclude_studies={lease.study_id}).leases
+
+
+def test_a_handed_back_trial_counts_as_running(db: Database) -> None:
+    """Its trial is RUNNING: another one beside it would pass parallel_trials."""
+    submitted(db, resources={"parallel_trials": 2})
+    one, two = Hand(db, "one"), Hand(db, "two")
+    leases = one.claim(2).leases
+    trials = [one.start(lease) for lease in leases]
+    one.flush(hand_backs=[HandBack(leases[1], 1)])
+    check_invariants(db, settings=SETTINGS)
+    (again,) = two.claim(9).leases
+    assert again.trial_id == trials[1]
+    assert not two.claim(9).leases
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_handed_back_trials_come_before_fresh_ones(db: Database, hand: Hand) -> None:
+    submitted(db)
+    leases = hand.claim(3).leases
+    trial_id = hand.start(leases[2])
+    hand.flush(hand_backs=[HandBack(lease, None) for lease in leases])
+    assert [lease.trial_id for lease in hand.claim(3).leases] == [trial_id, None, None]
+
+
+def shared_death(hand: Hand, lease: Lease, trial_id: int) -> None:
+    failure = Failure(kind="worker_lost", message="the trainer died")
+    hand.fail(lease, trial_id, failure=failure, blamed=False, shared_death=True)
+
+
+def test_a_slot_that_must_run_alone_is_claimed_by_itself(db: Database, hand: Hand) -> None:
+    submitted(db, budget={"trials": 3})
+    for _ in range(2):
+        lease, trial_id = hand.claim_and_start()
+        assert not lease.alone
+        shared_death(hand, lease, trial_id)
+    others = hand.claim(9, exclude_alone=True).leases
+    assert [lease.number for lease in others] == [1, 2]
+    hand.flush(hand_backs=[HandBack(lease, None) for lease in others])
+    (alone,) = hand.claim(9).leases
+    assert (alone.number, alone.alone, alone.attempt) == (0, True, 3)
+
+
+@pytest.mark.parametrize(
+    ("device", "queues", "by_cpu", "by_cuda"),
+    [
+        ("cpu", ["cpu"], True, False),
+        ("cuda", ["cpu", "cuda"], False, True),
+        ("auto", ["cpu"], True, True),
+        ("auto", ["cpu", "cuda"], False, True),
+    ],
+)
+def test_devices(
+    db: Database, hand: Hand, device: str, queues: list[str], by_cpu: bool, by_cuda: bool
+) -> None:
+    for queue in queues:
+        worker(db, queue, queue)
+    submitted(db, resources={"device": device})
+    assert bool(hand.claim(1, queue="cpu").leases) == by_cpu
+    assert bool(hand.claim(1, queue="cuda").leases) == by_cuda
+
+
+def test_auto_goes_to_the_cpu_when_the_cuda_worker_is_gone(db: Database, hand: Hand) -> None:
+    worker(db, "gpu", "cuda")
+    worker(db, "cpu", "cpu")
+    submitted(db, resources={"device": "auto"})
+    assert reconcile(db, settings=SETTINGS).rings == ["cuda"]
+    with db.write() as connection:
+        connection.execute(update(workers).where(workers.c.id == "gpu").values(heartbeat_at=0.0))
+    assert reconcile(db, settings=SETTINGS).rings == ["cpu"]
+    assert hand.claim().leases
+
+
+@pytest.mark.parametrize(
+    ("device", "queues", "reason"),
+    [
+        ("cuda", ["cpu"], "waiting for a worker with CUDA"),
+        ("auto", [], "waiting for a worker"),
+        ("cuda", ["cuda"], None),
+        ("cpu", ["cpu"], None),
+    ],
+)
+def test_a_study_that_nobody_can_run_says_so(
+    db: Database, device: str, queues: list[str], reason: str | None
+) -> None:
+    for queue in queues:
+        worker(db, queue, queue)
+    study = submitted(db, resources={"device": device})
+    assert get_study(db, study.id).reason == reason
+
+
+def test_a_lowered_parallelism_holds_from_the_next_claim(db: Database, hand: Hand) -> None:
+    study = submitted(db, resources={"parallel_trials": 4})
+    leases = hand.claim(2).leases
+    patch(db, study.id, StudyPatch(parallel_trials=2), settings=SETTINGS)
+    assert not hand.claim(2).leases
+    hand.finish(leases[0], hand.start(leases[0]), 0.5)
+    assert len(hand.claim(2).leases) == 1
+
+
+def test_what_a_claim_says_of_its_studies(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1, "timeout": "1h"})
+    claimed = hand.claim()
+    work: Any = claimed.studies[claimed.leases[0].study_id]
+    assert (work.public_id, work.name, work.remaining_seconds) == (study.id, "small", 3600.0)
+    assert work.definition == study.definition

@@ -1,0 +1,290 @@
+"""One slot's way through the lifecycle, on both databases."""
+
+import optuna
+import pytest
+from sqlalchemy import select
+
+from tests.integration.lifecycle.hands import (
+    SETTINGS,
+    Hand,
+    definition,
+    plain_optuna,
+    submitted,
+)
+from tests.invariants import check_invariants
+from tuner_service.errors import ConflictError, IdempotencyError, NotFoundError
+from tuner_service.lifecycle.history import load_history
+from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Report, Start
+from tuner_service.lifecycle.reconcile import reconcile
+from tuner_service.lifecycle.studies import (
+    StudyPatch,
+    cancel,
+    delete,
+    get_study,
+    list_studies,
+    patch,
+    pause,
+    resume,
+)
+from tuner_service.lifecycle.submit import submit
+from tuner_service.lifecycle.trials import (
+    best_trials,
+    coverage,
+    export_rows,
+    get_trial,
+    list_trials,
+)
+from tuner_service.lifecycle.views import Failure, StudyView
+from tuner_service.storage import Database
+from tuner_service.storage.schema import studies as table
+
+
+def test_a_study_runs_to_its_end_and_plain_optuna_reads_it(db: Database, hand: Hand) -> None:
+    study = submitted(db)
+    values = [0.5, 0.9, 0.7, 0.6]
+    for index, value in enumerate(values):
+        (lease,) = hand.claim().leases
+        trial_id = hand.start(lease)
+        reports = [
+            Report(lease, trial_id, step, value * step / 3, {"step": step}) for step in (1, 2, 3)
+        ]
+        hand.flush(reports=reports)
+        assert get_study(db, study.name).progress.leased == 1
+        hand.finish(lease, trial_id, value)
+        assert get_study(db, study.id).progress.done == index + 1
+        check_invariants(db, settings=SETTINGS)
+    ended = get_study(db, study.id)
+    assert ended.state == "completed"
+    assert ended.best_trial is not None
+    assert ended.best_trial.value == 0.9
+    with plain_optuna(db.url) as storage:
+        plain = optuna.load_study(study_name=study.name, storage=storage)
+        assert [trial.value for trial in plain.trials] == values
+        curve = plain.trials[0].intermediate_values
+        assert curve == pytest.approx({1: 0.5 / 3, 2: 1 / 3, 3: 0.5})
+        assert plain.best_trial.number == 1
+    assert [row["value"] for row in export_rows(db, study.id)] == values
+    assert len(get_trial(db, study.id, 2).epochs or []) == 3
+    assert not hand.claim().leases
+
+
+def test_random_parameters_are_fixed_at_submit(db: Database, hand: Hand) -> None:
+    submitted(db)
+    first = [lease.parameters for lease in hand.claim(4).leases]
+    submitted(db, name="again")
+    assert [lease.parameters for lease in hand.claim(4).leases] == first
+    assert len({str(parameters) for parameters in first}) == 4
+
+
+def test_parallel_trials_bounds_the_leases(db: Database, hand: Hand) -> None:
+    submitted(db, resources={"parallel_trials": 3})
+    assert len(hand.claim(10).leases) == 3
+    assert not hand.claim(10).leases
+
+
+def test_two_studies_share_the_lanes(db: Database, hand: Hand) -> None:
+    one, two = submitted(db), submitted(db, name="other")
+    leases = hand.claim(4).leases
+    assert sorted(lease.study_id for lease in leases) == sorted(2 * list(hand_ids(db, one, two)))
+
+
+def hand_ids(db: Database, *studies: StudyView) -> list[int]:
+    with db.read() as connection:
+        query = select(table.c.id).where(table.c.public_id.in_([s.id for s in studies]))
+        return list(connection.execute(query).scalars())
+
+
+def test_an_expired_lease_is_reaped_and_retried_with_its_curve(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    (lease,) = hand.claim(lease_seconds=-1.0).leases
+    flushed = hand.flush(lease_seconds=-1.0, starts=[Start(lease, lease.parameters or {})])
+    trial_id = flushed.started[lease.key].trial_id
+    reports = [Report(lease, trial_id, step, 0.1 * step, {"step": step}) for step in (1, 2)]
+    hand.flush(lease_seconds=-1.0, reports=reports, checkpoints=[(lease, 1)])
+    assert reconcile(db, settings=SETTINGS).reaped == 1
+    assert reconcile(db, settings=SETTINGS).reaped == 0
+    zombie = hand.finish(lease, trial_id, 1.0)
+    assert zombie.lost == {lease.key}
+    check_invariants(db, settings=SETTINGS)
+    other = Hand(db, "worker-2")
+    (again,) = other.claim().leases
+    assert (again.attempt, again.checkpoint_step, again.parameters) == (2, 1, lease.parameters)
+    second = other.start(again)
+    retried = get_trial(db, study.id, 1)
+    assert retried.retry_of == 0
+    assert [epoch["step"] for epoch in retried.epochs or []] == [1]
+    lost = get_trial(db, study.id, 0)
+    assert lost.state == "FAIL"
+    assert lost.failure is not None
+    assert lost.failure.kind == "worker_lost"
+    other.finish(again, second, 0.4)
+    assert get_study(db, study.id).state == "completed"
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_blamed_attempts_fail_the_slot_and_too_many_fail_the_study(
+    db: Database, hand: Hand
+) -> None:
+    study = submitted(db, budget={"trials": 3, "max_failures": 1})
+    failure = Failure(kind="user_code", message="boom")
+    for _ in range(2 * SETTINGS.max_attempts):
+        (lease,) = hand.claim().leases
+        trial_id = hand.start(lease)
+        hand.flush(fails=[Fail(lease, trial_id, failure, blamed=True)])
+        check_invariants(db, settings=SETTINGS)
+    ended = get_study(db, study.id)
+    assert ended.state == "failed"
+    assert "2 × user_code" in (ended.reason or "")
+    assert coverage(db, study.id).failed == 2
+
+
+def test_a_diverged_trial_is_pruned_and_infeasible(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    (lease,) = hand.claim().leases
+    trial_id = hand.start(lease)
+    failure = Failure(kind="diverged", message="loss is nan", step=2)
+    hand.flush(
+        reports=[Report(lease, trial_id, 1, 0.3, {"step": 1})],
+        finishes=[Finish(lease, trial_id, "PRUNED", None, {}, failure=failure)],
+    )
+    with plain_optuna(db.url) as storage:
+        plain = optuna.load_study(study_name=study.name, storage=storage).trials[0]
+    assert plain.state is optuna.trial.TrialState.PRUNED
+    assert plain.value == 0.3
+    assert plain.constraints == {"diverged": 1.0}
+    view = get_trial(db, study.id, 0)
+    assert view.failure is not None
+    assert view.failure.step == 2
+    assert get_study(db, study.id).best_trial is None
+    (trial,) = load_history(db, lease.study_id, after_trial_id=0, unfinished=())
+    assert trial.constraints == {"diverged": 1.0}
+
+
+def test_pause_hands_back_and_resume_continues_the_same_trial(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    (lease,) = hand.claim().leases
+    trial_id = hand.start(lease)
+    assert pause(db, study.id).state == "paused"
+    assert hand.flush(renew=[lease]).stop == {lease.key: "paused"}
+    hand.flush(hand_backs=[HandBack(lease, 1)])
+    assert not hand.claim().leases
+    assert resume(db, study.id).state == "running"
+    (again,) = Hand(db, "worker-2").claim().leases
+    assert (again.trial_id, again.checkpoint_step, again.attempt) == (trial_id, 1, 1)
+    Hand(db, "worker-2").finish(again, trial_id, 0.5)
+    assert get_study(db, study.id).state == "completed"
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_after_a_cancel_no_trial_starts(db: Database, hand: Hand) -> None:
+    study = submitted(db)
+    running, claimed = hand.claim(2).leases
+    trial_id = hand.start(running)
+    assert cancel(db, study.id).state == "cancelled"
+    flushed = hand.flush(starts=[Start(claimed, claimed.parameters or {})], renew=[running])
+    assert flushed.started == {}
+    assert claimed.key in flushed.lost
+    assert flushed.stop == {running.key: "cancelled"}
+    failure = Failure(kind="cancelled", message="cancelled")
+    hand.flush(fails=[Fail(running, trial_id, failure, blamed=False, retry=False)])
+    progress = get_study(db, study.id).progress
+    assert (progress.cancelled, progress.open, progress.leased) == (4, 0, 0)
+    with pytest.raises(ConflictError):
+        resume(db, study.id)
+    assert cancel(db, study.id).state == "cancelled"
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_a_raised_budget_runs_a_completed_study_again(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    (lease,) = hand.claim().leases
+    hand.finish(lease, hand.start(lease), 0.5)
+    view = patch(db, study.id, StudyPatch(trials=3), settings=SETTINGS)
+    assert (view.state, view.progress.open, view.progress.total) == ("running", 2, 3)
+    assert len(hand.claim(9).leases) == 2
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_submit_is_idempotent_by_key_and_names_are_made_free(db: Database) -> None:
+    first, new = submit(db, definition(), settings=SETTINGS, idempotency_key="k")
+    again, newer = submit(db, definition(), settings=SETTINGS, idempotency_key="k")
+    assert (first.id, new, newer) == (again.id, True, False)
+    other = submit(db, definition(), settings=SETTINGS)[0]
+    assert other.name == "small-2"
+    assert "taken" in other.warnings[0]
+    with pytest.raises(IdempotencyError):
+        submit(db, definition(budget={"trials": 9}), settings=SETTINGS, idempotency_key="k")
+
+
+def test_delete_takes_everything_away(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    with pytest.raises(ConflictError):
+        delete(db, study.id)
+    (lease,) = hand.claim().leases
+    hand.finish(lease, hand.start(lease), 0.5)
+    assert delete(db, study.id) == [f"{d}/{study.id}" for d in ("models", "logs", "checkpoints")]
+    with pytest.raises(NotFoundError):
+        get_study(db, study.id)
+    with plain_optuna(db.url) as storage:
+        assert optuna.get_all_study_names(storage=storage) == []
+
+
+def test_lists_are_paged(db: Database, hand: Hand) -> None:
+    for index in range(5):
+        submitted(db, name=f"s{index}", budget={"trials": 1})
+    page = list_studies(db, limit=2)
+    names = [view.name for view in page.items]
+    while page.next_cursor:
+        page = list_studies(db, limit=2, cursor=page.next_cursor)
+        names += [view.name for view in page.items]
+    assert names == ["s4", "s3", "s2", "s1", "s0"]
+
+
+def test_trials_sort_by_value(db: Database, hand: Hand) -> None:
+    study = submitted(db)
+    for value in (0.2, 0.9, 0.9, 0.5):
+        (lease,) = hand.claim().leases
+        hand.finish(lease, hand.start(lease), value)
+    page = list_trials(db, study.id, limit=3, sort="-value")
+    more = list_trials(db, study.id, limit=3, sort="-value", cursor=page.next_cursor)
+    assert [view.value for view in (*page.items, *more.items)] == [0.9, 0.9, 0.5, 0.2]
+    assert [view.number for view in best_trials(db, study.id)] == [1]
+
+
+def test_a_grid_covers_every_point_once(db: Database, hand: Hand) -> None:
+    parameters = {
+        "optimizer": {"type": "categorical", "choices": ["sgd", "adam"]},
+        "momentum": {"type": "categorical", "choices": [0.0, 0.9], "when": {"optimizer": "sgd"}},
+    }
+    study = submitted(db, parameters=parameters, sampler={"type": "grid"}, budget={})
+    seen = []
+    while leases := hand.claim(2).leases:
+        for lease in leases:
+            seen.append(lease.parameters)
+            hand.finish(lease, hand.start(lease), 0.1)
+    assert len(seen) == 3
+    assert coverage(db, study.id).done == 3
+    assert {str(s) for s in seen} == {
+        str(s)
+        for s in (
+            {"optimizer": "sgd", "momentum": 0.0},
+            {"optimizer": "sgd", "momentum": 0.9},
+            {"optimizer": "adam"},
+        )
+    }
+
+
+def test_a_flush_sent_twice_counts_once(db: Database, hand: Hand) -> None:
+    study = submitted(db)
+    (lease,) = hand.claim().leases
+    start = Start(lease, lease.parameters or {})
+    first = hand.flush(starts=[start]).started[lease.key]
+    assert hand.flush(starts=[start]).started[lease.key] == first
+    batch = {
+        "reports": [Report(lease, first.trial_id, 1, 0.5, {"step": 1})],
+        "finishes": [Finish(lease, first.trial_id, "COMPLETE", (0.5,), {})],
+    }
+    assert not hand.flush(**batch).lost
+    assert not hand.flush(**batch).lost
+    assert get_study(db, study.id).progress.done == 1
+    check_invariants(db, settings=SETTINGS)

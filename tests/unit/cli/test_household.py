@@ -1,0 +1,224 @@
+"""Keeping children running, with small Python programs for children."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tuner_service import local
+from tuner_service.errors import SettingsError
+from tuner_service.local import household as household_module
+from tuner_service.local.household import Child, Household
+from tuner_service.local.machine import default_workers, free_port, only_one, visible_gpus
+from tuner_service.settings import Settings
+
+SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPS
+DIES = "import sys; print('why I died', flush=True); sys.exit(7)"
+# As a worker with its trainer: a child in a session of its own, which does not care.
+HAS_A_CHILD = (
+    "import subprocess, sys; subprocess.Popen([sys.executable, '-c', "
+    + repr(STUBBORN)
+    + "], start_new_session=True); "
+    + SLEEPS
+)
+
+
+def until(probe: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while not (answer := probe()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return answer
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def home(tmp_path: Path, said: list[str]) -> Callable[..., Household]:
+    """Returns a household of children that run these programs."""
+
+    def make(*programs: str, grace_seconds: float = 30.0) -> Household:
+        children = [
+            Child(f"Child {i}", [sys.executable, "-c", code], dict(os.environ), tmp_path / f"{i}")
+            for i, code in enumerate(programs)
+        ]
+        return Household(children, said.append, grace_seconds)
+
+    return make
+
+
+def is_up(child: Child) -> bool:
+    return child.log.exists() and "up" in child.log.read_text()
+
+
+def test_children_start_and_are_stopped(home: Callable[..., Household]) -> None:
+    household = home(SLEEPS, SLEEPS)
+    with household.running() as lifeline:
+        household.tend(lifeline)
+        processes = [child.process for child in household.children]
+        until(lambda: all(map(is_up, household.children)))
+    assert [process.returncode for process in processes if process] == [-signal.SIGTERM] * 2
+
+
+def test_a_child_that_dies_is_started_again_ever_more_slowly(
+    home: Callable[..., Household], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(household_module, "FIRST_PAUSE_SECONDS", 0.01)
+    household = home(DIES)
+    (child,) = household.children
+    child.pause = 0.01
+    with household.running() as lifeline:
+        until(lambda: household.tend(lifeline) or len(said) == 4)  # type: ignore[func-returns-value]
+    starts = [f"Child 0 ended with exit code 7; starting it again in {p} s." for p in
+              ("0.01", "0.02", "0.04", "0.08")]  # fmt: skip
+    assert [line.partition(" The end")[0] for line in said] == starts
+    assert "why I died" in said[0]
+
+
+def test_the_pause_is_short_again_after_a_steady_time(home: Callable[..., Household]) -> None:
+    (child,) = home(DIES).children
+    child.pause = 16.0
+    reading, writing = os.pipe()
+    child.start(reading, now=0.0)
+    assert child.process is not None
+    child.process.wait()
+    child.ended(now=household_module.STEADY_SECONDS + 1)
+    os.close(reading)
+    os.close(writing)
+    assert child.pause == 2 * household_module.FIRST_PAUSE_SECONDS
+
+
+def test_a_child_that_does_not_stop_is_killed(
+    home: Callable[..., Household], said: list[str]
+) -> None:
+    household = home(STUBBORN, grace_seconds=0.3)
+    with household.running() as lifeline:
+        household.tend(lifeline)
+        process = household.children[0].process
+        until(lambda: is_up(household.children[0]))
+    assert process is not None
+    assert process.returncode == -signal.SIGKILL
+    assert said == ["Child 0 does not stop; killing it"]
+
+
+def test_a_second_request_hurries(home: Callable[..., Household]) -> None:
+    household = home(STUBBORN, grace_seconds=1000.0)
+    with household.running() as lifeline:
+        household.tend(lifeline)
+        until(lambda: is_up(household.children[0]))
+        household.request_stop()
+        household.request_stop()
+    assert household.children[0].process is not None  # and we are here: nobody waited
+
+
+def test_what_a_child_has_started_does_not_stay(
+    home: Callable[..., Household], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(household_module, "ORPHAN_SECONDS", 0.1)
+    household = home(HAS_A_CHILD)
+    (child,) = household.children
+    with household.running() as lifeline:
+        household.tend(lifeline)
+        until(lambda: child.log.exists() and child.log.read_text().count("up") == 2)
+        assert child.process is not None
+        (grandchild,) = psutil.Process(child.process.pid).children()
+    until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+
+
+LIFELINE = (
+    "import signal, sys, time\n"
+    "from tuner_service.lifeline import hold\n"
+    "if IGNORES: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "hold(int(sys.argv[1]), grace_seconds=0.2)\n"
+    "time.sleep(60)\n"
+)
+
+
+@pytest.mark.parametrize(("ignores", "code"), [(False, -signal.SIGTERM), (True, -signal.SIGKILL)])
+def test_the_end_of_the_lifeline_ends_the_child(ignores: bool, code: int) -> None:
+    reading, writing = os.pipe()
+    program = LIFELINE.replace("IGNORES", str(ignores))
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(reading)], pass_fds=[reading]
+    ) as child:
+        os.close(reading)
+        os.close(writing)
+        assert child.wait(60) == code
+
+
+def test_an_api_that_does_not_start_is_told_with_its_log(
+    home: Callable[..., Household], tmp_path: Path
+) -> None:
+    household = home(DIES)
+    settings = Settings(data_dir=tmp_path, port=1)
+    with (
+        pytest.raises(local.StartError, match=r"(?s)The API does not start.*why I died"),
+        household.running() as lifeline,
+    ):
+        local._await_api(household, settings, lifeline)
+
+
+def test_a_data_directory_serves_one(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    with only_one(settings):
+        words = rf"runs already on {tmp_path} \(process {os.getpid()}\)"
+        with pytest.raises(SettingsError, match=words), only_one(settings):
+            pass
+    with only_one(settings):
+        pass
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_ours_is_refused(host: str) -> None:
+    with pytest.raises(SettingsError, match=host):
+        free_port(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("listed", "gpus"),
+    [("", []), ("GPU 0: H200 (UUID: x)\nGPU 1: H200 (UUID: y)\n", ["0", "1"])],
+)
+def test_gpus_are_counted_by_nvidia_smi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, gpus: list[str]
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(("value", "gpus"), [("", []), ("-1", []), ("2,5", ["2", "5"])])
+def test_gpus_may_be_chosen(monkeypatch: pytest.MonkeyPatch, value: str, gpus: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == gpus
+
+
+def test_one_worker_per_gpu_else_per_core_up_to_four() -> None:
+    assert default_workers(["0", "1", "2", "3", "4"]) == 5
+    assert default_workers([]) == min(len(os.sched_getaffinity(0)), 4)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("tuner.example", "http://tuner.example:8000"),
+    ],
+)
+def test_the_address_is_one_that_this_machine_can_open(host: str, url: str) -> None:
+    assert local.address(Settings(host=host, port=8000)) == url

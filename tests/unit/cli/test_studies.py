@@ -1,0 +1,352 @@
+"""The commands on studies, against a service of a few dictionaries."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+from rich.console import Console
+
+from tests.unit.client.fake_service import (
+    FakeService,
+    FakeStudy,
+    ends,
+    finishes,
+    problem,
+    starts,
+    trial,
+)
+from tuner_service.cli import run, show
+from tuner_service.client import TunerClient
+
+Tuner = Callable[..., int]
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def tuner(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> Tuner:
+    """Run a command line and return its exit code."""
+    for name in ("TUNER_URL", "TUNER_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def client(url: str, *, api_key: str | None = None) -> TunerClient:
+        del url
+        return service.client(api_key=api_key, retry_seconds=0)
+
+    monkeypatch.setattr("tuner_service.cli.options.TunerClient", client)
+    return lambda *arguments: run(arguments)
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> str:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: digits\n")
+    return str(path)
+
+
+Shown = pytest.CaptureFixture[str]
+
+
+def test_submit_says_how_to_follow(tuner: Tuner, study_file: str, capsys: Shown) -> None:
+    assert tuner("submit", study_file) == 0
+    assert capsys.readouterr().out == (
+        "Submitted digits (st_1), 3 trials.\nFollow it with `tuner status digits --watch`.\n"
+    )
+
+
+def test_suggested_commands_keep_the_address(tuner: Tuner, study_file: str, capsys: Shown) -> None:
+    tuner("submit", study_file, "--url", "http://tuner.test")
+    assert "`tuner status digits --watch --url http://tuner.test`" in capsys.readouterr().out
+
+
+def test_submit_reads_stdin(
+    tuner: Tuner, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("name: from-stdin"))
+    assert tuner("submit", "-") == 0
+    assert list(service.submitted.values()) == [{"name": "from-stdin"}]
+
+
+def test_a_changed_name_is_told(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    service.study.warnings = ["the name digits is taken: this is digits-2"]
+    tuner("submit", study_file)
+    assert capsys.readouterr().err == "Note: the name digits is taken: this is digits-2\n"
+
+
+@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("failed", 1), ("cancelled", 3)])
+def test_watch_ends_with_the_code_of_the_study(
+    tuner: Tuner, service: FakeService, study_file: str, state: str, code: int
+) -> None:
+    service.study.steps = [finishes(0), ends(state)]
+    assert tuner("submit", study_file, "--watch") == code
+
+
+def test_watch_prints_a_line_per_trial_off_a_terminal(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    service.study.steps = [starts(0), finishes(1, 0.7), finishes(0, 0.9), ends()]
+
+    tuner("submit", study_file, "--watch")
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "Submitted digits (st_1), 3 trials.",
+        "trial 1  COMPLETE  0.7  learning_rate=0.2, optimizer=adam",
+        "trial 0  COMPLETE  0.9  learning_rate=0.1, optimizer=adam",
+        "Study digits is completed. 2 of 3 trials done.",
+    ]
+    assert lines[4] == "trial 0: 0.9"
+    assert "    test_accuracy  0.5" in lines
+
+
+def test_watch_tells_what_the_study_waits_for(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    service.study.reason = "waiting for a worker"
+    service.study.steps = [finishes(0), ends()]
+
+    tuner("submit", study_file, "--watch")
+
+    assert capsys.readouterr().err.splitlines() == ["digits: waiting for a worker"]
+
+
+def test_watch_times_out_with_124(tuner: Tuner, study_file: str, capsys: Shown) -> None:
+    assert tuner("submit", study_file, "--watch", "--timeout", "0") == 124
+    assert "still queued after 0 s; it goes on" in capsys.readouterr().err
+
+
+def test_ctrl_c_detaches_and_never_cancels(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    def ctrl_c(_: FakeStudy) -> None:
+        raise KeyboardInterrupt
+
+    service.study.steps = [finishes(0), ctrl_c]
+
+    assert tuner("status", "digits", "--watch") == 130
+    assert capsys.readouterr().err == (
+        "Detached; the study goes on. Come back with `tuner status digits --watch`, "
+        "end it with `tuner cancel digits`.\n"
+    )
+    assert service.sent("POST") == []
+
+
+def test_json_is_all_there_is_on_stdout(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    service.study.steps = [finishes(0), ends()]
+    assert tuner("submit", study_file, "--watch", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "digits"),
+        ("list",),
+        ("trials", "digits"),
+        ("best", "digits"),
+        ("pause", "digits"),
+        ("resume", "digits"),
+        ("cancel", "digits"),
+        ("validate", "FILE"),
+        ("submit", "FILE"),
+    ],
+    ids=" ".join,
+)
+def test_every_answer_comes_as_json_too(
+    tuner: Tuner,
+    service: FakeService,
+    study_file: str,
+    capsys: Shown,
+    arguments: tuple[str, ...],
+) -> None:
+    service.study.trials = [trial(0, value=0.5)]
+    arguments = tuple(study_file if a == "FILE" else a for a in arguments)
+
+    assert tuner(*arguments, "--json") == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_faults_are_told_with_pointer_and_sentence(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    faults = [
+        {"pointer": "/sampler/type", "detail": "there is no 'tpee': did you mean 'tpe'?"},
+        {"pointer": "", "detail": "`budget` is missing"},
+    ]
+    service.failures = [
+        httpx2.Response(200, json={"status": "ok"}),
+        problem(422, "invalid_definition", "wrong", errors=faults),
+    ]
+
+    assert tuner("submit", study_file) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "tuner: the definition is wrong in 2 places:",
+        "  /sampler/type there is no 'tpee': did you mean 'tpe'?",
+        "  / `budget` is missing",
+    ]
+
+
+def test_a_file_that_is_not_yaml_is_bad_input(tuner: Tuner, tmp_path: Path, capsys: Shown) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("a: [")
+    assert tuner("submit", str(path)) == 2
+    assert "this is not YAML: line 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "binary"])
+def test_a_file_that_cannot_be_read_is_bad_input(
+    tuner: Tuner, tmp_path: Path, capsys: Shown, content: bytes | None
+) -> None:
+    path = tmp_path / "study.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    assert tuner("validate", str(path)) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_running_is_one_sentence(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    service.failures = [httpx2.ConnectError("[Errno 111] Connection refused")]
+    assert tuner("submit", study_file) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "tuner: There is no tuner service at http://tuner.test (Connection refused). "
+        "Start one with `tuner up`, or say where it is (--url, TUNER_URL)."
+    ]
+
+
+def test_validate_works_without_a_service(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    example = Path(__file__).parents[3] / "examples" / "digits-grid.yaml"
+    service.failures = [httpx2.ConnectError("refused")]
+    assert tuner("validate", str(example)) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{example} is a valid study: ")
+    assert "no service is running" in shown.err
+
+
+def test_validate_without_a_service_finds_faults(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    service.failures = [httpx2.ConnectError("refused")]
+    assert tuner("validate", study_file) == 2
+    assert "tuner: the definition is wrong in" in capsys.readouterr().err
+
+
+def test_an_unknown_study_is_bad_input(tuner: Tuner, capsys: Shown) -> None:
+    assert tuner("status", "nix") == 2
+    assert capsys.readouterr().err == "tuner: there is no study with the id or name 'nix'\n"
+
+
+def test_a_missing_key_says_how_to_give_one(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    service.failures = [
+        httpx2.Response(200, json={"status": "ok"}),
+        problem(401, "unauthenticated", "This needs an API key"),
+    ]
+    assert tuner("list") == 1
+    assert "(--api-key, or TUNER_API_KEY)" in capsys.readouterr().err
+
+
+def test_a_wrong_option_is_bad_input(tuner: Tuner) -> None:
+    assert tuner("list", "--bogus") == 2
+
+
+def test_trials_are_a_table_of_whole_words(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    service.study.trials = [trial(0, value=0.5), trial(1, "RUNNING"), trial(2, value=0.25)]
+    tuner("trials", "digits")
+    assert capsys.readouterr().out.splitlines() == [
+        "trial  state     value  learning_rate  optimizer  seconds",
+        "0      COMPLETE  0.5    0.1            adam       1.5",
+        "1      RUNNING   -      0.2            adam       1.5",
+        "2      COMPLETE  0.25   0.3            adam       1.5",
+    ]
+
+
+def test_markup_in_names_stays_text(tuner: Tuner, service: FakeService, capsys: Shown) -> None:
+    service.study.name = "[red]x[/red]:smile:"
+    tuner("list")
+    assert "[red]x[/red]:smile:" in capsys.readouterr().out
+
+
+def test_trials_can_be_limited(tuner: Tuner, service: FakeService, capsys: Shown) -> None:
+    service.study.trials = [trial(n, value=0.5) for n in range(5)]
+    tuner("trials", "digits", "--limit", "2", "--json")
+    assert [t["number"] for t in json.loads(capsys.readouterr().out)] == [0, 1]
+
+
+def test_a_failed_trial_says_why(tuner: Tuner, service: FakeService, capsys: Shown) -> None:
+    failed = trial(0, "FAIL") | {"failure": {"kind": "user_code", "message": "boom"}}
+    service.study.trials = [failed]
+    tuner("trials", "digits")
+    assert capsys.readouterr().out.splitlines()[1].endswith("user_code: boom")
+
+
+def test_status_names_what_failed(tuner: Tuner, service: FakeService, capsys: Shown) -> None:
+    service.study.trials = [trial(0, "FAIL")]
+    tuner("status", "digits")
+    assert "  failures   user_code: boom (2 times)" in capsys.readouterr().out.splitlines()
+
+
+def test_best_of_nothing_says_so(tuner: Tuner, capsys: Shown) -> None:
+    assert tuner("best", "digits") == 1
+    assert "has no trial with a result: it is queued" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("action", "state"), [("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")]
+)
+def test_actions_show_the_new_state(
+    tuner: Tuner, service: FakeService, capsys: Shown, action: str, state: str
+) -> None:
+    assert tuner(action, "digits") == 0
+    assert capsys.readouterr().out.startswith(f"digits {state}\n")
+
+
+def test_delete_asks_for_yes_off_a_terminal(
+    tuner: Tuner, service: FakeService, monkeypatch: pytest.MonkeyPatch, capsys: Shown
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert tuner("delete", "digits") == 2
+    assert service.sent("DELETE") == []
+    assert tuner("delete", "digits", "--yes") == 0
+    assert len(service.sent("DELETE")) == 1
+    assert capsys.readouterr().out == "Deleted digits.\n"
+
+
+def test_export_writes_to_stdout_or_a_file(tuner: Tuner, tmp_path: Path, capsys: Shown) -> None:
+    assert tuner("export", "digits") == 0
+    assert capsys.readouterr().out == "number,value\r\n"
+    file = tmp_path / "trials.csv"
+    assert tuner("export", "digits", "-o", str(file)) == 0
+    assert file.read_bytes() == b"number,value\r\n"
+    assert tuner("export", "digits", "-o", str(tmp_path / "no" / "such.csv")) == 2
+
+
+def test_watch_draws_on_a_terminal(
+    tuner: Tuner, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(show, "out", Console(file=screen, force_terminal=True, width=100))
+    service.study.reason = "waiting for a worker"
+    service.study.steps = [starts(0), *(finishes(n, 0.5 + n / 10) for n in range(3)), ends()]
+
+    assert tuner("status", "digits", "--watch") == 0
+
+    drawn = screen.getvalue()
+    for words in ("3 of 3 done", "best 0.7 (trial 2)", "Ctrl-C detaches", "1 trial running"):
+        assert words in drawn

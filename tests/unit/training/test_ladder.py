@@ -1,0 +1,182 @@
+"""Which rung a group gets, and why."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from tests.unit.training import lanes
+from workers.training import ladder as ladders
+from workers.training import networks, runners
+from workers.training.fused import FusedStep
+from workers.training.ladder import Ladder
+from workers.training.plain import PlainStep
+from workers.training.runners import Traced
+
+CPU = torch.device("cpu")
+SMALL = {"type": "mlp", "hidden_units": 8}
+
+
+@pytest.fixture
+def family():
+    """Registers a network for one test."""
+    names = []
+
+    def register(build, **options):
+        networks.register("test_family", networks.Family(build, **options))
+        names.append("test_family")
+        return {"type": "test_family"}
+
+    yield register
+    for name in names:
+        del networks.NETWORKS[name]
+
+
+class Branching(nn.Module):
+    """An `if` on a tensor, which vmap cannot take."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.output = nn.Linear(inputs[0], outputs)
+
+    def forward(self, x):
+        return self.output(x) if x.sum() > 0 else self.output(-x)
+
+
+class Untruthful(nn.Module):
+    """Gives other gradients under vmap than alone."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.output = nn.Linear(inputs[0], outputs)
+
+    def forward(self, x):
+        batched = torch._C._functorch.is_functorch_wrapped_tensor(x)
+        return self.output(x) * (2.0 if batched else 1.0)
+
+
+def test_group_that_does_not_want_fusing_runs_plain():
+    spec = dataclasses.replace(lanes.group(SMALL), fuse=False, fuse_reason="training.fuse is false")
+    ladder = Ladder(CPU)
+    assert ladder.lanes_for(spec, 50) == 1
+    step = ladder.make_step(spec, 1)
+    assert (step.rung, step.rung_reason) == ("plain", "training.fuse is false")
+
+
+def test_network_that_vmap_cannot_take_runs_plain_and_says_why(family):
+    spec = lanes.group(family(lambda _, inputs, outputs: Branching(inputs, outputs)))
+    ladder = Ladder(CPU)
+    assert ladder.lanes_for(spec, 50) == 1
+    step = ladder.make_step(spec, 1)
+    assert step.rung == "plain"
+    assert "cannot be fused" in step.rung_reason
+    assert lanes.epoch(step_with_trial(step), spec, [1], 0).isfinite().all()
+
+
+def test_network_declared_unfusible_is_not_tried(family):
+    def build(network, inputs, outputs):
+        raise AssertionError("built")
+
+    spec, ladder = lanes.group(family(build, fusible=False)), Ladder(CPU)
+    assert ladder.lanes_for(spec, 9) == 1
+    assert ladder.make_step(spec, 1).rung_reason == "network test_family cannot be fused"
+
+
+def test_wrong_gradients_are_found_by_the_probe(family):
+    spec = lanes.group(family(lambda _, inputs, outputs: Untruthful(inputs, outputs)))
+    assert "weights differ by" in ladders.probe(spec, FusedStep(spec, 2, Traced()))
+
+
+def test_fused_step_that_does_not_pay_is_refused(monkeypatch):
+    spec = lanes.group(SMALL)
+    seconds = iter([1.0, 2.5])  # the plain step's lane, then both fused lanes
+    monkeypatch.setattr(ladders, "_timed", lambda *_: next(seconds))
+    monkeypatch.setattr(ladders, "_difference", lambda *_: 0.0)
+    reason = ladders.probe(spec, FusedStep(spec, 2, Traced()))
+    assert reason == "fusing does not pay: 0.80 times the plain step's speed"
+
+
+def test_probe_passes_where_results_agree(monkeypatch):
+    spec = lanes.group(SMALL)
+    monkeypatch.setattr(ladders, "_timed", untimed(ladders._timed))
+    assert ladders.probe(spec, FusedStep(spec, 2, Traced())) is None
+
+
+def test_group_has_two_sizes_and_does_not_shrink():
+    spec, ladder = lanes.group(SMALL), Ladder(CPU, probe=False)
+    small, full = ladders.sizes(spec)
+    assert 1 <= small < full
+    assert ladder.lanes_for(spec, 1) == small
+    assert ladder.lanes_for(spec, small + 1) == full
+    assert ladder.lanes_for(spec, 1) == full
+
+
+def test_wider_networks_get_fewer_lanes():
+    narrow, wide = (lanes.group({"type": "mlp", "hidden_units": w}) for w in (32, 1024))
+    assert ladders.sizes(wide)[1] < ladders.sizes(narrow)[1]
+
+
+def test_group_network_is_without_dropout_and_bucketed():
+    network = {"type": "mlp", "hidden_units": 33, "dropout": 0.5}
+    assert Ladder(CPU).group_network(network) == {"type": "mlp", "hidden_units": 48}
+
+
+@pytest.mark.parametrize("lost", ["compiler", "header"])
+def test_missing_compiler_leaves_the_traced_rung_and_says_so(monkeypatch, tmp_path, lost):
+    if lost == "compiler":
+        monkeypatch.setattr(runners.shutil, "which", lambda name: None)
+    else:
+        monkeypatch.setattr(runners.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    step = Ladder(CPU, probe=False).make_step(lanes.group(SMALL), 2)
+    assert step.rung == "traced"
+    assert {"compiler": "g++", "header": "Python.h"}[lost] in step.rung_reason
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
+def test_step_climbs_when_the_background_compilation_is_done(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    spec, ladder = lanes.group(SMALL, batch_size=35), Ladder(CPU, probe=False)
+    step = ladder.make_step(spec, 2)
+    for lane in (0, 1):
+        step.put(lane, lanes.hyper(seed=lane), None)
+    lanes.epoch(step, spec, [0, 1], 0)
+    assert (step.rung, step.rung_reason) == ("traced", "compiling in the background")
+    (job,) = ladder._precompiler._jobs.values()
+    job._process.wait()
+    lanes.epoch(step, spec, [0, 1], 1)
+    assert (step.rung, step.rung_reason) == ("compiled", None)
+    reference, _ = lanes.plain_curve(spec, lanes.hyper(seed=1), 3)
+    assert torch.allclose(lanes.epoch(step, spec, [0, 1], 2)[1], reference[2], rtol=1e-9)
+    ladder.close()
+
+
+def test_failed_background_compilation_leaves_the_traced_rung(monkeypatch):
+    spec, ladder = lanes.group(SMALL), Ladder(CPU, probe=False)
+    monkeypatch.setattr(ladder._precompiler, "start", lambda recipe: FailedJob())
+    step = ladder.make_step(spec, 1)
+    step.put(0, lanes.hyper(), None)
+    lanes.epoch(step, spec, [1], 0)
+    lanes.epoch(step, spec, [1], 1)
+    assert (step.rung, step.rung_reason) == ("traced", "no luck")
+
+
+class FailedJob:
+    done = True
+    failure = "no luck"
+
+
+def step_with_trial(step):
+    step.put(0, lanes.hyper(), None)
+    return step
+
+
+def untimed(timed):
+    """Train as the probe does, but say that the fused step was the faster."""
+
+    def run(step, rows, steps):
+        timed(step, rows, steps)
+        return 1.0 if isinstance(step, PlainStep) else 0.1
+
+    return run

@@ -1,0 +1,110 @@
+"""Validation and test rows influence nothing but what they are for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import datasets as sklearn_datasets
+
+from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, start
+from tuner_service.definition.spec import DatasetSpec
+from workers.training.datasets import DatasetCache, PreparedData
+from workers.training.datasets.split import SplitRows, split_rows
+from workers.training.engine import Engine
+
+Array = np.ndarray[Any, Any]
+DESCRIBED = dataset("csv", path="t.csv", target=-1, header=False)
+
+
+def write(folder: Path, inputs: Array, labels: Array) -> None:
+    np.savetxt(folder / "t.csv", np.column_stack([inputs, labels]), delimiter=",", fmt="%.9g")
+
+
+def prepared(folder: Path) -> PreparedData:
+    cache = DatasetCache(torch.device("cpu"), directories=(folder,))
+    described = DatasetSpec.model_validate(DESCRIBED)
+    return cache.get(described, targets="classes", dtype=torch.float64)
+
+
+def rows_of(labels: Array) -> SplitRows:
+    split = DatasetSpec.model_validate(DESCRIBED).split
+    return split_rows(len(labels), split, classes=labels, own_test=False)
+
+
+def train(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the epoch records and the final record of one trial on the table."""
+    one = spec(dataset=DESCRIBED, network=mlp(hidden_units=32), epochs=8, batch_size=32)
+    events = run_all(Engine("cpu", data_dirs=[folder]), [start(1, one, folder=folder)])
+    return [e["record"] for e in of(events, 1, "report")], only(events, 1, "finished")["record"]
+
+
+def test_permuted_labels_give_chance_accuracy(tmp_path: Path) -> None:
+    bunch = sklearn_datasets.load_digits()
+    honest, permuted = tmp_path / "honest", tmp_path / "permuted"
+    honest.mkdir()
+    permuted.mkdir()
+    write(honest, bunch.data, bunch.target)
+    shuffled = np.random.default_rng(0).permutation(bunch.target)
+    write(permuted, bunch.data, shuffled)
+    assert train(honest)[1]["test_accuracy"] > 0.9
+    records, final = train(permuted)
+    # 359 rows at chance 0.1: the standard deviation is 0.016.
+    assert final["test_accuracy"] < 0.17
+    assert max(record["val_accuracy"] for record in records) < 0.19
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_an_outlier_in_another_part_changes_no_training_statistic(
+    tmp_path: Path, part: str
+) -> None:
+    bunch = sklearn_datasets.load_wine()
+    inputs, labels = bunch.data.copy(), bunch.target
+    clean, planted = tmp_path / "clean", tmp_path / "planted"
+    clean.mkdir()
+    planted.mkdir()
+    write(clean, inputs, labels)
+    inputs[getattr(rows_of(labels), part)[:3]] *= 1e6
+    write(planted, inputs, labels)
+    before, after = prepared(clean), prepared(planted)
+    assert before.data_hash != after.data_hash
+    assert before.preprocessing == after.preprocessing
+    assert torch.equal(before.train.inputs, after.train.inputs)
+    touched = getattr(after, part)
+    assert touched.inputs.abs().max() > 1e4
+    (clean_curve, clean_final), (curve, final) = train(clean), train(planted)
+    assert [r["train_loss"] for r in curve] == [r["train_loss"] for r in clean_curve]
+    assert (final["test_loss"] == clean_final["test_loss"]) == (part != "test")
+    losses = [[r["val_loss"] for r in records] for records in (curve, clean_curve)]
+    assert (losses[0] == losses[1]) == (part != "validation")
+
+
+def test_an_outlier_in_the_training_part_does_change_them(tmp_path: Path) -> None:
+    bunch = sklearn_datasets.load_wine()
+    inputs, labels = bunch.data.copy(), bunch.target
+    write(tmp_path, inputs, labels)
+    before = prepared(tmp_path).preprocessing
+    inputs[rows_of(labels).train[0]] *= 1e6
+    write(tmp_path, inputs, labels)
+    assert prepared(tmp_path).preprocessing != before
+
+
+def test_the_test_part_is_looked_at_once_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    engine = Engine("cpu")
+    engine.submit(start(1, spec(epochs=5), folder=tmp_path))
+    from workers.training.examiner import Examiner  # noqa: PLC0415
+
+    examine = Examiner.examine
+
+    def counted(self: Examiner, seats: Any, lanes: Any) -> Any:
+        if lanes:
+            looks.append(seats[lanes[0]].progress.epoch)
+        return examine(self, seats, lanes)
+
+    monkeypatch.setattr(Examiner, "examine", counted)
+    run_all(engine)
+    assert looks == [5]

@@ -1,0 +1,175 @@
+"""Metrics against scikit-learn's, three lanes at once."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch import Tensor
+
+from tuner_service.errors import DataError
+from workers.training.metrics import (
+    CLASS_METRICS,
+    NUMBER_METRICS,
+    Scores,
+    metric_set,
+)
+
+LANES, ROWS = 3, 61
+Labels = Any
+
+Reference = Callable[[Any, Any, Any, int], float]
+
+
+def averaged(function: Callable[..., float], average: str) -> Reference:
+    return lambda true, predicted, p, classes: function(
+        true, predicted, average=average, zero_division=0
+    )
+
+
+def top(k: int) -> Reference:
+    def score(true: Any, predicted: Any, p: Any, classes: int) -> float:
+        return float(
+            np.mean(
+                [t in np.argsort(-row, kind="stable")[:k] for t, row in zip(true, p, strict=True)]
+            )
+        )
+
+    return score
+
+
+def auroc(true: Any, predicted: Any, p: Any, classes: int) -> float:
+    if classes == 2:
+        return float(sk.roc_auc_score(true, p[:, 1]))
+    return float(sk.roc_auc_score(true, p, multi_class="ovr"))
+
+
+REFERENCES: dict[str, Reference] = {
+    "accuracy": lambda true, predicted, p, classes: sk.accuracy_score(true, predicted),
+    "balanced_accuracy": lambda true, predicted, p, c: sk.balanced_accuracy_score(true, predicted),
+    **{
+        f"{name}_{average}": averaged(function, average)
+        for name, function in (
+            ("precision", sk.precision_score),
+            ("recall", sk.recall_score),
+            ("f1", sk.f1_score),
+        )
+        for average in ("macro", "micro", "weighted")
+    },
+    "top_3_accuracy": top(3),
+    "top_5_accuracy": top(5),
+    "auroc": auroc,
+    "log_loss": lambda true, predicted, p, classes: sk.log_loss(true, p, labels=range(classes)),
+}
+
+
+def logits(classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return [K, R, C] outputs that are better than chance, and [R] targets with every class."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, classes, (ROWS,), generator=generator)
+    targets[:classes] = torch.arange(classes)
+    outputs = torch.randn(LANES, ROWS, classes, generator=generator)
+    return outputs + 1.5 * torch.nn.functional.one_hot(targets, classes), targets
+
+
+def test_every_class_metric_has_a_reference() -> None:
+    assert set(REFERENCES) == set(CLASS_METRICS)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+@pytest.mark.parametrize("name", CLASS_METRICS)
+def test_class_metric_equals_scikit_learns(name: str, classes: int) -> None:
+    outputs, targets = logits(classes, seed=classes)
+    ours = metric_set([name], numbers=False).compute(Scores(outputs, targets))[name]
+    for lane in range(LANES):
+        p = outputs[lane].double().softmax(-1).numpy()
+        predicted = outputs[lane].argmax(-1).numpy()
+        expected = REFERENCES[name](targets.numpy(), predicted, p, classes)
+        assert ours[lane] == pytest.approx(expected, abs=1e-12), lane
+
+
+@pytest.mark.parametrize("name", [n for n in CLASS_METRICS if n not in ("auroc", "log_loss")])
+def test_classes_that_are_never_true_or_never_predicted(name: str) -> None:
+    outputs, targets = logits(6, seed=1)
+    targets = targets.clamp(max=3)  # 4 and 5 are never true
+    outputs[:, :, 5] = -100.0  # 5 is never predicted, so it has no part in an average
+    outputs[0, :, :3] = -100.0  # one lane predicts 3 and 4 only
+    ours = metric_set([name], numbers=False).compute(Scores(outputs, targets))[name]
+    for lane in range(LANES):
+        predicted = outputs[lane].argmax(-1).numpy()
+        p = outputs[lane].double().softmax(-1).numpy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn's, on classes that are not in y_true
+            expected = REFERENCES[name](targets.numpy(), predicted, p, 6)
+        assert ours[lane] == pytest.approx(expected, abs=1e-12), lane
+
+
+def test_auroc_with_ties_and_missing_classes() -> None:
+    outputs, targets = logits(4, seed=5)
+    outputs = outputs.round()
+    targets = targets.clamp(max=2)
+    ours = metric_set(["auroc"], numbers=False).compute(Scores(outputs, targets))["auroc"]
+    for lane in range(LANES):
+        p = outputs[lane].double().log_softmax(-1).numpy()
+        areas = [sk.roc_auc_score(targets.numpy() == c, p[:, c]) for c in range(3)]
+        assert ours[lane] == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+def test_auroc_of_one_class_only_is_zero() -> None:
+    outputs = torch.randn(LANES, ROWS, 2, generator=torch.Generator().manual_seed(0))
+    scores = Scores(outputs, torch.zeros(ROWS, dtype=torch.int64))
+    assert metric_set(["auroc"], numbers=False).compute(scores)["auroc"] == [0.0] * LANES
+
+
+@pytest.mark.parametrize("name", CLASS_METRICS)
+def test_one_binary_logit_scores_like_two(name: str) -> None:
+    outputs, targets = logits(2, seed=9)
+    logit = outputs[..., 1:] - outputs[..., :1]
+    single = Scores(logit, targets[:, None].float(), binary=True)
+    metrics = metric_set([name], numbers=False)
+    expected = metrics.compute(Scores(outputs, targets))[name]
+    assert metrics.compute(single)[name] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("mse", sk.mean_squared_error),
+        ("rmse", lambda true, p: np.sqrt(sk.mean_squared_error(true, p))),
+        ("mae", sk.mean_absolute_error),
+        ("r2", sk.r2_score),
+    ],
+)
+def test_number_metric_equals_scikit_learns(
+    name: str, reference: Callable[[Any, Any], float], columns: int
+) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    targets = torch.randn(ROWS, columns, generator=generator) * 10 + 100
+    outputs = targets + torch.randn(LANES, ROWS, columns, generator=generator)
+    ours = metric_set([name], numbers=True).compute(Scores(outputs, targets))[name]
+    for lane in range(LANES):
+        expected = reference(targets.double().numpy(), outputs[lane].double().numpy())
+        assert ours[lane] == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("error", [0.0, 1.0])
+def test_r2_of_a_constant_target_is_one_or_zero(error: float) -> None:
+    targets = torch.full((ROWS, 1), 4.0)
+    ours = metric_set(["r2"], numbers=True).compute(Scores(targets[None] + error, targets))["r2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert ours == [sk.r2_score(targets.numpy(), targets.numpy() + error)]
+
+
+def test_every_number_metric_is_tested_above() -> None:
+    assert set(NUMBER_METRICS) == {"mse", "rmse", "mae", "r2"}
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("accuracy", True), ("mse", False)])
+def test_a_metric_of_the_other_kind_is_refused_by_name(name: str, numbers: bool) -> None:
+    with pytest.raises(DataError, match=name):
+        metric_set([name], numbers=numbers)

@@ -1,0 +1,278 @@
+"""The native step against the plain step, lane by lane."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.unit.training import lanes
+from workers.training import native, native_library
+from workers.training.ladder import Ladder, probe
+from workers.training.native import NativeStep
+from workers.training.native_library import NativeError
+from workers.training.plain import PlainStep
+
+CPU = torch.device("cpu")
+
+
+def mlp(**options):
+    return {"type": "mlp", "hidden_units": 8, **options}
+
+
+@pytest.fixture(scope="module")
+def library():
+    if not any(map(shutil.which, native_library.COMPILERS)):
+        pytest.skip("no C++ compiler on this machine")
+    return native_library.build(native_library.cache_directory())
+
+
+@pytest.fixture
+def assert_equal_plain(library):
+    def check(spec, hypers, *, epochs, tolerance=1e-9, rate=0.01):
+        step = NativeStep(spec, len(hypers), library)
+        losses = lanes.curve(step, spec, hypers, epochs, rate=rate)
+        for lane, hyper in enumerate(hypers):
+            reference, plain = lanes.plain_curve(spec, hyper, epochs, rate=rate)
+            worst = ((losses[:, lane] - reference).abs() / reference.abs()).max()
+            assert worst <= tolerance, (hyper.optimizer, hyper.options, float(worst))
+            expected = plain.evaluate(spec.train_inputs)[0]
+            outputs = step.evaluate(spec.train_inputs)[lane]
+            assert torch.allclose(outputs, expected, atol=1e2 * tolerance)
+
+    return check
+
+
+@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+def test_native_trials_equal_plain_trials_for_every_optimizer(activation, assert_equal_plain):
+    spec = lanes.group(mlp(activation=activation))
+    epochs = 10 if activation == "relu" else 2
+    assert_equal_plain(spec, lanes.every_optimizer(dropout=0.2), epochs=epochs)
+
+
+def test_native_cnns_equal_plain_cnns_for_every_optimizer(assert_equal_plain):
+    network = {"type": "cnn", "channels": 2, "hidden_units": 6, "norm": "batch"}
+    spec = lanes.group(network, shape=(1, 6, 6))
+    assert_equal_plain(spec, lanes.every_optimizer(), epochs=10)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((1, 8, 8), {}),
+        ((3, 6, 5), {"kernel_size": 1, "activation": "sigmoid"}),
+        ((2, 5, 7), {"kernel_size": 5, "channels": 9, "activation": "tanh"}),
+        ((1, 3, 3), {"conv_layers": 1, "activation": "gelu"}),
+        ((1, 9, 9), {"conv_layers": 4, "channels": 1, "activation": "silu"}),
+    ],
+)
+def test_native_cnn_equals_plain_cnn(shape, options, norm, assert_equal_plain):
+    network = {"type": "cnn", "channels": 4, "hidden_units": 6, "norm": norm, **options}
+    spec = lanes.group(network, shape=shape)
+    hypers = [
+        lanes.hyper("adam", dropout=0.2),
+        lanes.hyper("nesterov", seed=2, l1=1e-3),
+        lanes.hyper("rmsprop", seed=3, gradient_clip=0.1),
+    ]
+    assert_equal_plain(spec, hypers, epochs=2)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("batch_size", [1, 23, 70])  # 23: the last batch is one row
+def test_native_norms_equal_plain_norms(norm, batch_size, assert_equal_plain):
+    spec = lanes.group(mlp(norm=norm), batch_size=batch_size)
+    assert_equal_plain(spec, lanes.every_optimizer(dropout=0.2)[::3], epochs=2)
+
+
+@pytest.mark.parametrize("loss", native.LOSSES)
+def test_native_trials_equal_plain_trials_for_every_loss(loss, assert_equal_plain):
+    spec = lanes.group(mlp(), loss=loss)
+    hypers = [
+        lanes.hyper(),
+        lanes.hyper("sgd", seed=2, label_smoothing=0.2),
+        lanes.hyper("sgd", seed=3, l1=1e-2),
+        lanes.hyper("sgd", seed=4, gradient_clip=0.05),
+        lanes.hyper("adamw", seed=5, l1=1e-3, gradient_clip=0.1, dropout=0.5, label_smoothing=0.1),
+    ]
+    assert_equal_plain(spec, hypers, epochs=10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 70])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_native_trials_equal_plain_trials_for_any_shape(batch_size, depth, assert_equal_plain):
+    spec = lanes.group(mlp(hidden_layers=depth), batch_size=batch_size, shape=(3, 5, 1))
+    assert_equal_plain(spec, [lanes.hyper(), lanes.hyper("sgd", seed=2)], epochs=2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_lanes_may_have_any_width(precision, assert_equal_plain):
+    # Around the vectors, the tiles and the power-of-two strides of the products.
+    spec = lanes.group({"type": "mlp"}, precision=precision)
+    widths = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 128, 130]
+    hypers = [lanes.hyper(seed=w, dropout=0.1, network=mlp(hidden_units=w)) for w in widths]
+    tolerance = 1e-5 if precision == "float32" else 1e-9
+    assert_equal_plain(spec, hypers, epochs=10, tolerance=tolerance)
+
+
+def test_lane_that_diverges_changes_no_bit_of_the_others(library):
+    spec = lanes.group(mlp(), precision="float32")
+    hypers = [lanes.hyper("sgd", seed=s, dropout=0.1) for s in (1, 2, 3)]
+    sane, broken = (NativeStep(spec, 3, library) for _ in range(2))
+    healthy = lanes.curve(sane, spec, hypers, 3)
+    for lane, hyper in enumerate(hypers):
+        broken.put(lane, hyper, None)
+    seeds = [h.seed for h in hypers]
+    orders = lanes.epoch_orders(torch.tensor(seeds), torch.zeros(3, dtype=torch.int64), spec.rows)
+    rates = torch.full((3, spec.steps), 0.01, dtype=torch.float64)
+    rates[1] = float("inf")
+    losses = [broken.train_epoch(orders, rates)]
+    losses += [lanes.epoch(broken, spec, seeds, e) for e in (1, 2)]
+    assert torch.stack(losses)[:, 1].isnan().all()
+    for lane in (0, 2):
+        assert torch.equal(torch.stack(losses)[:, lane], healthy[:, lane])
+        assert lanes.same_state(broken.take(lane), sane.take(lane))
+
+
+def test_trial_does_not_depend_on_its_lane_or_neighbours(library):
+    spec, hyper = lanes.group(mlp(), precision="float32"), lanes.hyper(dropout=0.2)
+    crowded, alone = NativeStep(spec, 3, library), NativeStep(spec, 1, library)
+    others = [lanes.hyper("sgd", seed=5, network=mlp(hidden_units=w)) for w in (3, 40)]
+    first = lanes.curve(crowded, spec, [*others, hyper], 3)
+    second = lanes.curve(alone, spec, [hyper], 3)
+    assert torch.equal(first[:, 2], second[:, 0])
+    assert lanes.same_state(crowded.take(2), alone.take(0))
+
+
+@pytest.mark.parametrize(("kind", "options"), lanes.OPTIMIZERS)
+def test_state_moves_between_native_and_plain(kind, options, library):
+    network = {"type": "cnn", "channels": 3, "hidden_units": 5, "norm": "batch"}
+    spec = lanes.group(network, shape=(2, 6, 6))
+    hyper = lanes.hyper(kind, options, dropout=0.2)
+    reference, plain = lanes.plain_curve(spec, hyper, 4)
+    middle, start, late = NativeStep(spec, 1, library), PlainStep(spec), PlainStep(spec)
+    lanes.curve(start, spec, [hyper], 1)
+    middle.put(0, hyper, start.take(0))
+    second = [lanes.epoch(middle, spec, [hyper.seed], e)[0] for e in (1, 2)]
+    late.put(0, hyper, middle.take(0))
+    third = lanes.epoch(late, spec, [hyper.seed], 3)
+    assert torch.allclose(torch.stack([*second, third[0]]), reference[1:], rtol=1e-9)
+    assert lanes.same_state(late.take(0), plain.take(0), tolerance=1e-7)
+
+
+def test_resumed_lane_continues_bit_for_bit(library):
+    spec, hyper = lanes.group(mlp(), precision="float32"), lanes.hyper(dropout=0.1)
+    straight, resumed = NativeStep(spec, 1, library), NativeStep(spec, 2, library)
+    lanes.curve(straight, spec, [hyper], 2)
+    resumed.put(1, hyper, straight.take(0))
+    lanes.epoch(straight, spec, [1], 2)
+    lanes.epoch(resumed, spec, [9, 1], 2)
+    assert lanes.same_state(resumed.take(1), straight.take(0))
+
+
+def test_epoch_in_slices_equals_epoch_in_one(library):
+    spec, hyper = lanes.group(mlp()), lanes.hyper(dropout=0.3)
+    whole, sliced = NativeStep(spec, 1, library), NativeStep(spec, 1, library)
+    expected = lanes.curve(whole, spec, [hyper], 1)[0]
+    sliced.put(0, hyper, None)
+    orders = lanes.epoch_orders(torch.tensor([1]), torch.tensor([0]), 70)
+    rates = torch.full((1, 5), 0.01, dtype=torch.float64)
+    parts = [(0, 32), (32, 48), (48, 70)]
+    sums = [sliced.train_epoch(orders[:, a:b], rates[:, a // 16 : -(-b // 16)]) for a, b in parts]
+    assert torch.allclose(torch.stack(sums).sum(0), expected, rtol=1e-14)
+    assert lanes.same_state(sliced.take(0), whole.take(0))
+
+
+def test_remembered_weights_outlive_training(library):
+    spec = lanes.group(mlp())
+    step = NativeStep(spec, 1, library)
+    lanes.curve(step, spec, [lanes.hyper()], 1)
+    then = step.take(0)["parameters/hidden.0.weight"]
+    step.remember([0])
+    lanes.epoch(step, spec, [1], 1)
+    assert torch.equal(step.recall(0)["parameters/hidden.0.weight"], then)
+
+
+def test_idle_lane_is_left_alone_and_cannot_be_taken(library):
+    spec = lanes.group(mlp())
+    step = NativeStep(spec, 2, library)
+    step.put(1, lanes.hyper(), None)
+    step.clear(1)
+    assert lanes.epoch(step, spec, [1, 1], 0).tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="lane 1 is idle"):
+        step.take(1)
+
+
+def test_probe_finds_native_code_faithful(library, monkeypatch):
+    spec = lanes.group(mlp())
+    reason = probe(spec, NativeStep(spec, 2, library))
+    assert reason is None or reason.startswith("fusing does not pay")
+
+
+@pytest.mark.parametrize(
+    ("network", "precision", "reason"),
+    [
+        (mlp(), "float32", None),
+        (mlp(), "tf32", None),
+        ({"type": "cnn", "norm": "batch"}, "float32", None),
+        ({"type": "cnn", "kernel_size": 4}, "float32", "the network has no native code"),
+        ({"type": "other"}, "float32", "the network has no native code"),
+        (mlp(), "bfloat16", "precision bfloat16 has no native code"),
+    ],
+)
+def test_what_native_code_takes(network, precision, reason):
+    assert native.unsuitable(lanes.group(network, precision=precision)) == reason
+
+
+def test_ladder_groups_networks_of_one_type_together(library):
+    ladder = Ladder(CPU, cache=native_library.cache_directory(), probe=False)
+    assert ladder.group_network(mlp(dropout=0.1, norm="batch")) == {"type": "mlp"}
+    assert ladder.group_network({"type": "cnn", "channels": 7}) == {"type": "cnn"}
+    assert ladder.group_network(mlp(hidden_units=1300)) == mlp(hidden_units=1536)
+    spec = lanes.group({"type": "mlp"})
+    step = ladder.make_step(spec, ladder.lanes_for(spec, 3))
+    assert (step.rung, step.rung_reason) == ("native", None)
+    half = lanes.group({"type": "mlp"}, precision="bfloat16")
+    assert ladder.lanes_for(half, 3) == 1
+    step = ladder.make_step(half, 1)
+    assert (step.rung, step.rung_reason) == ("plain", "precision bfloat16 has no native code")
+
+
+def test_lanes_of_different_networks_train_side_by_side(assert_equal_plain):
+    spec = lanes.group({"type": "cnn"}, shape=(1, 8, 8))
+    networks = [
+        {"type": "cnn", "channels": 2, "hidden_units": 3},
+        {"type": "cnn", "channels": 8, "conv_layers": 1, "norm": "batch", "kernel_size": 5},
+        mlp(hidden_layers=3, activation="tanh"),
+    ]
+    hypers = [lanes.hyper(seed=s, network=network) for s, network in enumerate(networks)]
+    assert_equal_plain(spec, hypers, epochs=5)
+
+
+def test_missing_compiler_leaves_the_other_rungs(tmp_path, monkeypatch):
+    monkeypatch.setattr(native_library.shutil, "which", lambda name: None)
+    with pytest.raises(NativeError, match="no C\\+\\+ compiler"):
+        native_library.build(tmp_path)
+    ladder = Ladder(CPU, cache=tmp_path, probe=False)
+    assert ladder.group_network(mlp()) == mlp()
+
+
+def test_unusable_cache_leaves_the_other_rungs(tmp_path, library, monkeypatch):
+    monkeypatch.setattr(native_library, "build", lambda directory: tmp_path / "not-there.so")
+    ladder = Ladder(CPU, cache=tmp_path, probe=False)
+    assert ladder.group_network(mlp()) == mlp()
+
+
+def test_failing_compiler_says_what_it_said(tmp_path, monkeypatch, library):
+    broken = tmp_path / "broken.cpp"
+    broken.write_text("int main( {}")
+    monkeypatch.setattr(native_library, "SOURCE", broken)
+    with pytest.raises(NativeError, match=r"did not compile broken.cpp"):
+        native_library.build(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_library_is_compiled_once(tmp_path, library, monkeypatch):
+    path = native_library.build(library.parent)
+    assert path == library
+    monkeypatch.setattr(native_library, "_compile", None)
+    assert native_library.build(library.parent) == library

@@ -1,0 +1,123 @@
+"""Torch's optimizers behind canonical names, and the stacked update that equals them."""
+
+import pytest
+import torch
+from torch import nn
+
+from workers.training import networks, optimizers, stacked
+
+CASES = [
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9, "weight_decay": 0.01}),
+    ("nesterov", {"momentum": 0.8}),
+    ("nesterov", {"momentum": 0.0}),
+    ("adagrad", {"weight_decay": 0.01}),
+    ("rmsprop", {"alpha": 0.9}),
+    ("rmsprop", {"momentum": 0.5, "weight_decay": 0.1}),
+    ("adam", {"beta1": 0.8, "weight_decay": 0.01}),
+    ("adamw", {"weight_decay": 0.1}),
+]
+
+
+def problem(seed=0):
+    with networks.seeded(seed):
+        return nn.Linear(4, 3).double(), torch.randn(30, 8, 4).double()
+
+
+def train(module, optimizer, batches):
+    for rows in batches:
+        optimizers.set_rate(optimizer, 0.05)
+        optimizer.zero_grad()
+        module(rows).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_state_survives_a_change_of_optimizer_object(kind, options):
+    (straight, data), (moved, _) = problem(), problem()
+    train(straight, optimizers.build(kind, options, straight.parameters()), data)
+
+    first = optimizers.build(kind, options, moved.parameters())
+    train(moved, first, data[:10])
+    state = optimizers.state_of(kind, first, moved.named_parameters(), steps=10)
+    second = optimizers.build(kind, options, moved.parameters())
+    optimizers.load_state(kind, second, moved.named_parameters(), state)
+    train(moved, second, data[10:])
+
+    assert torch.equal(straight.weight, moved.weight)
+
+
+def test_state_has_canonical_names_and_is_a_copy():
+    module, data = problem()
+    optimizer = optimizers.build("adam", {}, module.parameters())
+    train(module, optimizer, data[:2])
+    state = optimizers.state_of("adam", optimizer, module.named_parameters(), steps=2)
+    slots = {f"optimizer/{slot}/{name}" for slot in ("first", "second") for name in PARAMETERS}
+    assert set(state) == {"optimizer/steps", *slots}
+    held = state["optimizer/first/weight"].clone()
+    train(module, optimizer, data[2:])
+    assert torch.equal(state["optimizer/first/weight"], held)
+
+
+def test_nesterov_without_momentum_is_plain_sgd():
+    (plain, data), (nesterov, _) = problem(), problem()
+    train(plain, optimizers.build("sgd", {}, plain.parameters()), data)
+    train(nesterov, optimizers.build("nesterov", {"momentum": 0}, nesterov.parameters()), data)
+    assert torch.equal(plain.weight, nesterov.weight)
+
+
+PARAMETERS = ("weight", "bias")
+
+
+def double(rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def stacked_train(cases, module, batches, *, rate=0.05):
+    """The stacked update driven by autograd, lane by lane; returns [K, …] weights."""
+    parameters = module.weight.detach().expand(len(cases), -1, -1).clone()
+    average, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
+    rates = torch.full((len(cases), len(batches)), rate, dtype=torch.float64)
+    lane = double([stacked.lane_coefficients(*case) for case in cases])
+    pace = double([stacked.pace_coefficients(*case) for case in cases])
+    steps = stacked.step_coefficients(pace, rates, torch.zeros(len(cases)))
+    for index, rows in enumerate(batches):
+        weights = parameters.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((rows @ weights.mT).square().mean((1, 2)).sum(), weights)
+        parameters, average, square = stacked.stacked_update(
+            parameters, gradient, average, square, lane=lane, step=steps[index]
+        )
+    return parameters
+
+
+def test_stacked_update_of_mixed_kinds_equals_torch_optim():
+    lanes = stacked_train(CASES, problem()[0], problem()[1])
+    for index, (kind, options) in enumerate(CASES):
+        module, data = problem()
+        module.bias.data.zero_()
+        module.bias.requires_grad_(False)
+        train(module, optimizers.build(kind, options, [module.weight]), data)
+        assert torch.allclose(lanes[index], module.weight, rtol=1e-12, atol=1e-12), kind
+
+
+def test_update_without_squares_equals_the_full_one_for_sgd():
+    torch.manual_seed(0)
+    p, g, a = torch.rand(3, 2, 5, 4, dtype=torch.float64).unbind()
+    kinds = [stacked.lane_coefficients("nesterov", {"momentum": m}) for m in (0.0, 0.9)]
+    lane = double(kinds)
+    step = double([[0.0, 0.1, 1.0]] * 2)
+    full = stacked.stacked_update(p, g, a, torch.zeros_like(p), lane=lane, step=step)
+    short = stacked.stacked_update(p, g, a, None, lane=lane, step=step)
+    assert torch.equal(full[0], short[0])
+    assert torch.equal(full[1], short[1])
+    assert short[2] is None
+
+
+def test_bias_correction_is_right_at_late_steps():
+    pace = double([stacked.pace_coefficients("adam", {}), stacked.pace_coefficients("sgd", {})])
+    table = stacked.step_coefficients(pace, double([[1.0], [1.0]]), torch.tensor([99, 99]))
+    scale, size, shrink = table[0, 0].tolist()
+    assert size == pytest.approx(1 / (1 - 0.9**100), rel=1e-14)
+    assert scale == pytest.approx((1 - 0.999**100) ** -0.5, rel=1e-14)
+    assert shrink == 1.0
+    assert table[0, 1].tolist() == [0.0, 1.0, 1.0]

@@ -1,0 +1,73 @@
+"""Deadlines, on an injected clock."""
+
+from pathlib import Path
+
+from tests.unit.workers.test_deaths import run
+from tuner_service.settings import Settings
+from workers.supervisor.board import Board, Run
+from workers.supervisor.deadlines import Watch
+
+
+def board_of(*runs: Run) -> Board:
+    return Board(iter(()), {one.key: one for one in runs})
+
+
+def watch(tmp_path: Path) -> Watch:
+    settings = Settings(data_dir=tmp_path, progress_timeout_seconds=60.0, grace_seconds=10.0)
+    return Watch(settings, now=100.0)
+
+
+def test_a_trainer_without_progress_is_at_fault(tmp_path: Path) -> None:
+    w, board = watch(tmp_path), board_of(run())
+    assert w.fault(board, 160.0) is None
+    cause = w.fault(board, 160.1)
+    assert cause is not None
+    assert cause.kind == "hung"
+
+
+def test_progress_moves_the_deadline(tmp_path: Path) -> None:
+    w, board = watch(tmp_path), board_of(run())
+    w.progressed(130.0)
+    assert w.fault(board, 189.0) is None
+
+
+def test_an_empty_trainer_cannot_hang(tmp_path: Path) -> None:
+    w = watch(tmp_path)
+    assert w.fault(board_of(), 1000.0) is None
+    assert w.fault(board_of(run()), 1059.0) is None
+
+
+def test_an_unanswered_stop_is_a_fault_only_of_a_quiet_trainer(tmp_path: Path) -> None:
+    w, one = watch(tmp_path), run(stop_mode="cancel", stop_at=100.0)
+    w.progressed(105.0)
+    assert w.fault(board_of(one), 111.0) is None
+    cause = w.fault(board_of(one), 115.1)
+    assert cause is not None
+    assert (cause.kind, cause.culprit) == ("unanswered", one.key)
+
+
+def test_a_trial_over_its_studys_limit_is_found_once(tmp_path: Path) -> None:
+    w, one = watch(tmp_path), run()  # began at 1.0, may train for 5 s
+    assert w.over_time(board_of(one), 6.0) == []
+    assert w.over_time(board_of(one), 6.1) == [one]
+    one.ask_stop("timeout", 6.1)
+    assert w.over_time(board_of(one), 7.0) == []
+
+
+def test_its_own_absence_is_not_the_trainers(tmp_path: Path) -> None:
+    w, board = watch(tmp_path), board_of(run())
+    w.notice_absence(board, 100.5)
+    w.notice_absence(board, 1000.0)  # stopped for a quarter of an hour
+    assert w.fault(board, 1000.0) is None
+    assert w.fault(board, 1061.0) is not None
+
+
+def test_a_trainer_that_grows_over_its_limit_is_at_fault_once(tmp_path: Path) -> None:
+    w = Watch(Settings(data_dir=tmp_path), now=100.0, memory_limit_bytes=8)
+    w.memory_bytes = 8
+    assert w.fault(board_of(run()), 101.0) is None
+    w.memory_bytes = 9
+    cause = w.fault(board_of(run()), 102.0)
+    assert cause is not None
+    assert cause.kind == "memory"
+    assert w.fault(board_of(run()), 103.0) is None

@@ -1,0 +1,98 @@
+"""Who is to blame when a trainer dies: a table."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from tests.unit.workers.fakes import open_fake_study
+from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, StudyWork
+from workers.supervisor.board import Phase, Run
+from workers.supervisor.deaths import Cause, judge
+
+_keys = itertools.count(1)
+CRASH = Cause("crashed", "The trainer exited with code 3.")
+HANG = Cause("hung", "No progress.")
+MEMORY = Cause("memory", "The trainer held 9 bytes, more than 8.")
+
+
+def run(*, began: bool = True, ghost: bool = False, **more: Any) -> Run:
+    key = next(_keys)
+    study = open_fake_study(StudyWork(1, "id1", "study-1", 1, {"trial_timeout": 5.0}, None))
+    lease = Lease(key, 1, 1, key, {}, None, None, None, None, 1, False)
+    phase = Phase.GHOST if ghost else Phase.SENT
+    return Run(
+        key, lease, study, phase=phase, trial_id=key, started_at=1.0 if began else None,
+        checkpoint_step=7, **{"sendings": 1, **more},
+    )  # fmt: skip
+
+
+def verdict(one: Run, others: list[Run], cause: Cause) -> Any:
+    outcome = judge([one, *others], cause)[one.key]
+    if isinstance(outcome, Fail):
+        return outcome.failure.kind, outcome.blamed, outcome.shared_death
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("one", "others", "cause", "expected"),
+    [
+        # Alone on board: to blame, as its own code's doing or as too slow.
+        (run(), [], CRASH, ("user_code", True, False)),
+        (run(), [], HANG, ("timeout", True, False)),
+        # Several on board: none is to blame, the death is shared.
+        (run(), [run()], CRASH, ("worker_lost", False, True)),
+        (run(), [run()], HANG, ("worker_lost", False, True)),
+        (run(), [run()], MEMORY, ("worker_lost", False, True)),
+        # A lost one may still have been at work in there.
+        (run(), [run(ghost=True)], CRASH, ("worker_lost", False, True)),
+        # Not begun while another had: it goes again.
+        (run(began=False), [run()], CRASH, None),
+        (run(), [run(began=False)], CRASH, ("worker_lost", False, True)),
+        # Alone and not begun: the trainer may have been dying before; once.
+        (run(began=False), [], CRASH, None),
+        (run(began=False, sendings=2), [], CRASH, ("user_code", True, False)),
+        (run(began=False, sendings=2), [run(began=False, sendings=2)], CRASH,
+         ("worker_lost", False, True)),
+        # We killed it over another run: it goes again.
+        (run(), [run(stop_mode="cancel")], Cause("unanswered", "…"), None),
+        # Asked to stop before the death: as asked.
+        (run(stop_mode="cancel"), [run()], CRASH, ("cancelled", False, False)),
+        # Over its own time and deaf: to blame only if it was alone.
+        (run(stop_mode="timeout", out_of_time=True), [], Cause("unanswered", "…"),
+         ("timeout", True, False)),
+        (run(stop_mode="timeout", out_of_time=True), [run()], Cause("unanswered", "…"),
+         ("worker_lost", False, True)),
+    ],
+)  # fmt: skip
+def test_blame(one: Run, others: list[Run], cause: Cause, expected: Any) -> None:
+    assert verdict(one, others, cause) == expected
+
+
+def test_a_checkpoint_that_was_asked_for_is_handed_back_with_the_last_one_there_is() -> None:
+    one = run(stop_mode="checkpoint")
+    assert judge([one], CRASH) == {one.key: HandBack(one.lease, 7)}
+
+
+def test_memory_that_runs_out_alone_is_a_result_of_that_point() -> None:
+    one = run()
+    outcome = judge([one], MEMORY)[one.key]
+    assert isinstance(outcome, Finish)
+    assert outcome.state == "PRUNED"
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "out_of_memory"
+
+
+@pytest.mark.parametrize("mode", ["prune", "timeout"])
+def test_a_trial_that_was_to_end_anyway_keeps_its_last_report(mode: Any) -> None:
+    one = run(stop_mode=mode)
+    outcome = judge([one], CRASH)[one.key]
+    assert isinstance(outcome, Finish)
+    assert (outcome.state, outcome.values) == ("PRUNED", None)
+
+
+def test_the_next_attempt_continues_from_the_checkpoint() -> None:
+    one = run()
+    outcome = judge([one], CRASH)[one.key]
+    assert isinstance(outcome, Fail)
+    assert outcome.checkpoint_step == 7

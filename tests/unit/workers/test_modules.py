@@ -1,0 +1,148 @@
+"""Describing modules without importing them."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner_service.definition import ModuleDescription, parse_definition
+from tuner_service.errors import DefinitionError, SettingsError
+from workers.modules import ModuleFaultError, ModuleFolder, describe, open_folder
+
+SOURCE = '''"""A tower of layers.
+
+More of it.
+"""
+from typing import Literal
+import this_is_never_imported
+
+def build(inputs, outputs, width: int, depth: int = 2, slope: float = 0.1, kind="relu",
+          norm: Literal["batch", "none"] = "none", cut: float | None = None, *, wide: bool = False):
+    """Build it.
+
+    Args:
+        width: Units of a layer.
+        depth (int): Layers.
+    """
+
+def loss(output, target):
+    pass
+'''
+
+
+def write(folder: Path, source: str, name: str = "tower.py") -> Path:
+    path = folder / name
+    path.write_text(source)
+    return path
+
+
+def fault(folder: Path, source: str, name: str = "tower.py") -> str:
+    with pytest.raises(ModuleFaultError) as caught:
+        describe(write(folder, source, name))
+    return str(caught.value)
+
+
+def test_parameters_come_from_the_signature(tmp_path: Path) -> None:
+    found = describe(write(tmp_path, SOURCE))
+    assert (found.name, found.description, found.defines) == (
+        "tower",
+        "A tower of layers.",
+        ("loss",),
+    )
+    by_name = {option.name: option for option in found.parameters}
+    assert list(by_name) == ["width", "depth", "slope", "kind", "norm", "cut", "wide"]
+    kinds = {name: option.type for name, option in by_name.items()}
+    assert kinds["width"] == kinds["depth"] == "int"
+    assert (kinds["slope"], kinds["kind"], kinds["wide"]) == ("float", "string", "boolean")
+    assert by_name["width"].required
+    assert not by_name["depth"].required
+    assert by_name["depth"].default == 2
+    assert by_name["norm"].choices == ("batch", "none")
+    assert by_name["cut"].also == (None,)
+    assert by_name["width"].description == "Units of a layer."
+    assert by_name["depth"].description == "Layers."
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def build(inputs, **options): pass", "no **kwargs"),
+        ("def build(*sizes): pass", "no *args"),
+        ("def build(width, /): pass", "positional-only"),
+        ("def build(width: list[int]): pass", "must be of type int"),
+        ("def build(learning_rate: float = 0.1): pass", "means something in training"),
+        ("def build(momentum: float = 0.1): pass", "means something in training"),
+        ("def make(): pass", "must have `def build"),
+        ("def build(:", "is not Python"),
+        ("x = '\0'", "is not Python"),
+    ],
+)
+def test_what_cannot_be_offered_says_why(tmp_path: Path, source: str, said: str) -> None:
+    assert said in fault(tmp_path, source)
+
+
+@pytest.mark.parametrize("name", ["mlp.py", "2nd.py", "with-dash.py", "class.py"])
+def test_names_are_pythons_and_not_taken(tmp_path: Path, name: str) -> None:
+    assert "name" in fault(tmp_path, "def build(): pass", name)
+
+
+def test_a_folder_is_read_when_a_file_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = ModuleFolder(tmp_path)
+    assert folder.changed() == {}
+    assert folder.changed() is None
+    path = write(tmp_path, "def build(width: int = 1): pass")
+    write(tmp_path, "def build(**options): pass", "broken.py")
+    write(tmp_path, "def build(): pass", "_shared.py")
+    with caplog.at_level(logging.WARNING):
+        first = folder.changed()
+    assert first is not None
+    assert list(first) == ["tower"]
+    assert "broken.py" in caplog.text
+    assert folder.changed() is None
+    path.write_text("def build(width: int = 22): pass")
+    os.utime(path, ns=(1, 1))
+    second = folder.changed()
+    assert second is not None
+    assert first["tower"][1] != second["tower"][1]
+    path.unlink()
+    assert folder.changed() == {}
+    folder.forget()
+    assert folder.changed() == {}
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere"):
+        open_folder(tmp_path / "nowhere")
+
+
+def definition(**network: Any) -> dict[str, Any]:
+    return {
+        "name": "own",
+        "dataset": {"name": "iris"},
+        "network": {"type": "tower", **network},
+        "objective": {"metric": "val_accuracy"},
+        "parameters": {"depth": {"type": "int", "low": 1, "high": 4}},
+        "sampler": {"type": "random"},
+        "budget": {"trials": 2},
+    }
+
+
+def test_definitions_are_checked_against_it(tmp_path: Path) -> None:
+    published = describe(write(tmp_path, SOURCE)).model_dump(mode="json")
+    modules = {"tower": ModuleDescription.model_validate(published)}
+    parse_definition(definition(width=3), modules=modules)
+    for network, pointer in (
+        ({}, "/network/width"),
+        ({"width": "wide"}, "/network/width"),
+        ({"width": 3, "norm": "layer"}, "/network/norm"),
+        ({"width": 3, "widht": 4}, "/network/widht"),
+    ):
+        with pytest.raises(DefinitionError) as caught:
+            parse_definition(definition(**network), modules=modules)
+        assert [one.pointer for one in caught.value.faults] == [pointer]
+    with pytest.raises(DefinitionError):
+        parse_definition(definition(width=3))

@@ -1,0 +1,424 @@
+"""The serve loop over a fake trainer that speaks the protocol, and a ledger in memory."""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.workers.conftest import Bench
+
+Make = Callable[..., Bench]
+
+
+def test_serve_finishes_every_slot_once_and_returns(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"value": float(i)} for i in range(20)])
+    b.serve()
+    assert b.ledger.states() == ["done"] * 20
+    assert sorted(f.values for f in b.ledger.finishes) == [(float(i),) for i in range(20)]
+    assert all(sorted(steps) == [1, 2, 3] for steps in b.ledger.reports.values())
+
+
+def test_serve_returns_at_once_when_nothing_is_claimable(bench: Make) -> None:
+    b = bench()
+    b.serve()
+    assert len(b.ledger.claims) == 1
+
+
+def test_the_trainer_stays_warm_between_serves(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{}])
+    b.serve()
+    first = b.keeper.current
+    assert first is not None
+    b.ledger.add_study(2, [{}])
+    b.serve()
+    assert b.keeper.current is first
+    assert b.ledger.states() == ["done", "done"]
+
+
+def test_parallel_trials_is_never_passed_and_every_ask_sees_the_results_before(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [None] * 6, parallel=1)
+    b.serve()
+    assert b.ledger.states() == ["done"] * 6
+    search: Any = b.supervisor._studies._studies[1].search
+    assert search.asked == [0, 1, 2, 3, 4, 5]
+    assert search.finished_before_ask == [0, 1, 2, 3, 4, 5]
+
+
+def test_asked_slots_wait_for_a_free_lane(bench: Make) -> None:
+    b = bench("--lanes", "2")
+    b.ledger.add_study(1, [None] * 8, ask={"seconds": 0.2})
+    b.serve()
+    search: Any = b.supervisor._studies._studies[1].search
+    ahead = [n - done for n, done in enumerate(search.finished_before_ask)]
+    assert max(ahead) <= 1, "more than two trials were asked at once"
+
+
+def test_a_pruned_trial_keeps_its_last_value(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"value": -1.0, "epochs": 50}, {"value": 1.0}], pruner="median")
+    b.serve()
+    by_slot = {f.lease.number: f for f in b.ledger.finishes}
+    assert (by_slot[0].state, by_slot[0].values) == ("PRUNED", (-1.0,))
+    assert by_slot[1].state == "COMPLETE"
+    assert list(b.ledger.reports[by_slot[0].trial_id]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "state", "kind"),
+    [("nan", "PRUNED", "diverged"), ("out_of_memory", "PRUNED", "out_of_memory")],
+)
+def test_an_infeasible_trial_is_a_result(
+    bench: Make, behaviour: str, state: str, kind: str
+) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"behaviour": behaviour}])
+    b.serve()
+    (finish,) = b.ledger.finishes
+    assert finish.state == state
+    assert finish.failure is not None
+    assert finish.failure.kind == kind
+    search: Any = b.supervisor._studies._studies[1].search
+    assert search.log[-1] == ("finished", finish.trial_id, "PRUNED", None, True)
+
+
+def test_a_final_value_that_is_no_number_is_a_divergence(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"value": float("nan")}])
+    b.serve()
+    (finish,) = b.ledger.finishes
+    assert finish.state == "PRUNED"
+    assert finish.failure is not None
+    assert finish.failure.kind == "diverged"
+    assert set(b.ledger.reports[finish.trial_id].values()) == {None}
+
+
+def test_unreadable_data_is_not_tried_again(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"behaviour": "data"}])
+    b.serve()
+    (fail,) = b.ledger.fails
+    assert (fail.failure.kind, fail.blamed, fail.retry) == ("data", True, False)
+
+
+@pytest.mark.parametrize("behaviour", ["crash", "kill"])
+def test_a_trial_that_kills_its_trainer_alone_is_blamed(bench: Make, behaviour: str) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"behaviour": behaviour}], parallel=1)
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.fails) >= 1)
+    b.stopping.set()
+    b.join()
+    fail = b.ledger.fails[0]
+    assert (fail.failure.kind, fail.blamed, fail.shared_death) == ("user_code", True, False)
+    assert ("SIGKILL" if behaviour == "kill" else "code 3") in fail.failure.message
+    if behaviour == "crash":
+        assert "the fake trainer crashes now" in fail.failure.message
+
+
+def test_a_death_with_several_on_board_blames_none_and_all_finish(
+    bench: Make, tmp_path: Path
+) -> None:
+    b = bench()
+    marker = str(tmp_path / "crashed")
+    points = [{"behaviour": "crash_once", "marker": marker, "epochs": 8, "seconds": 0.02}]
+    points += [{"epochs": 8, "seconds": 0.05} for _ in range(3)]
+    b.ledger.add_study(1, points)
+    b.serve()
+    assert b.ledger.states() == ["done"] * 4
+    assert b.ledger.fails
+    assert all(f.shared_death and not f.blamed for f in b.ledger.fails)
+    assert {f.failure.kind for f in b.ledger.fails} == {"worker_lost"}
+
+
+def test_a_trial_that_crashes_always_ends_up_alone_and_blamed(bench: Make) -> None:
+    b = bench()
+    points: list[Any] = [{"behaviour": "crash", "at": 1}]
+    points += [{"epochs": 4, "seconds": 0.02} for _ in range(5)]
+    b.ledger.add_study(1, points)
+    b.serve_aside()
+    b.ledger.wait_for(lambda: any(f.blamed for f in b.ledger.fails), seconds=60.0)
+    b.ledger.slots[1000].state = "failed"  # what the lifecycle does after two such deaths
+    b.join(60.0)
+    assert b.ledger.states() == ["failed"] + ["done"] * 5
+    assert {f.lease.number for f in b.ledger.fails if f.blamed} == {0}
+    assert all(f.lease.alone for f in b.ledger.fails if f.blamed)
+
+
+def test_a_hung_trainer_is_killed_and_its_only_trial_blamed(bench: Make) -> None:
+    b = bench(progress_timeout_seconds=0.5)
+    b.ledger.add_study(1, [{"behaviour": "hang"}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.fails) >= 1)
+    b.stopping.set()
+    b.join()
+    fail = b.ledger.fails[0]
+    assert (fail.failure.kind, fail.blamed) == ("timeout", True)
+    assert "progress_timeout_seconds" in fail.failure.message
+
+
+def test_a_trial_over_its_time_keeps_what_it_has(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 1000, "seconds": 0.05}], trial_timeout=0.4)
+    b.serve()
+    (finish,) = b.ledger.finishes
+    assert finish.state == "PRUNED"
+    assert finish.values == (1.0,)
+    assert finish.failure is not None
+    assert finish.failure.kind == "timeout"
+
+
+def test_a_trial_that_does_not_stop_costs_others_nothing(bench: Make) -> None:
+    b = bench(grace_seconds=0.6, progress_timeout_seconds=60.0)
+    b.ledger.add_study(1, [{"behaviour": "hang", "at": 3}])
+    b.ledger.add_study(2, [{"epochs": 100, "seconds": 0.03, "checkpoints": True}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) == 2)
+    b.ledger.ask_stop(1, "cancelled")
+    b.join(60.0)
+    assert b.ledger.slots[2000].state == "done"
+    assert len(b.ledger.slots[2000].trials) == 1, "the same trial went on in the next trainer"
+    assert [f.failure.kind for f in b.ledger.fails] == ["cancelled"]
+
+
+def test_cancel_throws_running_trials_away(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}] * 3)
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) == 3)
+    b.ledger.ask_stop(1, "cancelled")
+    b.join()
+    assert b.ledger.finishes == []
+    assert [(f.failure.kind, f.blamed, f.retry) for f in b.ledger.fails] == [
+        ("cancelled", False, False)
+    ] * 3
+
+
+def test_pause_hands_back_the_same_trial_and_resume_continues_it(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 30, "seconds": 0.02}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
+    b.ledger.ask_stop(1, "paused")
+    b.join()
+    (back,) = b.ledger.hand_backs
+    assert back.checkpoint_step
+    del b.ledger.stop_reasons[1]
+    b.serve()
+    assert b.ledger.states() == ["done"]
+    assert len(b.ledger.slots[1000].trials) == 1
+    assert sorted(b.ledger.reports[1]) == list(range(1, 31))
+
+
+def test_the_studys_timeout_keeps_what_there_is(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
+    b.ledger.ask_stop(1, "timeout")
+    b.join()
+    (finish,) = b.ledger.finishes
+    assert (finish.state, finish.values) == ("PRUNED", (1.0,))
+
+
+def test_stopping_checkpoints_and_hands_back_everything(bench: Make) -> None:
+    b = bench("--lanes", "2")
+    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}] * 3 + [None] * 3)
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) >= 2)
+    b.stopping.set()
+    b.supervisor.wake()
+    b.join(b.settings.grace_seconds)
+    assert "leased" not in b.ledger.states()
+    assert b.ledger.fails == []
+    assert sum(h.checkpoint_step is not None for h in b.ledger.hand_backs) >= 2
+
+
+def test_stopping_ends_in_time_with_a_trainer_that_does_not_answer(bench: Make) -> None:
+    b = bench(grace_seconds=1.0, progress_timeout_seconds=60.0)
+    b.ledger.add_study(1, [{"behaviour": "hang"}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
+    b.stopping.set()
+    b.join(5.0)
+    assert [h.checkpoint_step for h in b.ledger.hand_backs] == [None]
+    assert b.ledger.states() == ["open"]
+
+
+def test_a_lost_lease_changes_nothing_and_frees_the_lane(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
+    b.ledger.steal(1000)
+    b.join()
+    assert (b.ledger.finishes, b.ledger.fails, b.ledger.hand_backs) == ([], [], [])
+
+
+def test_training_goes_on_while_the_database_is_away(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 40, "seconds": 0.02}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
+    trainer = b.keeper.current
+    b.ledger.away = True
+    assert trainer is not None
+    _poll(lambda: b.supervisor._books._outage.active)
+    b.ledger.away = False
+    b.join()
+    assert b.ledger.states() == ["done"]
+    assert sorted(b.ledger.reports[1]) == list(range(1, 41))
+    assert b.keeper.current is trainer
+
+
+def test_runs_are_let_go_when_the_database_is_away_for_a_lease(bench: Make) -> None:
+    b = bench(lease_seconds=0.6)
+    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
+    b.ledger.away = True
+    _poll(lambda: not b.supervisor._shift.board.runs)
+    b.stopping.set()
+    b.ledger.away = False
+    b.join()
+    assert [h.checkpoint_step is not None for h in b.ledger.hand_backs] == [True]
+
+
+def test_a_lost_answer_to_a_commit_counts_nothing_twice(bench: Make) -> None:
+    b = bench()
+    b.ledger.lose_answers = 3
+    b.ledger.add_study(1, [{} for _ in range(8)])
+    b.serve()
+    assert b.ledger.lose_answers == 0
+    assert b.ledger.states() == ["done"] * 8
+    assert Counter(f.lease.slot_id for f in b.ledger.finishes) == {1000 + i: 1 for i in range(8)}
+    assert all(len(slot.trials) == 1 for slot in b.ledger.slots.values())
+
+
+def test_a_later_study_is_not_shut_out_by_a_long_one(bench: Make) -> None:
+    b = bench("--lanes", "2")
+    b.ledger.add_study(1, [{"epochs": 100_000, "seconds": 0.05}] * 50)
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) >= 2)
+    b.ledger.add_study(2, [{}])
+    b.ledger.wait_for(lambda: b.ledger.slots[2000].state == "done")
+    assert not [f for f in b.ledger.finishes if f.lease.study_id == 1]
+
+
+def test_a_share_is_taken_at_once_and_what_others_leave_a_little_later(bench: Make) -> None:
+    b = bench("--lanes", "8")
+    b.ledger.share = 3
+    b.ledger.add_study(1, [{"epochs": 100, "seconds": 0.05} for _ in range(8)])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.reports) >= 1)
+    assert b.ledger.states().count("leased") == 3
+    b.ledger.wait_for(lambda: sum(s.state == "leased" for s in b.ledger.slots.values()) == 8)
+
+
+def test_an_alone_slot_runs_by_itself(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 2} for _ in range(4)])
+    slot = b.ledger.slots[1002]
+    slot.lease = type(slot.lease)(
+        **{f: getattr(slot.lease, f) for f in slot.lease.__dataclass_fields__} | {"alone": True}
+    )
+    b.serve()
+    assert b.ledger.states() == ["done"] * 4
+    assert b.ledger.finishes[0].lease.number == 2, "an empty board takes the lonely one first"
+
+
+def test_a_definition_that_cannot_be_asked_fails_its_slot_only(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"value": "not a number"}, {}])
+
+    def spec(self: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+        if parameters.get("value") == "not a number":
+            raise ValueError("value must be a number, but got 'not a number'")
+        return dict(parameters)
+
+    monkeypatch.setattr("tests.unit.workers.fakes.FakeStudy.spec", spec)
+    b.serve()
+    assert b.ledger.states() == ["failed", "done"]
+    assert "must be a number" in b.ledger.fails[0].failure.message
+
+
+def test_a_failure_of_the_loop_hands_everything_back(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 1000, "seconds": 0.02}])
+    monkeypatch.setattr(
+        "workers.supervisor.listener.outcomes.report_of",
+        lambda run, event: (_ for _ in ()).throw(KeyError("step")),
+    )
+    with pytest.raises(KeyError):
+        b.serve()
+    assert b.ledger.states() == ["open"]
+    assert b.keeper.current is None
+
+
+def test_a_trainer_that_never_starts_hands_back_and_returns(bench: Make) -> None:
+    b = bench("--never-ready")
+    b.ledger.add_study(1, [{}])
+    b.serve()
+    assert b.ledger.states() == ["open"]
+
+
+def test_dropped_models_are_deleted(bench: Make, tmp_path: Path) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{}])
+    b.serve()
+    (finish,) = b.ledger.finishes
+    assert finish.model_path is not None
+    assert (tmp_path / finish.model_path).read_bytes() == b"weights"
+    b.ledger.drop_models = [finish.model_path, "../outside"]
+    b.ledger.add_study(2, [{}], keep_models=0)
+    b.serve()
+    assert not (tmp_path / finish.model_path).exists()
+
+
+def test_a_trainer_killed_while_idle_is_replaced(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{}])
+    b.serve()
+    assert b.keeper.current is not None
+    os.kill(b.keeper.current.pid, signal.SIGKILL)
+    b.ledger.add_study(2, [{}])
+    b.serve()
+    assert b.ledger.states() == ["done", "done"]
+    assert b.ledger.fails == []
+
+
+def test_the_loop_sleeps_while_there_is_nothing_to_do(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+    turns = Counter[str]()
+    turn = b.supervisor._turn
+
+    def counted() -> None:
+        turns["all"] += 1
+        turn()
+
+    monkeypatch.setattr(b.supervisor, "_turn", counted)
+    b.ledger.add_study(1, [{"epochs": 2, "at": 9, "seconds": 3.0}])
+    b.serve()
+    # Three seconds: five `alive` messages, a renewal and two claims a second, and some for the
+    # start and the end. A loop that spins takes thousands.
+    assert turns["all"] < 100
+
+
+def _poll(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,1 @@
+"""The REST API: `create_app` makes the FastAPI application, `server.serve` runs it."""

@@ -1,0 +1,143 @@
+"""API keys: who may ask, and for what.
+
+Bound to loopback, no key is needed. Bound elsewhere, every `/v1` address wants one, as
+`Authorization: Bearer KEY` or `X-API-Key: KEY`, and the dashboard and the pages want it as the
+password of HTTP Basic. A key that is given is checked, needed or not. Keys are looked up for each
+request, so that revoking one works at once.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tuner_service.api.problems import problem
+from tuner_service.api.service import Service, ServiceDep
+from tuner_service.errors import (
+    AuthenticationError,
+    PermissionDeniedError,
+    SettingsError,
+    UnavailableError,
+)
+from tuner_service.lifecycle.keys import SCOPES, has_valid_key, keep_settings_key, verify_key
+from tuner_service.settings import Settings
+from tuner_service.storage import Database
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `owner` is the API key's id; empty on loopback without one."""
+
+    owner: str
+    scopes: tuple[str, ...]
+
+
+def keys_are_required(settings: Settings) -> bool:
+    """Return whether requests need a key: whenever others than this machine can reach us."""
+    return not settings.is_loopback
+
+
+def require_safe_bind(settings: Settings, db: Database) -> None:
+    """Store the key from the settings, and refuse to be reachable without any key.
+
+    Raises:
+        SettingsError: The host is not loopback and nobody could be let in.
+    """
+    secret = settings.api_key.get_secret_value()
+    if secret:
+        keep_settings_key(db, secret)
+    if keys_are_required(settings) and not has_valid_key(db):
+        raise SettingsError(
+            f"Binding to {settings.host}, which others can reach, needs an API key: "
+            "`tuner keys create NAME`, or set TUNER_API_KEY"
+        )
+
+
+def authenticate(request: Request, service: ServiceDep) -> Caller:
+    """Return who asks.
+
+    Raises:
+        AuthenticationError: No key, or one that is unknown, revoked or past its end.
+        PermissionDeniedError: The key may read only, and this writes.
+    """
+    caller = _caller(service, _given_key(request.headers))
+    needed = "read" if request.method in READING else "write"
+    if needed not in caller.scopes:
+        raise PermissionDeniedError(
+            f"This needs an API key with the scope {needed!r}, but this key has "
+            f"{', '.join(caller.scopes)}"
+        )
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(authenticate)]
+
+
+def _caller(service: Service, secret: str | None) -> Caller:
+    if secret is None:
+        if keys_are_required(service.settings):
+            raise AuthenticationError(
+                "This needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+            )
+        return Caller("", SCOPES)
+    key = verify_key(service.db, secret)
+    if key is None:
+        raise AuthenticationError("This API key is unknown, revoked or past its end")
+    return Caller(key.id, key.scopes)
+
+
+def _given_key(headers: Headers) -> str | None:
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    if scheme.lower() == "basic":
+        return _basic_password(value)
+    return headers.get("x-api-key") or None
+
+
+def _basic_password(value: str) -> str | None:
+    try:
+        text = base64.b64decode(value.strip(), validate=True).decode("utf-8")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return text.partition(":")[2] or None
+
+
+class BasicAuth:
+    """Wraps what people open in a browser: off loopback it asks for a key as the password."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through, or ask for a key."""
+        answer = None
+        if keys_are_required(self._service.settings):
+            answer = await self._refusal(Headers(scope=scope))
+        await (answer or self._app)(scope, receive, send)
+
+    async def _refusal(self, headers: Headers) -> Response | None:
+        secret = _given_key(headers)
+        try:
+            if secret is not None and await run_in_threadpool(self._is_valid, secret):
+                return None
+        except UnavailableError as error:
+            return problem(error.status, error.code, str(error))
+        return problem(
+            401,
+            "unauthenticated",
+            "Give an API key as the password; the user name does not matter.",
+            headers={"WWW-Authenticate": 'Basic realm="tuner", charset="UTF-8"'},
+        )
+
+    def _is_valid(self, secret: str) -> bool:
+        return verify_key(self._service.db, secret) is not None

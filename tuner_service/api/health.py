@@ -1,0 +1,81 @@
+"""`/healthz`, `/readyz`, `/metrics`: for machines that watch this one. The first two: no key."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from tuner_service import __version__
+from tuner_service.api.answers import json_answer
+from tuner_service.api.auth import CallerDep
+from tuner_service.api.documented import errors
+from tuner_service.api.metrics import CONTENT_TYPE
+from tuner_service.api.service import ServiceDep
+from tuner_service.errors import TunerError
+from tuner_service.storage import check_schema
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class Readiness(BaseModel):
+    """Each part the service needs: "ok", or what is wrong with it."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str]
+
+
+@router.get("/healthz", response_model=Health, summary="Is the process alive?")
+async def get_health() -> Response:
+    """Answer; nothing else is asked."""
+    return json_answer(Health(version=__version__))
+
+
+@router.get(
+    "/readyz",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Something is missing; it says what."}},
+    summary="Can the service do its work?",
+)
+def get_readiness(service: ServiceDep) -> Response:
+    """Ask the database, its schema's version, and the broker."""
+
+    def database() -> None:
+        with service.db.read() as connection:
+            service.db.now(connection)
+
+    checks = {
+        "database": _state(database),
+        "schema": _state(lambda: check_schema(service.db)),
+        "broker": _state(service.ringer.ping),
+    }
+    ready = set(checks.values()) == {"ok"}
+    state = Readiness(status="ok" if ready else "unavailable", checks=checks)
+    return json_answer(state, 200 if ready else 503)
+
+
+def _state(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except TunerError as error:
+        return str(error)
+    return "ok"
+
+
+@router.get(
+    "/metrics",
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
+    response_class=Response,
+    summary="Metrics for Prometheus",
+)
+def get_metrics(service: ServiceDep, _: CallerDep) -> Response:
+    """Return requests, workers and what the reconciler did."""
+    return Response(service.metrics.render(), media_type=CONTENT_TYPE)

@@ -1,0 +1,77 @@
+"""Prometheus metrics: this process's requests; workers and studies as the database has them."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from tuner_service.lifecycle.workers import list_workers
+from tuner_service.storage import Database
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The registry of one process."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "tuner_http_requests",
+            "Requests.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "tuner_http_request_seconds", "Seconds per request.", ["route"], registry=self.registry
+        )
+        self._waiting = Gauge(
+            "tuner_requests_waiting", "Requests held by ?wait.", registry=self.registry
+        )
+        self._reaped = Counter(
+            "tuner_leases_reaped", "Expired leases this process reaped.", registry=self.registry
+        )
+        self._finished = Counter(
+            "tuner_studies_finished", "Studies this process saw end.", registry=self.registry
+        )
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def watch_waiting(self, count: Callable[[], int]) -> None:
+        """Take the number of held requests from here."""
+        self._waiting.set_function(count)
+
+    def reconciled(self, *, reaped: int, finished: int) -> None:
+        """Count what one reconciliation did."""
+        self._reaped.inc(reaped)
+        self._finished.inc(finished)
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format, with the workers read just now."""
+        momentary = CollectorRegistry()
+        momentary.register(_WorkerGauges(self._db))
+        return generate_latest(self.registry) + generate_latest(momentary)
+
+
+class _WorkerGauges:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def describe(self) -> list[Metric]:
+        return []  # so that registering does not read the database
+
+    def collect(self) -> Iterator[Metric]:
+        workers = list_workers(self._db)
+        count = GaugeMetricFamily("tuner_workers", "Live workers.", labels=["queue", "state"])
+        for key in sorted({(w.queue, w.state) for w in workers}):
+            count.add_metric(key, sum((w.queue, w.state) == key for w in workers))
+        yield count
+        trials = GaugeMetricFamily("tuner_trials_running", "Trials on workers.", labels=["queue"])
+        for queue in sorted({w.queue for w in workers}):
+            running = sum(len(w.current_trials) for w in workers if w.queue == queue)
+            trials.add_metric([queue], running)
+        yield trials

@@ -1,0 +1,61 @@
+"""What every request needs, built once per process and handed to the routers."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from tuner_service.api.metrics import Metrics
+from tuner_service.api.reconciler import Reconciler
+from tuner_service.api.waiting import RevisionWaiters
+from tuner_service.broker import Ringer
+from tuner_service.errors import TunerError
+from tuner_service.settings import Settings
+from tuner_service.storage import Database, check_schema
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of the running service."""
+
+    settings: Settings
+    db: Database
+    ringer: Ringer
+    reconciler: Reconciler
+    waiters: RevisionWaiters
+    metrics: Metrics
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Service":
+        """Open the database and put the parts together; nothing runs yet.
+
+        Raises:
+            SchemaVersionError: The database was not migrated to this version.
+            UnavailableError: The database cannot be reached.
+        """
+        db = Database.open(settings.resolved_database_url)
+        try:
+            check_schema(db)
+        except TunerError:
+            db.close()
+            raise
+        ringer = Ringer(settings)
+        metrics = Metrics(db)
+        waiters = RevisionWaiters(db)
+        metrics.watch_waiting(waiters.__len__)
+        return cls(
+            settings=settings,
+            db=db,
+            ringer=ringer,
+            reconciler=Reconciler(db, ringer, metrics, settings=settings),
+            waiters=waiters,
+            metrics=metrics,
+        )
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(_service)]

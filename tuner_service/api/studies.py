@@ -1,0 +1,270 @@
+"""`/v1/studies`: submit, read, wait, change, act."""
+
+import logging
+import shutil
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from pydantic import AfterValidator, ValidationError
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from tuner_service.api.answers import json_answer, known_revisions, study_answer
+from tuner_service.api.auth import CallerDep
+from tuner_service.api.body import JsonBody
+from tuner_service.api.documented import definition_body, errors, patch_body
+from tuner_service.api.service import Service, ServiceDep
+from tuner_service.definition import (
+    Limits,
+    ModuleDescription,
+    StudyDefinition,
+    parse_definition,
+)
+from tuner_service.errors import DefinitionError, Fault
+from tuner_service.lifecycle import studies
+from tuner_service.lifecycle.submit import plan, submit
+from tuner_service.lifecycle.views import Plan, StudyPage, StudyState, StudyView
+from tuner_service.lifecycle.workers import known_modules
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1/studies", tags=["studies"])
+
+MAX_WAIT_SECONDS = 60.0
+MAX_PAGE = 500
+MAX_REVISION = 2**53 - 1  # what every JSON reader can hold
+FINAL = frozenset({"completed", "cancelled", "failed"})
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("there is no NUL in any text here")  # PostgreSQL refuses to compare it
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Ref = Annotated[
+    Text,
+    Path(description="The study's id, or its name.", min_length=1, max_length=256),
+]
+Cursor = Annotated[
+    Text | None,
+    Query(description="`next_cursor` of the page before.", min_length=1, max_length=512),
+]
+Limit = Annotated[int, Query(description="Items per page.", ge=1, le=MAX_PAGE)]
+
+
+def checked(service: Service, data: Any) -> StudyDefinition:
+    """Return the definition in a request's body.
+
+    Raises:
+        DefinitionError: Something is wrong with it.
+    """
+    if not isinstance(data, dict):
+        fault = Fault("", "a study definition must be a JSON object", "wrong_type")
+        raise DefinitionError([fault])
+    modules = {
+        name: ModuleDescription.model_validate(description)
+        for name, description in known_modules(service.db).items()
+    }
+    return parse_definition(data, limits=Limits.of(service.settings), modules=modules)
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=StudyView,
+    responses=errors(body=True),
+    openapi_extra=definition_body(),
+    summary="Submit a study",
+)
+def submit_study(
+    service: ServiceDep,
+    caller: CallerDep,
+    data: JsonBody,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="The same key and body give the same study again, however often sent.",
+            min_length=1,
+            max_length=255,
+        ),
+    ] = None,
+) -> Response:
+    """Store a study; workers take it up at once. `Location` is its address.
+
+    A name that is taken gets `-2`, `-3`, …; `warnings` says so.
+    """
+    study, created = submit(
+        service.db,
+        checked(service, data),
+        settings=service.settings,
+        idempotency_key=idempotency_key,
+        owner=caller.owner,
+    )
+    if created:
+        service.reconciler.ring_soon(study.device)
+        logger.info("study %s submitted as %s", study.id, study.name, extra={"study": study.id})
+    return study_answer(study, 202, {"Location": f"/v1/studies/{study.id}"})
+
+
+@router.post(
+    "/validate",
+    response_model=Plan,
+    responses=errors(body=True),
+    openapi_extra=definition_body(),
+    summary="Check a study without storing it",
+)
+def validate_study(service: ServiceDep, _: CallerDep, data: JsonBody) -> Response:
+    """Make the same checks as a submit, and say what would run."""
+    return json_answer(plan(checked(service, data), settings=service.settings))
+
+
+@router.get("", response_model=StudyPage, responses=errors(422), summary="List studies")
+def list_studies(
+    service: ServiceDep,
+    _: CallerDep,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+    state: Annotated[StudyState | None, Query(description="Only studies in this state.")] = None,
+    tag: Annotated[
+        Text | None,
+        Query(description="Only studies with this tag: `key=value`, or `key`.", max_length=512),
+    ] = None,
+) -> Response:
+    """Return a page of studies, the newest first."""
+    page = studies.list_studies(service.db, cursor=cursor, limit=limit, state=state, tag=tag)
+    return json_answer(page)
+
+
+@router.get(
+    "/{study}",
+    response_model=StudyView,
+    responses=errors(304, 404, 422),
+    summary="Get a study, or wait for it to change",
+)
+async def get_study(
+    service: ServiceDep,
+    _: CallerDep,
+    request: Request,
+    study: Ref,
+    wait: Annotated[
+        float,
+        Query(
+            description="Hold the answer until the revision changes, at most this many seconds: "
+            "from `revision`, or that in `If-None-Match`, or, of a study that has not ended, from "
+            "the present one.",
+            ge=0,
+            le=MAX_WAIT_SECONDS,
+        ),
+    ] = 0.0,
+    revision: Annotated[
+        int | None,
+        Query(description="Wait for a change from this revision.", ge=0, le=MAX_REVISION),
+    ] = None,
+) -> Response:
+    """Return one study with its state, progress and best trial; its revision is the `ETag`."""
+    known = known_revisions(request)
+    view = await run_in_threadpool(studies.get_study, service.db, study)
+    if wait and _waits(view, known if revision is None else {str(revision)}):
+        await service.waiters.wait(view.id, view.revision, wait)
+        view = await run_in_threadpool(studies.get_study, service.db, view.id)
+    if str(view.revision) in known:
+        return Response(status_code=304, headers={"ETag": f'"{view.revision}"'})
+    return study_answer(view)
+
+
+def _waits(view: StudyView, known: set[str]) -> bool:
+    """Return whether to hold: the caller has this version, or has none and there will be more."""
+    return str(view.revision) in known or (not known and view.state not in FINAL)
+
+
+@router.patch(
+    "/{study}",
+    response_model=StudyView,
+    responses=errors(404, 409, body=True),
+    openapi_extra=patch_body(),
+    summary="Change budget, priority, parallelism or tags",
+)
+def patch_study(service: ServiceDep, _: CallerDep, study: Ref, data: JsonBody) -> Response:
+    """Change what is given. Raising the trials of a completed study makes it run again."""
+    view = studies.patch(service.db, study, _parse_patch(data), settings=service.settings)
+    service.reconciler.ring_soon(view.device)
+    return study_answer(view)
+
+
+def _parse_patch(data: Any) -> studies.StudyPatch:
+    try:
+        return studies.StudyPatch.model_validate(data, strict=True)
+    except ValidationError as error:
+        faults = [
+            Fault("".join(f"/{part}" for part in entry["loc"]), entry["msg"], entry["type"])
+            for entry in error.errors(include_url=False)
+        ]
+        raise PatchError(faults) from error
+
+
+class PatchError(DefinitionError):
+    """A change of a study is wrong."""
+
+    code = "invalid_change"
+
+
+@router.delete(
+    "/{study}",
+    status_code=204,
+    responses=errors(404, 409, 422),
+    summary="Delete a study that is not running",
+)
+def delete_study(service: ServiceDep, _: CallerDep, study: Ref) -> Response:
+    """Delete its rows at once, its files right after."""
+    folders = studies.delete(service.db, study)
+    files = BackgroundTask(_remove, service.settings.data_dir, folders)
+    return Response(status_code=204, background=files)
+
+
+def _remove(data_dir: FilePath, folders: list[str]) -> None:
+    for folder in folders:
+        try:
+            shutil.rmtree(data_dir / folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            logger.warning("cannot remove %s: %s", folder, error)
+
+
+@router.post(
+    "/{study}/pause",
+    response_model=StudyView,
+    responses=errors(404, 409, 422),
+    summary="Pause a study",
+)
+def pause_study(service: ServiceDep, _: CallerDep, study: Ref) -> Response:
+    """Start no more trials; the running ones are checkpointed and handed back."""
+    return study_answer(studies.pause(service.db, study))
+
+
+@router.post(
+    "/{study}/resume",
+    response_model=StudyView,
+    responses=errors(404, 409, 422),
+    summary="Resume a paused study",
+)
+def resume_study(service: ServiceDep, _: CallerDep, study: Ref) -> Response:
+    """Go on where it was paused."""
+    view = studies.resume(service.db, study)
+    service.reconciler.ring_soon(view.device)
+    return study_answer(view)
+
+
+@router.post(
+    "/{study}/cancel",
+    response_model=StudyView,
+    responses=errors(404, 422),
+    summary="Cancel a study",
+)
+def cancel_study(service: ServiceDep, _: CallerDep, study: Ref) -> Response:
+    """End it: no new trial starts, running ones are stopped and thrown away."""
+    return study_answer(studies.cancel(service.db, study))

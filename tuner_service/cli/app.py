@@ -1,0 +1,93 @@
+"""The command tree, and what becomes of errors."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import typer
+
+from tuner_service import __version__
+from tuner_service.cli import service, show, studies
+from tuner_service.cli.codes import DONE, FAILED, code_of
+from tuner_service.client import AccessError, ApiError
+from tuner_service.errors import DefinitionError, TunerError
+
+app = typer.Typer(
+    name="tuner",
+    help="Hyperparameter tuning for PyTorch. Start with `tuner up`, then `tuner submit FILE -w`.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "up": service.up,
+    "submit": studies.submit,
+    "validate": studies.validate,
+    "list": studies.list_studies,
+    "status": studies.status,
+    "trials": studies.trials,
+    "best": studies.best,
+    "pause": studies.pause,
+    "resume": studies.resume,
+    "cancel": studies.cancel,
+    "delete": studies.delete,
+    "export": studies.export,
+    "model": studies.model,
+    "logs": studies.logs,
+    "serve": service.serve,
+    "worker": service.worker,
+    "migrate": service.migrate,
+    "storage-url": service.storage_url,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
+app.add_typer(service.keys, name="keys")
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+) -> None:
+    if version:
+        show.out.print(f"tuner {__version__}")
+    elif context.invoked_subcommand is None:
+        show.out.print(context.get_help())
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors are told in a sentence."""
+    try:
+        app(args=arguments, prog_name="tuner")
+    except SystemExit as ended:  # how typer ends, also after a wrong option (2)
+        return ended.code if isinstance(ended.code, int) else FAILED
+    except TunerError as error:
+        _tell(error)
+        return code_of(error)
+    except OSError as error:
+        show.err.print(f"tuner: {error}")
+        return FAILED
+    return DONE
+
+
+def _tell(error: TunerError) -> None:
+    if isinstance(error, DefinitionError):
+        _tell_faults([fault.as_dict() for fault in error.faults])
+    elif isinstance(error, ApiError) and error.errors:
+        _tell_faults(error.errors)
+    elif isinstance(error, AccessError):
+        show.err.print(f"tuner: {error} (--api-key, or TUNER_API_KEY)")
+    else:
+        show.err.print(f"tuner: {error}")
+
+
+def _tell_faults(errors: Sequence[dict[str, object]]) -> None:
+    places = "one place" if len(errors) == 1 else f"{len(errors)} places"
+    show.err.print(f"tuner: the definition is wrong in {places}:")
+    show.faults(errors)

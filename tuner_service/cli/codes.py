@@ -1,0 +1,38 @@
+"""Exit codes, the same for every command."""
+
+from tuner_service.client import (
+    InvalidInputError,
+    NotFoundError,
+    StudyStatus,
+    WaitTimeoutError,
+)
+from tuner_service.errors import DefinitionError, InputError, SettingsError, TunerError
+from tuner_service.errors import NotFoundError as NothingFoundError
+
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+CANCELLED = 3
+TIMEOUT = 124  # as timeout(1)
+DETACHED = 130  # as a shell has it for Ctrl-C
+
+_BAD_INPUT = (
+    DefinitionError,
+    InputError,
+    InvalidInputError,
+    NotFoundError,
+    NothingFoundError,
+    SettingsError,
+)
+
+
+def code_of(error: TunerError) -> int:
+    """Return the exit code for an error."""
+    if isinstance(error, WaitTimeoutError):
+        return TIMEOUT
+    return BAD_INPUT if isinstance(error, _BAD_INPUT) else FAILED
+
+
+def code_of_study(status: StudyStatus) -> int:
+    """Return the exit code for a study that has ended."""
+    return {"completed": DONE, "cancelled": CANCELLED}.get(status.state, FAILED)

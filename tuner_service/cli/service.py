@@ -1,0 +1,226 @@
+"""Commands that run the service or look after it; they work on this machine's settings."""
+
+import os
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from tuner_service import logs
+from tuner_service.cli import show
+from tuner_service.cli.options import AsJson, DataDir
+from tuner_service.errors import InputError, SettingsError
+
+keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+
+Host = Annotated[str | None, typer.Option(envvar="TUNER_HOST", help="Address to listen on.")]
+Port = Annotated[
+    int | None, typer.Option(envvar="TUNER_PORT", help="Port to listen on.", min=0, max=65535)
+]
+Lifeline = Annotated[int | None, typer.Option(hidden=True)]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(envvar="TUNER_DEVICE", help="auto, cpu or cuda.")
+]
+
+Modules = Annotated[
+    Path | None,
+    typer.Option(
+        "--modules",
+        envvar="TUNER_MODULES_DIR",
+        help="Where networks of your own lie: Python files with a build().",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+    ),
+]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    typer.Option(envvar="TUNER_LOG_LEVEL", help="How much to log."),
+]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+# The imports within these functions bring FastAPI, SQLAlchemy or Optuna: a second that
+# `tuner status` need not spend.
+
+
+def up(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="By default one per GPU, or per core but at most 4."),
+    ] = None,
+    device: Device = "auto",
+    modules: Modules = None,
+) -> None:
+    """Run API, dashboard and workers on this machine until Ctrl-C."""
+    from tuner_service import local  # noqa: PLC0415
+
+    if modules is not None:
+        os.environ["TUNER_MODULES_DIR"] = str(modules.absolute())  # the workers read it
+    local.up(
+        _settings(host=host, port=port, data_dir=data_dir),
+        workers=workers,
+        device=device,
+        say=_say,
+    )
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    log_level: LogLevel = "info",
+    log_json: Annotated[
+        bool, typer.Option("--log-json", envvar="TUNER_LOG_JSON", help="Log as JSON.")
+    ] = False,
+    lifeline: Lifeline = None,
+) -> None:
+    """Run the API and the dashboard alone; workers run elsewhere."""
+    from tuner_service.api.server import serve as run  # noqa: PLC0415
+    from tuner_service.lifeline import hold  # noqa: PLC0415
+
+    settings = _settings(host=host, port=port, data_dir=data_dir)
+    if lifeline is not None:
+        hold(lifeline, grace_seconds=settings.grace_seconds)
+    logs.configure(level=log_level, as_json=log_json)
+    run(settings)
+
+
+def worker(
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    modules: Modules = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch's threads on a CPU.")] = None,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run one worker; start one per GPU, or per core."""
+    options = ["--device", device, "--log-level", log_level]
+    if threads is not None:
+        options += ["--threads", str(threads)]
+    environment = dict(os.environ)
+    if data_dir is not None:
+        environment["TUNER_DATA_DIR"] = str(data_dir.absolute())
+    if modules is not None:
+        environment["TUNER_MODULES_DIR"] = str(modules.absolute())
+    # -P: a `workers` folder where the user happens to stand must not be taken for ours.
+    command = [sys.executable, "-P", "-m", "workers", *options]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - becomes the worker
+
+
+def migrate(data_dir: DataDir = None) -> None:
+    """Create or upgrade the database's tables."""
+    from tuner_service.storage import migrate as run  # noqa: PLC0415
+
+    settings = _settings(data_dir=data_dir)
+    settings.prepare_data_dir()
+    run(settings.resolved_database_url)
+    show.err.print("The database is up to date.")
+
+
+def storage_url(data_dir: DataDir = None) -> None:
+    """Print the URL for optuna.load_study(storage=URL); it may hold a password."""
+    show.out.print(_settings(data_dir=data_dir).resolved_database_url)
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Whose, or what for.")],
+    scope: Annotated[list[str] | None, typer.Option(help="read or write; by default both.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends, as 12h or 30d.", metavar="TIME")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create an API key; it is shown once."""
+    from tuner_service.lifecycle import keys as stored  # noqa: PLC0415
+
+    seconds = None if expires is None else _seconds(expires)
+    with _database(data_dir) as db:
+        key_id, secret = stored.create_key(db, name, scope or stored.SCOPES, seconds)
+    if as_json:
+        show.as_json({"id": key_id, "name": name, "key": secret})
+        return
+    show.err.print(f"Key {key_id}; it is not shown again. Give it as --api-key or TUNER_API_KEY.")
+    show.out.print(secret)
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """List the API keys, without their secrets."""
+    from tuner_service.lifecycle import keys as stored  # noqa: PLC0415
+
+    with _database(data_dir) as db:
+        found = [key.model_dump(mode="json") for key in stored.list_keys(db)]
+    if as_json:
+        show.as_json(found)
+    elif found:
+        columns = ("id", "name", "scopes", "created_at", "expires_at", "revoked_at")
+        show.table(columns, [[_cell(key[column]) for column in columns] for key in found])
+    else:
+        show.err.print("No keys. Create one with `tuner keys create NAME`.")
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `tuner keys list` shows it.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Revoke an API key; it is refused from now on."""
+    from tuner_service.lifecycle import keys as stored  # noqa: PLC0415
+
+    with _database(data_dir) as db:
+        stored.revoke_key(db, key_id)
+    show.out.print(f"Revoked {key_id}.")
+
+
+def _settings(**given: Any) -> Any:
+    """Return the settings: the environment's, overruled by the options that were given."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from tuner_service.settings import Settings  # noqa: PLC0415
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = (
+            f"TUNER_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}, but got {e['input']!r}"
+            for e in error.errors(include_url=False)
+        )
+        raise SettingsError("; ".join(faults)) from error
+
+
+def _database(data_dir: Path | None) -> Any:
+    from tuner_service.storage import Database, check_schema  # noqa: PLC0415
+
+    settings = _settings(data_dir=data_dir)
+    settings.prepare_data_dir()
+    db = Database.open(settings.resolved_database_url)
+    check_schema(db)
+    return closing(db)
+
+
+def _say(line: str) -> None:
+    # The terminal may be gone (SIGHUP); the children must be stopped all the same.
+    with suppress(OSError):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text[:-1]) * _UNITS[text[-1:]]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"A time looks like 90s, 30m, 12h or 30d, but got {text!r}") from error
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(value)
+    return "-" if value is None else str(value)[:19]

@@ -1,0 +1,192 @@
+"""The Python client: submit a study, wait for it, read its best trial.
+
+    from tuner_service.client import TunerClient
+
+    with TunerClient("http://127.0.0.1:8000") as client:
+        study = client.submit("study.yaml")
+        study.wait(progress=True)
+        print(study.best_trial.params)
+
+It needs httpx2 and the standard library; a YAML file also needs the definition's reader, and
+`trials_dataframe` pandas. Both are imported when they are used.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx2
+
+from tuner_service.client.answers import Progress, StudyStatus, Trial
+from tuner_service.client.errors import (
+    AccessError,
+    ApiError,
+    ClientError,
+    ConflictError,
+    ConnectionFailedError,
+    InvalidInputError,
+    NoResultError,
+    NotFoundError,
+    ServiceError,
+    WaitTimeoutError,
+)
+from tuner_service.client.study import StudyHandle
+from tuner_service.client.transport import Transport
+
+__all__ = [
+    "AccessError",
+    "ApiError",
+    "ClientError",
+    "ConflictError",
+    "ConnectionFailedError",
+    "InvalidInputError",
+    "NoResultError",
+    "NotFoundError",
+    "Progress",
+    "ServiceError",
+    "StudyHandle",
+    "StudyStatus",
+    "Trial",
+    "TunerClient",
+    "WaitTimeoutError",
+]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_SECONDS = 30.0
+RETRY_SECONDS = 10.0
+PAGE = 100
+
+Definition = Mapping[str, Any] | str | Path
+
+
+class TunerClient:
+    """A connection to a tuner service. Use it as a context manager, or `close` it.
+
+    Args:
+        url: The service's address; by default `TUNER_URL`, else http://127.0.0.1:8000.
+        api_key: By default `TUNER_API_KEY`; none is needed on the service's own machine.
+        timeout: Seconds an answer may take.
+        retry_seconds: How long to try again when the service is away; 0 tries once.
+        transport: Another way to send requests, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self._transport = Transport(
+            url or os.environ.get("TUNER_URL") or DEFAULT_URL,
+            api_key=api_key or os.environ.get("TUNER_API_KEY"),
+            timeout=timeout,
+            retry_seconds=retry_seconds,
+            transport=transport,
+        )
+
+    @property
+    def url(self) -> str:
+        """The service's address."""
+        return self._transport.url
+
+    def __repr__(self) -> str:
+        return f"TunerClient({self.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def ping(self) -> None:
+        """Ask once whether the service is there; the other calls try for `retry_seconds`.
+
+        Raises:
+            ConnectionFailedError: It is not.
+        """
+        self._transport.ping()
+
+    def submit(self, definition: Definition, *, idempotency_key: str | None = None) -> StudyHandle:
+        """Submit a study, once, however often it has to be sent.
+
+        Args:
+            definition: A mapping, or the path of a YAML (or JSON) file.
+            idempotency_key: Makes two submits of the same definition one; by default a new key.
+
+        Raises:
+            InvalidInputError: The definition is wrong; `errors` has every fault.
+            DefinitionError: The file is not YAML.
+        """
+        key = idempotency_key or str(uuid.uuid4())
+        headers = {"Idempotency-Key": key}
+        answer = self._transport.post("/studies", read_definition(definition), headers=headers)
+        return self._handle(answer)
+
+    def validate(self, definition: Definition) -> dict[str, Any]:
+        """Check a definition and say what it would do, storing nothing.
+
+        Raises:
+            InvalidInputError: The definition is wrong; `errors` has every fault.
+            DefinitionError: The file is not YAML.
+        """
+        return dict(self._transport.post("/studies/validate", read_definition(definition)))
+
+    def study(self, ref: str) -> StudyHandle:
+        """Return the study of this name or id.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        return self._handle(self._transport.get(f"/studies/{quote(ref, safe='')}").json())
+
+    def studies(self, *, state: str | None = None, tag: str | None = None) -> list[StudyHandle]:
+        """Return the studies, the newest first.
+
+        Args:
+            state: Only those in this state.
+            tag: Only those with this tag, as `key` or `key=value`.
+        """
+        return list(self._studies(state, tag))
+
+    def _studies(self, state: str | None, tag: str | None) -> Iterator[StudyHandle]:
+        cursor = None
+        while True:
+            query = {"cursor": cursor, "limit": str(PAGE), "state": state, "tag": tag}
+            page = self._transport.get("/studies", query).json()
+            yield from (self._handle(item) for item in page["items"])
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def _handle(self, data: Mapping[str, Any]) -> StudyHandle:
+        return StudyHandle(self._transport, StudyStatus.of(data))
+
+
+def read_definition(definition: Definition) -> Any:
+    """Return a definition as it goes on the wire, reading it if it is the path of a file.
+
+    Raises:
+        DefinitionError: The file is not YAML.
+        OSError: It cannot be read.
+    """
+    if isinstance(definition, Mapping):
+        return dict(definition)
+    from tuner_service.definition import load_yaml  # noqa: PLC0415 - pydantic, only for files
+
+    return load_yaml(Path(definition).read_text(encoding="utf-8"))

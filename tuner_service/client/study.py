@@ -1,0 +1,263 @@
+"""A handle on one study of the service."""
+
+import io
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import httpx2
+
+from tuner_service.client.answers import StudyStatus, Trial
+from tuner_service.client.errors import (
+    ConnectionFailedError,
+    NoResultError,
+    ServiceError,
+    WaitTimeoutError,
+)
+from tuner_service.client.feed import TrialFeed
+from tuner_service.client.progress import show_progress
+from tuner_service.client.transport import Transport
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+HOLD_SECONDS = 30.0  # how long the service holds one question before it answers "unchanged"
+OUTAGE_SECONDS = 120.0  # how long a waiting client bears with a service that is away
+OUTAGE_PAUSE_SECONDS = 1.0
+PAGE = 200
+
+ExportFormat = Literal["csv", "json"]
+
+
+class StudyHandle:
+    """One study: what became of it, and what may be done with it.
+
+    Attributes:
+        id: The study's id, which never changes.
+        name: Its name, which is also the Optuna study's.
+    """
+
+    def __init__(self, transport: Transport, status: StudyStatus) -> None:
+        self._transport = transport
+        self._last = status
+        self.id = status.id
+        self.name = status.name
+
+    def __repr__(self) -> str:
+        return f"StudyHandle(name={self.name!r}, id={self.id!r}, state={self._last.state!r})"
+
+    @property
+    def last_status(self) -> StudyStatus:
+        """The newest status this handle has seen, without asking again."""
+        return self._last
+
+    def status(self) -> StudyStatus:
+        """Ask the service for the study as it is now."""
+        return self._note(self._transport.get(self._path()).json())
+
+    def wait(self, *, progress: bool = False, timeout: float | None = None) -> StudyStatus:
+        """Return when the study has ended, in whatever way: see `state` and `reason`.
+
+        A service that restarts meanwhile is borne with for two minutes.
+
+        Args:
+            progress: Show how it goes on stderr: a bar on a terminal, else a line per trial.
+            timeout: The longest to wait, in seconds; the study itself goes on.
+
+        Raises:
+            WaitTimeoutError: It is not over after `timeout` seconds.
+        """
+        if progress:
+            return show_progress(self, timeout)
+        for status in self.updates(timeout):
+            if status.is_final:
+                return status
+        raise AssertionError("updates end with a final status")
+
+    def updates(self, timeout: float | None = None) -> Iterator[StudyStatus]:
+        """Yield the study's status now and after every change, up to its final one.
+
+        Raises:
+            WaitTimeoutError: It is not over after `timeout` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        status = self.status()
+        yield status
+        while not status.is_final:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeoutError(
+                    f"Study {self.name!r} is still {status.state} after {timeout:g} s; it goes on."
+                )
+            changed = self._next(status, deadline)
+            if changed is not None:
+                status = changed
+                yield status
+
+    def trial(self, number: int) -> Trial:
+        """Return one trial; its `data` has the per-epoch records under `epochs`."""
+        return Trial.of(self._transport.get(f"{self._path()}/trials/{number}").json())
+
+    def trials(self, *, state: str | None = None, sort: str = "number") -> list[Trial]:
+        """Return the trials.
+
+        Args:
+            state: Only those in this state (RUNNING, COMPLETE, PRUNED, FAIL).
+            sort: `number`, or `value` and `-value`, which leave out trials without one.
+        """
+        return list(self.iter_trials(state=state, sort=sort))
+
+    def iter_trials(self, *, state: str | None = None, sort: str = "number") -> Iterator[Trial]:
+        """Yield the trials, reading a page at a time."""
+        cursor = None
+        while True:
+            page = self._page(cursor, state=state, sort=sort)
+            yield from (Trial.of(item) for item in page["items"])
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def feed(self) -> TrialFeed:
+        """Return a feed that gives each trial once, when it has finished."""
+        return TrialFeed(self._page)
+
+    def trials_dataframe(self) -> "DataFrame":
+        """Return the trials as a pandas table: one row each, parameters as `params_NAME`."""
+        import pandas as pd  # noqa: PLC0415 - half a second that other callers need not spend
+
+        rows = self._transport.get(f"{self._path()}/export", {"format": "json"}).json()
+        return pd.DataFrame(rows)
+
+    @property
+    def best_trial(self) -> Trial:
+        """The best trial so far; with several objectives the first of `best_trials`.
+
+        Raises:
+            NoResultError: No trial has a result.
+        """
+        best = self.best_trials()
+        if best:
+            return best[0]
+        status = self.status()
+        raise NoResultError(
+            f"Study {self.name!r} has no trial with a result: it is {status.state}"
+            + (f" ({status.reason})" if status.reason else "")
+            + f", {status.progress.done} of {status.progress.total} trials done."
+        )
+
+    def best_trials(self) -> list[Trial]:
+        """Return the best trial, or with several objectives those that no other dominates."""
+        body = self._transport.get(f"{self._path()}/best").json()
+        return [Trial.of(item) for item in _items(body)]
+
+    def model(self, path: str | Path, *, trial: int | None = None) -> Path:
+        """Write a trial's model into a directory: weights, definition, `predict.py`, ….
+
+        Args:
+            path: The directory; it is made if need be, and files of these names are replaced.
+            trial: The trial's number; by default the best one's.
+
+        Raises:
+            NotFoundError: Its weights were not kept (code `not_kept`).
+            NoResultError: No trial has a result.
+        """
+        number = self.best_trial.number if trial is None else trial
+        answer = self._transport.get(f"{self._path()}/trials/{number}/model")
+        return unpack(answer.content, Path(path))
+
+    def logs(self, trial: int, *, tail: int | None = None) -> str:
+        """Return what a trial printed, or its last lines."""
+        return self._transport.get(f"{self._path()}/trials/{trial}/logs", {"tail": tail}).text
+
+    def coverage(self) -> dict[str, Any]:
+        """Say what became of every grid point (or slot), naming the failed ones."""
+        return dict(self._transport.get(f"{self._path()}/coverage").json())
+
+    def pause(self) -> StudyStatus:
+        """Stop after handing running trials back; `resume` goes on where they stand."""
+        return self._act("pause")
+
+    def resume(self) -> StudyStatus:
+        """Go on after a pause."""
+        return self._act("resume")
+
+    def cancel(self) -> StudyStatus:
+        """End the study; running trials are stopped, finished ones kept."""
+        return self._act("cancel")
+
+    def delete(self) -> None:
+        """Delete the study with its trials and files. It must have ended, or be paused."""
+        self._transport.delete(self._path())
+
+    def update(self, **changes: Any) -> StudyStatus:
+        """Change budget, priority, parallelism or tags, as `PATCH /v1/studies/{id}` has it."""
+        return self._note(self._transport.patch(self._path(), changes))
+
+    def export(self, format: ExportFormat = "csv") -> str:
+        """Return all trials as a text, CSV or JSON."""
+        return self._transport.get(f"{self._path()}/export", {"format": format}).text
+
+    def _act(self, action: str) -> StudyStatus:
+        return self._note(self._transport.post(f"{self._path()}/{action}"))
+
+    def _path(self) -> str:
+        return f"/studies/{self.id}"
+
+    def _note(self, data: Mapping[str, Any]) -> StudyStatus:
+        self._last = StudyStatus.of(data)
+        return self._last
+
+    def _page(
+        self, cursor: str | None, *, state: str | None = None, sort: str = "number"
+    ) -> dict[str, Any]:
+        query: dict[str, str | int | None] = {
+            "cursor": cursor,
+            "limit": PAGE,
+            "state": state,
+            "sort": sort,
+        }
+        return dict(self._transport.get(f"{self._path()}/trials", query).json())
+
+    def _next(self, known: StudyStatus, deadline: float | None) -> StudyStatus | None:
+        """Hold until the study is no longer as known; None if nothing changed for a while."""
+        hold = HOLD_SECONDS
+        if deadline is not None:
+            hold = max(min(hold, deadline - time.monotonic()), 0.1)
+        response = self._hold(known, hold, deadline)
+        if response.status_code == HTTPStatus.NOT_MODIFIED:
+            return None
+        status = self._note(response.json())
+        return status if status.revision != known.revision else None
+
+    def _hold(self, known: StudyStatus, hold: float, deadline: float | None) -> httpx2.Response:
+        headers = {"If-None-Match": f'"{known.revision}"'}
+        given_up = time.monotonic() + OUTAGE_SECONDS
+        while True:
+            try:
+                return self._transport.get(self._path(), headers=headers, wait=hold)
+            except (ConnectionFailedError, ServiceError):
+                now = time.monotonic()
+                if now > given_up or (deadline is not None and now >= deadline):
+                    raise
+                time.sleep(OUTAGE_PAUSE_SECONDS)
+
+
+def _items(body: Any) -> list[dict[str, Any]]:
+    return list(body["items"]) if isinstance(body, Mapping) else list(body)
+
+
+def unpack(content: bytes, directory: Path) -> Path:
+    """Write the files of a model's zip into the directory; none may lie elsewhere."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+            if any(Path(name).name != name or name in ("", ".", "..") for name in names):
+                detail = f"the model's zip must hold plain files only, but got {names}"
+                raise ServiceError(HTTPStatus.OK, "bad_answer", detail)
+            archive.extractall(directory)
+    except zipfile.BadZipFile as error:
+        raise ServiceError(HTTPStatus.OK, "bad_answer", f"the model is no zip: {error}") from error
+    return directory

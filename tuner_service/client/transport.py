@@ -1,0 +1,175 @@
+"""One HTTP conversation with the service: keys, errors, and asking again.
+
+A request that failed on the way, or met a 503, is sent again for up to `retry_seconds`. That is
+safe for all of them: a submit carries an `Idempotency-Key`, pause, resume and cancel change
+nothing the second time, and a second delete finds nothing, which is as good.
+"""
+
+import random
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import httpx2
+
+from tuner_service.client.errors import ConnectionFailedError, api_error
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+
+# What the API itself never answers, but a proxy in front of it does while it restarts.
+_TRY_AGAIN = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+
+
+class Transport:
+    """Sends requests under `/v1` and returns their JSON."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None,
+        timeout: float,
+        retry_seconds: float,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._retry_seconds = retry_seconds
+        headers = {"Accept": "application/json, application/problem+json"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._http = self._open(headers, transport)
+
+    def _open(
+        self, headers: Mapping[str, str], transport: httpx2.BaseTransport | None
+    ) -> httpx2.Client:
+        try:
+            return httpx2.Client(
+                base_url=f"{self.url}/v1",
+                headers=headers,
+                timeout=self._timeout,
+                transport=transport,
+                # Reading the certificates takes longer than most commands.
+                verify=self.url.startswith("https:"),
+            )
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            raise ConnectionFailedError(_bad_url(self.url)) from error
+
+    def ping(self) -> None:
+        """Ask once whether a tuner service is there; do not try again.
+
+        Raises:
+            ConnectionFailedError: There is none.
+        """
+        response, error = self._attempt("GET", f"{self.url}/healthz")
+        if response is None:
+            raise ConnectionFailedError(self._unreachable(error)) from error
+        if response.status_code == HTTPStatus.NOT_FOUND or _json_or_none(response) is None:
+            raise ConnectionFailedError(
+                f"What answers at {self.url} is not a tuner service: is the address right?"
+            )
+
+    def get(
+        self,
+        path: str,
+        query: Mapping[str, str | int | None] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        wait: float = 0.0,
+    ) -> httpx2.Response:
+        """GET.
+
+        Args:
+            query: What stands after the `?`; absent (`None`) values are left out.
+            wait: How long the service may hold the answer, in seconds.
+        """
+        params: dict[str, Any] = {
+            name: value for name, value in (query or {}).items() if value is not None
+        }
+        if wait:
+            params["wait"] = f"{wait:g}"
+        timeout = self._timeout + wait
+        return self._send("GET", path, params=params, headers=headers, timeout=timeout)
+
+    def post(
+        self, path: str, body: object = None, *, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """POST JSON, and return the JSON of the answer."""
+        if body is None:
+            return _json(self._send("POST", path, headers=headers))
+        return _json(self._send("POST", path, json=body, headers=headers))
+
+    def patch(self, path: str, body: object) -> Any:
+        """PATCH with JSON, and return the JSON of the answer."""
+        return _json(self._send("PATCH", path, json=body))
+
+    def delete(self, path: str) -> None:
+        """DELETE."""
+        self._send("DELETE", path)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        deadline = time.monotonic() + self._retry_seconds
+        pause = FIRST_PAUSE_SECONDS
+        sent = 0
+        while True:
+            response, error = self._attempt(method, path, **options)
+            sent += 1
+            late = time.monotonic() + pause > deadline
+            if response is None:
+                if late:
+                    raise ConnectionFailedError(self._unreachable(error)) from error
+            elif response.status_code not in _TRY_AGAIN or late:
+                if method == "DELETE" and sent > 1 and response.status_code == HTTPStatus.NOT_FOUND:
+                    return response  # an earlier request did it, and its answer was lost
+                return _checked(response)
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads clients in time
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def _attempt(
+        self, method: str, path: str, **options: Any
+    ) -> tuple[httpx2.Response | None, Exception | None]:
+        try:
+            return self._http.request(method, path, **options), None
+        except httpx2.UnsupportedProtocol as error:
+            raise ConnectionFailedError(_bad_url(self.url)) from error
+        except httpx2.TransportError as error:
+            return None, error
+
+    def _unreachable(self, error: Exception | None) -> str:
+        if isinstance(error, httpx2.TimeoutException):
+            return f"The tuner service at {self.url} does not answer in time."
+        why = str(error).partition("] ")[2] or str(error)  # without "[Errno 111] "
+        return (
+            f"There is no tuner service at {self.url} ({why}). Start one with `tuner up`, "
+            "or say where it is (--url, TUNER_URL)."
+        )
+
+
+def _bad_url(url: str) -> str:
+    return f"The address must look like http://HOST:PORT, but got {url!r}"
+
+
+def _checked(response: httpx2.Response) -> httpx2.Response:
+    if response.status_code < 400:
+        return response
+    raise api_error(response.status_code, _json_or_none(response))
+
+
+def _json_or_none(response: httpx2.Response) -> object:
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _json(response: httpx2.Response) -> Any:
+    body = _json_or_none(response)
+    if body is None:
+        raise api_error(response.status_code, None)
+    return body

@@ -1,0 +1,70 @@
+"""The study definition: models, search space, catalogue, checks, and one trial's instructions."""
+
+from tuner_service.definition.advice import warnings_of
+from tuner_service.definition.catalogue import catalogue_view
+from tuner_service.definition.grid import grid_count, grid_values
+from tuner_service.definition.limits import Limits
+from tuner_service.definition.loading import load_yaml
+from tuner_service.definition.modules import ModuleDescription
+from tuner_service.definition.options import Option, Scalar
+from tuner_service.definition.parse import parse_definition
+from tuner_service.definition.published import study_schema
+from tuner_service.definition.resolve import (
+    bindings,
+    fusible,
+    most_epochs,
+    parallel_trials,
+    resolve,
+    study_task,
+    total_slots,
+)
+from tuner_service.definition.running import Budget, Resources, Training
+from tuner_service.definition.sections import Objective, Pruner, Sampler
+from tuner_service.definition.space import (
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+    Parameter,
+    Space,
+    space_of,
+)
+from tuner_service.definition.spec import DatasetSpec, EarlyStoppingSpec, SplitSpec, TrialSpec
+from tuner_service.definition.study import StudyDefinition
+
+__all__ = [
+    "Budget",
+    "CategoricalParameter",
+    "DatasetSpec",
+    "EarlyStoppingSpec",
+    "FloatParameter",
+    "IntParameter",
+    "Limits",
+    "ModuleDescription",
+    "Objective",
+    "Option",
+    "Parameter",
+    "Pruner",
+    "Resources",
+    "Sampler",
+    "Scalar",
+    "Space",
+    "SplitSpec",
+    "StudyDefinition",
+    "Training",
+    "TrialSpec",
+    "bindings",
+    "catalogue_view",
+    "fusible",
+    "grid_count",
+    "grid_values",
+    "load_yaml",
+    "most_epochs",
+    "parallel_trials",
+    "parse_definition",
+    "resolve",
+    "space_of",
+    "study_schema",
+    "study_task",
+    "total_slots",
+    "warnings_of",
+]

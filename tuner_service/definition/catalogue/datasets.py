@@ -1,0 +1,134 @@
+"""The built-in data sets."""
+
+from tuner_service.definition.catalogue.entries import Dataset, Inputs, by_name
+from tuner_service.definition.options import Option
+
+_STANDARDIZE = Option(
+    name="standardize",
+    type="boolean",
+    default=True,
+    description="Inputs to mean 0 and deviation 1, by the training part's statistics (tables: "
+    "per column; images: per channel).",
+)
+
+
+def _sklearn(name: str, description: str, *, inputs: Inputs, rows: int, classes: int) -> Dataset:
+    return Dataset(
+        name=name,
+        description=f"{description} (ships with scikit-learn).",
+        task="classification",
+        inputs=inputs,
+        rows=rows,
+        classes=classes,
+        options=(_STANDARDIZE,),
+    )
+
+
+def _image_files(name: str, description: str, directory: str, rows: int) -> Dataset:
+    return Dataset(
+        name=name,
+        description=description,
+        task="classification",
+        inputs="image",
+        rows=rows,
+        classes=10,
+        own_test=True,
+        options=(
+            Option(
+                name="path",
+                type="path",
+                default=directory,
+                searchable=False,
+                description="Folder of the data's files, inside a data directory.",
+            ),
+            _STANDARDIZE,
+        ),
+    )
+
+
+_CSV_OPTIONS = (
+    Option(
+        name="path",
+        type="paths",
+        required=True,
+        searchable=False,
+        description="The file, inside a data directory, or a list of files with the same columns. "
+        "UTF-8.",
+    ),
+    Option(
+        name="target",
+        type="column",
+        required=True,
+        searchable=False,
+        description="Column to predict: its name in the header, or its position from 0 "
+        "(negative: from the end).",
+    ),
+    Option(
+        name="task",
+        type="string",
+        choices=("classification", "regression"),
+        also=(None,),
+        searchable=False,
+        description="Whether the target is a class or a number; null: as the loss or the "
+        "objective's metric says.",
+    ),
+    Option(
+        name="header",
+        type="boolean",
+        default=True,
+        searchable=False,
+        description="Whether the first line holds the columns' names.",
+    ),
+    Option(
+        name="delimiter",
+        type="string",
+        default=",",
+        choices=(",", ";", "\t", "|", " "),
+        searchable=False,
+        description="What stands between two cells.",
+    ),
+    Option(
+        name="columns",
+        type="columns",
+        default=None,
+        also=(None,),
+        searchable=False,
+        description="Columns to use as inputs; null: all but the target.",
+    ),
+    _STANDARDIZE,
+)
+
+DATASETS = by_name(
+    _sklearn("digits", "Handwritten digits, 8×8 grey", inputs="image", rows=1797, classes=10),
+    _sklearn("wine", "Wine cultivars, 13 numbers", inputs="table", rows=178, classes=3),
+    _sklearn("breast_cancer", "Tumours, 30 numbers", inputs="table", rows=569, classes=2),
+    _sklearn("iris", "Iris flowers, 4 numbers", inputs="table", rows=150, classes=3),
+    Dataset(
+        name="diabetes",
+        description="Disease progression from 10 numbers (ships with scikit-learn).",
+        task="regression",
+        inputs="table",
+        rows=442,
+        options=(_STANDARDIZE,),
+    ),
+    _image_files(
+        "fashion_mnist",
+        "Clothes, 28×28 grey, 10 classes, 60,000 + 10,000 images, from its IDX files (gzipped "
+        "or not).",
+        "fashion-mnist",
+        60_000,
+    ),
+    _image_files(
+        "mnist",
+        "Handwritten digits, 28×28 grey, 60,000 + 10,000 images, as above.",
+        "mnist",
+        60_000,
+    ),
+    Dataset(
+        name="csv",
+        description="A table in a text file: one column to predict from the others.",
+        task=None,
+        inputs="table",
+        options=_CSV_OPTIONS,
+    ),
+)

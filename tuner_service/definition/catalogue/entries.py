@@ -1,0 +1,91 @@
+"""What an entry of the catalogue is."""
+
+from collections.abc import Mapping
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tuner_service.definition.options import Option
+
+Task = Literal["classification", "regression"]
+Inputs = Literal["table", "image"]
+
+
+class Entry(BaseModel):
+    """One thing that a definition can name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str
+    options: tuple[Option, ...] = ()
+
+    def option(self, name: str) -> Option | None:
+        """Return the option of that name, or None."""
+        return next((option for option in self.options if option.name == name), None)
+
+
+class Activation(Entry):
+    """A non-linearity. `zero_at_zero`: padding a layer with zero units leaves its output as is."""
+
+    zero_at_zero: bool
+
+
+class Network(Entry):
+    """A network family. `inputs`: the kinds of data it takes."""
+
+    inputs: tuple[Inputs, ...]
+
+
+class Optimizer(Entry):
+    """An update rule. `fusible`: its kind may differ within a fused group."""
+
+    fusible: bool
+
+
+class Schedule(Entry):
+    """How the learning rate moves over a trial."""
+
+
+class Loss(Entry):
+    """What training minimises. `classes`: how many it takes; None for any number."""
+
+    task: Task
+    classes: int | None = None
+
+
+class Metric(Entry):
+    """What is measured of predictions. `more_classes_than`: fewer classes make it meaningless."""
+
+    tasks: tuple[Task, ...]
+    direction: Literal["maximize", "minimize"]
+    more_classes_than: int = 1
+
+
+class Dataset(Entry):
+    """Data to train on.
+
+    Attributes:
+        task: None when the definition says it: its `task` option, its loss or its metrics.
+        rows: Rows outside the data's own test part; None when only the data can tell.
+        classes: None for regression, or when only the data can tell.
+        own_test: The data brings its own test part.
+    """
+
+    task: Task | None
+    inputs: Inputs
+    rows: int | None = None
+    classes: int | None = None
+    own_test: bool = False
+
+
+class Method(Entry):
+    """A sampler or a pruner."""
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
+def by_name(*entries: EntryT) -> Mapping[str, EntryT]:
+    """Return the entries by their names, in this order."""
+    return {entry.name: entry for entry in entries}

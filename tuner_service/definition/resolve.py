@@ -1,0 +1,196 @@
+"""From a definition and one trial's parameters to its complete training instructions.
+
+A value comes from the trial's parameters, else from what the definition fixes, else from the
+catalogue's default. The definition is taken to be checked.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Binding, Group, bind
+from tuner_service.definition.catalogue import DATASETS, METRICS, NETWORKS, TRAINING, Entry
+from tuner_service.definition.grid import grid_size
+from tuner_service.definition.options import Option, Scalar, coerce
+from tuner_service.definition.space import CategoricalParameter, space_of
+from tuner_service.definition.spec import DatasetSpec, EarlyStoppingSpec, SplitSpec, TrialSpec
+from tuner_service.definition.study import StudyDefinition
+from tuner_service.definition.tasks import task_of
+
+Task = Literal["classification", "regression"]
+
+DEFAULT_LOSS: Mapping[Task, str] = {"classification": "cross_entropy", "regression": "mse"}
+DEFAULT_METRICS: Mapping[Task, tuple[str, ...]] = {
+    "classification": ("accuracy",),
+    "regression": ("mse", "mae", "r2"),
+}
+DEFAULT_TEST_SHARE = 0.2
+
+
+def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> TrialSpec:
+    """Return everything the engine needs to train one trial.
+
+    Args:
+        parameters: The trial's, without those that do not apply.
+    """
+    training = definition.training
+    values = _Values(definition, parameters)
+    loop = values.options(TRAINING["training"].options)
+    stopping = training.early_stopping
+    return TrialSpec(
+        dataset=_dataset(definition, values),
+        network=_network(definition, values, parameters),
+        optimizer=_kind("optimizer", values, "type"),
+        schedule=_kind("schedule", values, "type"),
+        loss=training.loss or DEFAULT_LOSS[study_task(definition)],
+        metrics=_metrics(definition),
+        objective=tuple((one.metric, one.direction) for one in definition.objective),
+        batch_size=loop["batch_size"],
+        epochs=loop["epochs"],
+        early_stopping=EarlyStoppingSpec(patience=stopping.patience, min_delta=stopping.min_delta)
+        if stopping
+        else None,
+        label_smoothing=loop["label_smoothing"],
+        l1=loop["l1"],
+        gradient_clip=loop["gradient_clip"],
+        precision=training.precision,
+        fuse=training.fuse,
+        seed=loop["seed"],
+    )
+
+
+class _Values:
+    """Looks a name up in the trial's parameters, then in what the definition fixes."""
+
+    def __init__(self, definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> None:
+        self._given: dict[str, Any] = {
+            **definition.training.fixed,
+            **definition.network.options,
+            **definition.dataset.options,
+            **parameters,
+        }
+
+    def get(self, name: str, default: Any) -> Any:
+        value = self._given.get(name)
+        return default if value is None else value
+
+    def options(self, options: Iterable[Option]) -> dict[str, Any]:
+        """Return every option's value in its own type."""
+        return {
+            option.name: coerce(option, self.get(option.name, option.default)) for option in options
+        }
+
+
+def study_task(definition: StudyDefinition) -> Task:
+    """Return whether the study's target is a class or a number."""
+    names = (*(one.metric for one in definition.objective), *definition.training.metrics)
+    entry = DATASETS[definition.dataset.name]
+    task = task_of(definition.dataset, entry.task, definition.training, names)
+    if task is None:
+        raise ValueError(f"the task of study {definition.name!r} is not determined")
+    return task
+
+
+def _dataset(definition: StudyDefinition, values: _Values) -> DatasetSpec:
+    dataset = definition.dataset
+    entry = DATASETS[dataset.name]
+    split = dataset.split
+    test = split.test if split.test is not None else DEFAULT_TEST_SHARE
+    stratify = split.stratify
+    if stratify is None:
+        stratify = study_task(definition) == "classification"
+    return DatasetSpec(
+        name=dataset.name,
+        options=values.options(entry.options),
+        split=SplitSpec(
+            validation=split.validation,
+            test=0.0 if entry.own_test else test,
+            seed=split.seed,
+            stratify=stratify,
+        ),
+    )
+
+
+def _network(
+    definition: StudyDefinition, values: _Values, parameters: Mapping[str, Scalar]
+) -> dict[str, Any]:
+    network = definition.network
+    entry = NETWORKS.get(network.type)
+    if entry is not None:
+        return {"type": network.type, **values.options(entry.options)}
+    # A worker's module: its defaults are those of its `build`, known where it is.
+    bound = bindings(definition)
+    searched = {name: value for name, value in parameters.items() if bound[name] == "network"}
+    return {"type": network.type, **network.options, **searched}
+
+
+def _kind(group: Literal["optimizer", "schedule"], values: _Values, key: str) -> dict[str, Any]:
+    kind = str(values.get(group, DEFAULT_KIND[group]))
+    return {key: kind, **values.options(KINDS[group][kind].options)}
+
+
+def _metrics(definition: StudyDefinition) -> tuple[str, ...]:
+    """Return the metrics to compute; the loss is always recorded and not among them."""
+    wanted = definition.training.metrics or DEFAULT_METRICS[study_task(definition)]
+    objectives = (one.metric.removeprefix("val_") for one in definition.objective)
+    names = dict.fromkeys((*wanted, *(name for name in objectives if name in METRICS)))
+    return tuple(name for name in names if name != "loss")
+
+
+def _binding(definition: StudyDefinition, name: str) -> Binding | None:
+    network: Entry | None = NETWORKS.get(definition.network.type)
+    return bind(name, network=network, dataset=DATASETS.get(definition.dataset.name))
+
+
+def bindings(definition: StudyDefinition) -> dict[str, Group]:
+    """Return what each searched parameter belongs to, in the definition's order."""
+    bound = {name: _binding(definition, name) for name in definition.parameters}
+    return {name: one.group if one else "network" for name, one in bound.items()}
+
+
+def fusible(definition: StudyDefinition) -> tuple[list[str], list[str]]:
+    """Return the searched parameters that may differ within a fused group, and the others."""
+    free = [name for name in definition.parameters if _is_fusible(definition, name)]
+    return free, [name for name in definition.parameters if name not in free]
+
+
+def _is_fusible(definition: StudyDefinition, name: str) -> bool:
+    binding = _binding(definition, name)
+    if binding is None or not binding.option.fusible:
+        return False
+    parameter = definition.parameters[name]
+    if name == "optimizer" and isinstance(parameter, CategoricalParameter):
+        kinds = KINDS["optimizer"]
+        return all(getattr(kinds[str(kind)], "fusible", False) for kind in parameter.choices)
+    return True
+
+
+def total_slots(definition: StudyDefinition) -> int:
+    """Return the number of slots: the budget's trials, or the grid's size."""
+    if definition.sampler.type != "grid" and definition.budget.trials is not None:
+        return definition.budget.trials
+    size = grid_size(space_of(definition))
+    if size is None:
+        raise ValueError(f"the grid of study {definition.name!r} cannot be counted")
+    return size
+
+
+def parallel_trials(definition: StudyDefinition) -> int:
+    """Return the most RUNNING trials of the study over all workers."""
+    given = definition.resources.parallel_trials
+    if given is not None:
+        return given
+    if definition.sampler.type == "tpe":
+        # More at once, and TPE learns from too few of them: at 32 half its gain is gone.
+        return min(max(total_slots(definition) // 8, 4), 32)
+    return 64
+
+
+def most_epochs(definition: StudyDefinition) -> int:
+    """Return the largest number of epochs that a trial of the study may have."""
+    parameter = definition.parameters.get("epochs")
+    if parameter is None:
+        option = TRAINING["training"].option("epochs")
+        return definition.training.epochs or (option.default if option else 1)
+    if isinstance(parameter, CategoricalParameter):
+        return max(int(choice) for choice in parameter.choices if isinstance(choice, int))
+    return int(parameter.high)

@@ -1,0 +1,45 @@
+"""The rules that need more than one value: names, options, conditions, the task, the budget."""
+
+from collections.abc import Callable, Mapping
+
+from tuner_service.definition.faults import Faults
+from tuner_service.definition.limits import Limits
+from tuner_service.definition.modules import ModuleDescription
+from tuner_service.definition.rules.budget import check_budget, check_enqueue, check_grid
+from tuner_service.definition.rules.conditions import check_conditions
+from tuner_service.definition.rules.context import Context, Draft
+from tuner_service.definition.rules.parameters import check_parameters
+from tuner_service.definition.rules.sections import (
+    check_dataset,
+    check_methods,
+    check_network,
+    check_training,
+)
+from tuner_service.definition.rules.task import check_task
+
+Rule = Callable[[Context], None]
+
+RULES: tuple[Rule, ...] = (
+    check_dataset,
+    check_network,
+    check_training,
+    check_task,
+    check_parameters,
+    check_conditions,
+    check_methods,
+    check_budget,
+    check_grid,
+    check_enqueue,
+)
+
+
+def check(
+    draft: Draft, faults: Faults, *, limits: Limits, modules: Mapping[str, ModuleDescription]
+) -> None:
+    """Apply every rule to what could be read of a definition, and collect what breaks them."""
+    context = Context.of(draft, faults, limits=limits, modules=modules)
+    for rule in RULES:
+        rule(context)
+
+
+__all__ = ["Draft", "check"]

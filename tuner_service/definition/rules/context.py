@@ -1,0 +1,109 @@
+"""What the rules look at: the readable part of a definition and the catalogue's entries for it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuner_service.definition import catalogue
+from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Group
+from tuner_service.definition.catalogue import DATASETS, NETWORKS
+from tuner_service.definition.faults import Faults, Path
+from tuner_service.definition.limits import Limits
+from tuner_service.definition.modules import ModuleDescription
+from tuner_service.definition.options import Option, option_fault
+from tuner_service.definition.running import Budget, Resources, Training
+from tuner_service.definition.sections import Dataset, Network, Objective, Pruner, Sampler
+from tuner_service.definition.space import CategoricalParameter, Parameter, Space, ordered
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A definition as far as it could be read; None stands for what could not."""
+
+    dataset: Dataset | None
+    network: Network | None
+    sampler: Sampler | None
+    pruner: Pruner | None
+    training: Training | None
+    budget: Budget | None
+    resources: Resources | None
+    objectives: tuple[Objective | None, ...]
+    parameters: Mapping[str, Parameter | None]
+    enqueue: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every rule is given.
+
+    Attributes:
+        dataset: The catalogue's entry; None if the name is missing or unknown.
+        network: As `dataset`; also of a worker's module.
+        networks: Every network there is, by name.
+    """
+
+    draft: Draft
+    faults: Faults
+    limits: Limits
+    dataset: catalogue.Dataset | None
+    network: catalogue.Network | None
+    networks: Mapping[str, catalogue.Network]
+
+    @classmethod
+    def of(
+        cls,
+        draft: Draft,
+        faults: Faults,
+        *,
+        limits: Limits,
+        modules: Mapping[str, ModuleDescription],
+    ) -> "Context":
+        """Look up the entries that the draft names."""
+        networks = {**{name: module.network for name, module in modules.items()}, **NETWORKS}
+        return cls(
+            draft=draft,
+            faults=faults,
+            limits=limits,
+            dataset=DATASETS.get(draft.dataset.name) if draft.dataset else None,
+            network=networks.get(draft.network.type) if draft.network else None,
+            networks=networks,
+        )
+
+    @property
+    def sound_space(self) -> Space | None:
+        """The search space; None if it is empty or something was found wrong with it."""
+        readable = {k: p for k, p in self.draft.parameters.items() if p is not None}
+        if len(readable) < len(self.draft.parameters) or self.faults.below("/parameters"):
+            return None
+        return ordered(readable) if readable else None
+
+    def possible_kinds(self, group: Group) -> tuple[str, ...]:
+        """Return the optimizers or schedules that trials may have; empty when that is unknown."""
+        if group in self.draft.parameters:
+            parameter = self.draft.parameters[group]
+            return self._searched_kinds(group, parameter) if parameter else ()
+        training = self.draft.training
+        if training is None:
+            return ()
+        fixed = getattr(training, group) or DEFAULT_KIND[group]
+        return (fixed,) if fixed in KINDS[group] else ()
+
+    def _searched_kinds(self, group: Group, parameter: Parameter) -> tuple[str, ...]:
+        if not isinstance(parameter, CategoricalParameter):
+            return ()
+        kinds = tuple(str(choice) for choice in parameter.choices if choice in KINDS[group])
+        # Where the parameter does not apply, the default does.
+        return (*kinds, DEFAULT_KIND[group]) if parameter.when and kinds else kinds
+
+    def check_options(
+        self, given: Mapping[str, Any], options: Iterable[Option], path: Path
+    ) -> None:
+        """Check values of options that are known, and that the required ones are there."""
+        for option in options:
+            if option.name in given:
+                fault = option_fault(option, given[option.name])
+                if fault:
+                    self.faults.add((*path, option.name), fault, code="bad_option")
+            elif option.required and option.name not in self.draft.parameters:
+                detail = f"{option.name} is required: {option.description}"
+                self.faults.add((*path, option.name), detail, code="missing")

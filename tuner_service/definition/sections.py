@@ -1,0 +1,200 @@
+"""The sections that name something of the catalogue: data, network, objective, sampler, pruner."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from tuner_service.definition.catalogue import METRICS, PRUNERS, RECORDS, SAMPLERS, Metric
+from tuner_service.definition.options import Option
+from tuner_service.definition.schema import dataset_schema, method_schema, network_schema
+from tuner_service.definition.types import Bool, Float, Int, Model, Text
+
+Direction = Literal["maximize", "minimize"]
+
+
+class OpenSection(Model):
+    """A section whose further keys are options of what it names, as the catalogue has them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {
+            key: value
+            for key, value in data.items()
+            if value is not None or key in cls.model_fields
+        }
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as given, without defaults."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+def replaced(
+    handler: GetJsonSchemaHandler,
+    schema: CoreSchema,
+    change: Callable[[JsonSchemaValue], JsonSchemaValue],
+) -> JsonSchemaValue:
+    """Return a model's JSON Schema as `change` makes it, in place of pydantic's own."""
+    resolved = handler.resolve_ref_schema(handler(schema))
+    changed = change(dict(resolved))
+    resolved.clear()
+    resolved.update(changed)
+    return resolved
+
+
+class Split(Model):
+    """How rows are divided into training, validation and test part.
+
+    Attributes:
+        validation: Share of the rows that are not in the data's own test part.
+        test: As `validation`; default 0.2, or 0 where the data has a test part of its own.
+        stratify: Keep the classes' shares in every part; default true for classification.
+    """
+
+    validation: Float = Field(default=0.2, gt=0, lt=1)
+    test: Float | None = Field(default=None, ge=0, lt=1)
+    seed: Int = Field(default=0, ge=0, le=2**31 - 1)
+    stratify: Bool | None = None
+
+    @field_validator("test")
+    @classmethod
+    def _leaves_training_rows(cls, test: float | None, info: ValidationInfo) -> float | None:
+        validation = info.data.get("validation")
+        if test is not None and validation is not None and test + validation >= 1:
+            raise ValueError(
+                f"`validation + test < 1` must hold, but got (validation={validation}, test={test})"
+            )
+        return test
+
+
+class Dataset(OpenSection):
+    """Which data to train on; further keys are that data's options."""
+
+    name: Text = Field(min_length=1)
+    split: Split = Split()
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return one alternative per data set of the catalogue."""
+        return replaced(handler, schema, dataset_schema)
+
+
+class Network(OpenSection):
+    """Which network to train; further keys are its parameters, fixed for all trials."""
+
+    type: Text = Field(min_length=1)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return one alternative per network of the catalogue, and one for user modules."""
+        return replaced(handler, schema, network_schema)
+
+
+OBJECTIVES = (*(f"val_{name}" for name in METRICS), *RECORDS)
+"""The names of every objective there is."""
+
+
+def objective_metric(name: str) -> Metric | None:
+    """Return the metric behind an objective's name: `val_` and a metric, or a record of a trial."""
+    if name in RECORDS:
+        return RECORDS[name]
+    return METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
+
+
+class Objective(Model):
+    """What the search improves. `direction` follows from the metric when it is left out."""
+
+    metric: Text = Field(
+        min_length=1,
+        description="`val_` and a metric, train_loss, seconds or parameter_count.",
+        examples=list(OBJECTIVES),
+    )
+    direction: Direction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_direction(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("direction") is not None:
+            return data
+        metric = objective_metric(name) if isinstance(name := data.get("metric"), str) else None
+        return {**data, "direction": metric.direction if metric else "maximize"}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema of what may be given: the direction may be left out, or null."""
+        result = handler.resolve_ref_schema(handler(schema))
+        result["required"] = ["metric"]
+        result["properties"]["direction"] = {
+            "enum": ["maximize", "minimize", None],
+            "description": "Default: the metric's own.",
+        }
+        return result
+
+
+class Method(OpenSection):
+    """A sampler or a pruner with its options; the catalogue's defaults are filled in."""
+
+    type: Text
+
+    def filled(self, options: tuple[Option, ...]) -> dict[str, Any]:
+        """Return the options with defaults for what was not given."""
+        return {option.name: self.options.get(option.name, option.default) for option in options}
+
+
+class Sampler(Method):
+    """What proposes parameters."""
+
+    type: Text = "tpe"
+    seed: Int = Field(default=0, ge=0, le=2**31 - 1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every option of this sampler but the seed, with defaults filled in."""
+        filled = self.filled(SAMPLERS[self.type].options)
+        return {name: value for name, value in filled.items() if name != "seed"}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return one alternative per sampler of the catalogue."""
+        return replaced(handler, schema, lambda base: method_schema(base, SAMPLERS, default="tpe"))
+
+
+class Pruner(Method):
+    """What stops bad trials early."""
+
+    type: Text = "none"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every option of this pruner, with defaults filled in."""
+        return self.filled(PRUNERS[self.type].options)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return one alternative per pruner of the catalogue."""
+        return replaced(handler, schema, lambda base: method_schema(base, PRUNERS, default="none"))

@@ -1,0 +1,144 @@
+"""The error tree.
+
+TunerError                      everything this software raises on purpose
+├── DefinitionError             a study definition is wrong; carries every fault at once  (422)
+├── InputError                  another request is wrong (cursor, filter, name)           (422)
+├── NotFoundError               no such study, trial, dataset                             (404)
+│   └── NotKeptError            the trial's weights were not kept                         (404)
+├── ConflictError               the state does not allow it                               (409)
+│   └── IdempotencyError        the key was used with another body                        (422)
+├── AuthenticationError         no key, or an unknown one                                 (401)
+├── PermissionDeniedError       a key without the scope                                   (403)
+├── LimitError                  too large, or too many                                    (413, 429)
+├── UnavailableError            database or broker cannot be reached                      (503)
+├── SettingsError               a setting is wrong or unsafe
+├── SchemaVersionError          the database's schema is not this software's
+└── DataError                   data that cannot be read or does not fit the definition
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class TunerError(Exception):
+    """Base of every error this software raises on purpose.
+
+    Attributes:
+        code: Stable machine-readable name, part of the API.
+        status: HTTP status the API answers with.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong in a definition.
+
+    Attributes:
+        pointer: JSON pointer (RFC 6901) to the value at fault.
+        detail: A sentence that names the value and the rule, and says what to change.
+        code: Stable machine-readable name of the rule.
+    """
+
+    pointer: str
+    detail: str
+    code: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fault as it stands in a problem+json answer."""
+        return {"pointer": self.pointer, "detail": self.detail, "code": self.code}
+
+
+class DefinitionError(TunerError):
+    """A study definition is wrong; `faults` lists everything that is, not only the first."""
+
+    code = "invalid_definition"
+    status = 422
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults))
+
+
+class InputError(TunerError):
+    """A request other than a definition is wrong."""
+
+    code = "invalid_input"
+    status = 422
+
+
+class NotFoundError(TunerError):
+    """What was asked for does not exist."""
+
+    code = "not_found"
+    status = 404
+
+
+class NotKeptError(NotFoundError):
+    """The trial is there, but its weights were not kept."""
+
+    code = "not_kept"
+
+
+class ConflictError(TunerError):
+    """The present state does not allow what was asked."""
+
+    code = "conflict"
+    status = 409
+
+
+class IdempotencyError(ConflictError):
+    """The idempotency key was used before with another body."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
+class AuthenticationError(TunerError):
+    """No API key was given, or an unknown one."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class PermissionDeniedError(TunerError):
+    """The API key lacks the scope this needs."""
+
+    code = "forbidden"
+    status = 403
+
+
+class LimitError(TunerError):
+    """A size or rate limit was passed."""
+
+    code = "limit"
+    status = 413
+
+
+class UnavailableError(TunerError):
+    """The database or the broker cannot be reached just now."""
+
+    code = "unavailable"
+    status = 503
+
+
+class SettingsError(TunerError):
+    """A setting is wrong or unsafe; the message names the setting and the value."""
+
+    code = "invalid_settings"
+
+
+class SchemaVersionError(TunerError):
+    """The database's schema is older or newer than this software; the message has the command."""
+
+    code = "schema_version"
+    status = 503
+
+
+class DataError(TunerError):
+    """Data cannot be read, or does not fit the definition."""
+
+    code = "data"
+    status = 422

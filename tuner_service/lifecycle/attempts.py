@@ -1,0 +1,141 @@
+"""Attempts that ended without a result: whom to blame, and what becomes of the slot.
+
+blamed          its own trial is to blame: counts against `max_attempts`
+shared death    the trainer died with several lanes on board: nobody is blamed; after the second
+                such death the slot runs alone, and two blamed ends then are the last
+lost lease      the worker vanished: nobody is blamed. Machines are taken away all the time, so
+                it takes many before the slot runs alone, and very many before it fails: a trial
+                that takes its whole worker down must not do so for ever
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, bindparam, update
+
+from tuner_service.lifecycle.results import Result, write_results
+from tuner_service.lifecycle.tally import Tally
+from tuner_service.lifecycle.texts import fit
+from tuner_service.lifecycle.views import Failure
+from tuner_service.settings import Settings
+from tuner_service.storage.schema import slots
+
+SHARED_DEATHS_BEFORE_ALONE: Final = 2
+BLAMED_ALONE: Final = 2
+LOST_LEASES_BEFORE_ALONE: Final = 5
+LOST_LEASES: Final = 20
+LONGEST_BACKOFF_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """One attempt that ended; `slot` is the slot's row as it was."""
+
+    slot: RowMapping
+    failure: Failure
+    blamed: bool
+    shared_death: bool
+    retry: bool
+    checkpoint_step: int | None
+    lost_lease: bool = False
+
+
+def end_attempts(
+    connection: Connection,
+    ended: Sequence[EndedAttempt],
+    *,
+    studies: Mapping[int, RowMapping],
+    tally: Tally,
+    settings: Settings,
+    now: float,
+) -> None:
+    """Make the trials FAIL and open, fail or cancel their slots, in the caller's transaction."""
+    if not ended:
+        return
+    write_results(
+        connection,
+        [
+            Result(e.slot["trial_id"], "FAIL", failure=e.failure)
+            for e in ended
+            if e.slot["trial_id"] is not None
+        ],
+        now=now,
+    )
+    rows = []
+    for attempt in ended:
+        row = _next_slot(attempt, studies[attempt.slot["study_id"]], settings, now)
+        rows.append(row)
+        tally.move(attempt.slot["study_id"], attempt.slot["state"], row["state"])
+    connection.execute(_NEXT, rows)
+
+
+_NEXT = (
+    update(slots)
+    .where(slots.c.id == bindparam("b_id"), slots.c.epoch == bindparam("b_epoch"))
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "state",
+                "owner",
+                "lease_expires_at",
+                "trial_id",
+                "blamed_attempts",
+                "shared_deaths",
+                "lost_leases",
+                "run_alone",
+                "checkpoint_step",
+                "not_before",
+                "failure_kind",
+                "failure_message",
+            )
+        }
+    )
+)
+
+
+def backoff_seconds(deaths: int, base: float) -> float:
+    """Return how long a slot waits after its n-th death: doubling from `base`."""
+    return float(min(base * 2 ** min(max(deaths - 1, 0), 30), LONGEST_BACKOFF_SECONDS))
+
+
+def _next_slot(
+    attempt: EndedAttempt, study: RowMapping, settings: Settings, now: float
+) -> dict[str, Any]:
+    slot = attempt.slot
+    blamed = slot["blamed_attempts"] + attempt.blamed
+    shared = slot["shared_deaths"] + attempt.shared_death
+    lost = slot["lost_leases"] + attempt.lost_lease
+    state = _next_state(attempt, study, settings, blamed=blamed, lost=lost)
+    ended = state != "open"
+    step = attempt.checkpoint_step
+    return {
+        "b_id": slot["id"],
+        "b_epoch": slot["epoch"],
+        "state": state,
+        "owner": None,
+        "lease_expires_at": None,
+        "trial_id": slot["trial_id"] if ended else None,
+        "blamed_attempts": blamed,
+        "shared_deaths": shared,
+        "lost_leases": lost,
+        "run_alone": slot["run_alone"]
+        or shared >= SHARED_DEATHS_BEFORE_ALONE
+        or lost >= LOST_LEASES_BEFORE_ALONE,
+        "checkpoint_step": slot["checkpoint_step"] if step is None else step,
+        "not_before": now + backoff_seconds(blamed + shared + lost, settings.retry_backoff_seconds),
+        "failure_kind": attempt.failure.kind if ended else None,
+        "failure_message": fit(attempt.failure.message) if ended else None,
+    }
+
+
+def _next_state(
+    attempt: EndedAttempt, study: RowMapping, settings: Settings, *, blamed: int, lost: int
+) -> str:
+    if study["state"] in ("cancelled", "failed"):
+        return "cancelled"
+    cap = min(settings.max_attempts, BLAMED_ALONE) if attempt.slot["run_alone"] else None
+    if not attempt.retry or blamed >= (cap or settings.max_attempts) or lost >= LOST_LEASES:
+        return "failed"
+    return "open"

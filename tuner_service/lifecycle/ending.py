@@ -1,0 +1,169 @@
+"""How studies end: out of slots, out of time, out of patience with failures, or cancelled."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sqlalchemy import Connection, RowMapping, func, select, update
+
+from tuner_service.lifecycle.outside import adopt, ended_outside, without
+from tuner_service.lifecycle.results import Result, write_results
+from tuner_service.lifecycle.tally import Tally, lock_rows
+from tuner_service.lifecycle.views import Failure
+from tuner_service.storage.schema import slots, studies
+
+ACTIVE: Final = ("queued", "running")
+FINAL: Final = ("completed", "cancelled", "failed")
+TIMEOUT: Final = "timeout"  # the reason of a study that its own timeout ended
+
+
+def worked_seconds(study: RowMapping, now: float) -> float:
+    """Return the wall time since the first trial, without pauses."""
+    if study["started_at"] is None:
+        return 0.0
+    until = now
+    if study["state"] == "paused":
+        until = study["paused_at"]
+    elif study["state"] in FINAL:
+        until = study["finished_at"]
+    return float(max(0.0, until - study["started_at"] - study["paused_seconds"]))
+
+
+def paused_seconds(study: RowMapping, now: float) -> float:
+    """Return how long the study stood still since its first trial, with a pause that lasts yet."""
+    lasting = now - study["paused_at"] if study["paused_at"] is not None else 0.0
+    return float(study["paused_seconds"] + (lasting if study["started_at"] is not None else 0.0))
+
+
+def timed_out(study: RowMapping, now: float) -> bool:
+    """Return whether the study's time is used up."""
+    limit = study["timeout_seconds"]
+    return limit is not None and worked_seconds(study, now) >= limit
+
+
+def settle(connection: Connection, study_ids: Iterable[int], *, now: float) -> list[str]:
+    """End those of the (locked) studies that are through; return their public ids."""
+    ended = []
+    for study in lock_rows(connection, study_ids).values():
+        if study["state"] not in ACTIVE and study["state"] != "paused":
+            continue
+        state, reason = _verdict(connection, study, now)
+        if state is not None:
+            end_study(connection, study, state, reason, now=now)
+            ended.append(str(study["public_id"]))
+    return ended
+
+
+def end_study(
+    connection: Connection, study: RowMapping, state: str, reason: str | None, *, now: float
+) -> None:
+    """Move a study to a final state; nothing stays open.
+
+    Trials that were handed back and wait for a worker end too: those of a study whose time is up
+    keep what they have, as PRUNED; the others FAIL as `cancelled`.
+    """
+    tally = Tally()
+    waiting = _handed_back(connection, study)
+    adopted = ended_outside(connection, waiting)
+    adopt(connection, adopted, tally=tally, now=now)
+    waiting = without(waiting, adopted)
+    if state == "completed":
+        _prune(connection, waiting, tally=tally, now=now)
+    else:
+        _throw_away(connection, waiting, now=now)
+    cancelled = connection.execute(
+        update(slots)
+        .where(slots.c.study_id == study["id"], slots.c.state == "open")
+        .values(state="cancelled", epoch=slots.c.epoch + 1)
+    ).rowcount
+    tally.move(study["id"], "open", "cancelled", cancelled)
+    tally.write(connection)
+    connection.execute(
+        update(studies)
+        .where(studies.c.id == study["id"], studies.c.state == study["state"])
+        .values(
+            state=state,
+            reason=reason,
+            finished_at=now,
+            paused_at=None,
+            paused_seconds=paused_seconds(study, now),
+        )
+    )
+
+
+def _handed_back(connection: Connection, study: RowMapping) -> list[RowMapping]:
+    return list(
+        connection.execute(
+            select(slots).where(
+                slots.c.study_id == study["id"],
+                slots.c.state == "open",
+                slots.c.trial_id.is_not(None),
+            )
+        ).mappings()
+    )
+
+
+def _prune(
+    connection: Connection, waiting: Sequence[RowMapping], *, tally: Tally, now: float
+) -> None:
+    if not waiting:
+        return
+    failure = Failure(kind="timeout", message="The study's timeout passed before it was continued.")
+    results = [Result(slot["trial_id"], "PRUNED", failure=failure) for slot in waiting]
+    write_results(connection, results, now=now)
+    connection.execute(
+        update(slots)
+        .where(slots.c.id.in_([slot["id"] for slot in waiting]), slots.c.state == "open")
+        .values(state="done", epoch=slots.c.epoch + 1)
+    )
+    for slot in waiting:
+        tally.move(slot["study_id"], "open", "done")
+        tally.add(slot["study_id"], "trials_pruned")
+
+
+def _throw_away(connection: Connection, waiting: Sequence[RowMapping], *, now: float) -> None:
+    failure = Failure(kind="cancelled", message="The study ended before it was continued.")
+    results = [Result(slot["trial_id"], "FAIL", failure=failure) for slot in waiting]
+    write_results(connection, results, now=now)
+
+
+def _verdict(
+    connection: Connection, study: RowMapping, now: float
+) -> tuple[str | None, str | None]:
+    if study["slots_failed"] > 0:
+        unreadable = _data_failure(connection, study)
+        if unreadable is not None:
+            return "failed", f"the data cannot be used: {unreadable}"
+    if study["slots_failed"] > study["max_failures"]:
+        return "failed", _failures(connection, study)
+    if study["slots_leased"] > 0:
+        return None, None
+    if timed_out(study, now):
+        return "completed", TIMEOUT
+    return ("completed", None) if study["slots_open"] == 0 else (None, None)
+
+
+def _data_failure(connection: Connection, study: RowMapping) -> str | None:
+    """Return why the data cannot be used, if a trial found that: no other trial could, then."""
+    return connection.execute(
+        select(slots.c.failure_message)
+        .where(
+            slots.c.study_id == study["id"],
+            slots.c.state == "failed",
+            slots.c.failure_kind == "data",
+        )
+        .limit(1)
+    ).scalar()
+
+
+def _failures(connection: Connection, study: RowMapping) -> str:
+    kinds = connection.execute(
+        select(slots.c.failure_kind, func.count())
+        .where(slots.c.study_id == study["id"], slots.c.state == "failed")
+        .group_by(slots.c.failure_kind)
+        .order_by(func.count().desc(), slots.c.failure_kind)
+    ).all()
+    summary = ", ".join(f"{count} × {kind}" for kind, count in kinds)
+    return (
+        f"{study['slots_failed']} slots failed ({summary}), "
+        f"more than max_failures={study['max_failures']} allows"
+    )

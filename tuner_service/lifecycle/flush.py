@@ -1,0 +1,206 @@
+"""Everything a worker has to say, written in one transaction.
+
+A batch costs some twenty statements, whatever it holds. It may be sent again after an answer was
+lost: what is done already is answered as done.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import RowMapping, bindparam, update
+
+from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
+from tuner_service.lifecycle.best import keep_best
+from tuner_service.lifecycle.ending import settle, timed_out
+from tuner_service.lifecycle.messages import Batch, Fail, Finish, Flushed, HandBack, Lease, Report
+from tuner_service.lifecycle.results import result_of, write_results
+from tuner_service.lifecycle.starts import start_trials
+from tuner_service.lifecycle.tally import lock_rows
+from tuner_service.lifecycle.unit import Key, Unit
+from tuner_service.lifecycle.views import Failure
+from tuner_service.settings import Settings
+from tuner_service.storage import Database, optuna_rows
+from tuner_service.storage.schema import epochs, trials
+
+
+def flush(
+    db: Database, *, worker_id: str, batch: Batch, lease_seconds: float, settings: Settings
+) -> Flushed:
+    """Write a batch in one transaction and say what is no longer this worker's.
+
+    Raises:
+        UnavailableError: The database cannot be reached; nothing or everything was written, and
+            the same batch may be sent again.
+    """
+    leases = {lease.key: lease for lease in _leases(batch)}
+    if not leases:
+        return Flushed({}, set(), {}, [])
+    with db.write() as connection:
+        unit = Unit(
+            db, connection, worker_id=worker_id, leases=list(leases.values()), settings=settings
+        )
+        start_trials(unit, batch.starts)
+        _report(unit, batch.reports)
+        _finish(unit, batch.finishes)
+        _fail(unit, batch.fails)
+        _hand_back(unit, batch.hand_backs)
+        _note_checkpoints(unit, batch.checkpoints)
+        _renew(unit, lease_seconds)
+        return _close(unit, leases)
+
+
+def _leases(batch: Batch) -> Iterable[Lease]:
+    for items in (batch.starts, batch.reports, batch.finishes, batch.fails, batch.hand_backs):
+        for item in items:
+            yield item.lease
+    yield from batch.renew
+    for lease, _ in batch.checkpoints:
+        yield lease
+
+
+def _report(unit: Unit, reports: Sequence[Report]) -> None:
+    """Write intermediate values and per-epoch records.
+
+    A trial that goes on from an earlier checkpoint says some of its steps again: the later word
+    stands, so that the curve is of one piece.
+    """
+    mine = [r for r in reports if unit.runs(r.lease, r.trial_id)]
+    if not mine:
+        return
+    optuna_rows.report_values(
+        unit.connection, [(r.trial_id, r.step, r.value) for r in mine if r.value is not None]
+    )
+    unit.connection.execute(
+        optuna_rows.upsert(unit.connection, epochs, ["trial_id", "step"]),
+        [{"trial_id": r.trial_id, "step": r.step, "record": r.record} for r in mine],
+    )
+    last = {r.trial_id: r.step for r in sorted(mine, key=lambda r: r.step)}
+    unit.connection.execute(
+        update(trials)
+        .where(trials.c.trial_id == bindparam("b_id"))
+        .values(last_step=bindparam("b_step")),
+        [{"b_id": trial_id, "b_step": step} for trial_id, step in last.items()],
+    )
+    for study_id in {r.lease.study_id for r in mine}:
+        unit.tally.touch(study_id)
+
+
+def _finish(unit: Unit, finishes: Sequence[Finish]) -> None:
+    mine = [f for f in finishes if unit.runs(f.lease, f.trial_id)]
+    if not mine:
+        return
+    written = write_results(unit.connection, [result_of(f) for f in mine], now=unit.now)
+    mine = [f for f in mine if f.trial_id in written]
+    unit.update_slots(
+        [{"b_id": f.lease.slot_id, "b_epoch": f.lease.epoch, "state": "done"} for f in mine]
+    )
+    for f in mine:
+        row = unit.release(f.lease)
+        unit.tally.move(row["study_id"], "leased", "done")
+        if written[f.trial_id].state == "PRUNED":
+            unit.tally.add(row["study_id"], "trials_pruned")
+    for study_id in {f.lease.study_id for f in mine}:
+        ended = [written[f.trial_id] for f in mine if f.lease.study_id == study_id]
+        unit.drop_models += keep_best(unit.connection, unit.studies[study_id], ended)
+
+
+def _fail(unit: Unit, fails: Sequence[Fail]) -> None:
+    """End attempts without a result; their slots open again, or fail."""
+    ended = [
+        EndedAttempt(
+            slot=unit.release(f.lease),
+            failure=f.failure,
+            blamed=f.blamed,
+            shared_death=f.shared_death,
+            retry=f.retry,
+            checkpoint_step=f.checkpoint_step,
+        )
+        for f in fails
+        if f.lease.key in unit.held
+    ]
+    end_attempts(
+        unit.connection,
+        ended,
+        studies=unit.studies,
+        tally=unit.tally,
+        settings=unit.settings,
+        now=unit.now,
+    )
+
+
+def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:
+    """Open slots again, their trials still RUNNING; those of a cancelled study end instead."""
+    over, opened = [], []
+    for h in hand_backs:
+        row = unit.held.get(h.lease.key)
+        if row is None:
+            continue
+        if unit.studies[row["study_id"]]["state"] in ("cancelled", "failed"):
+            failure = Failure(kind="cancelled", message="The study was cancelled.")
+            over.append(Fail(h.lease, row["trial_id"], failure, blamed=False, retry=False))
+        else:
+            opened.append((unit.release(h.lease), h.checkpoint_step))
+    _fail(unit, over)
+    unit.update_slots(
+        [
+            {
+                "b_id": row["id"],
+                "b_epoch": row["epoch"],
+                "state": "open",
+                "owner": None,
+                "lease_expires_at": None,
+                "checkpoint_step": row["checkpoint_step"] if step is None else step,
+                "not_before": unit.now,
+            }
+            for row, step in opened
+        ]
+    )
+    for row, _ in opened:
+        unit.tally.move(row["study_id"], "leased", "open")
+
+
+def _note_checkpoints(unit: Unit, checkpoints: Sequence[tuple[Lease, int]]) -> None:
+    unit.update_slots(
+        [
+            {"b_id": lease.slot_id, "b_epoch": lease.epoch, "checkpoint_step": step}
+            for lease, step in checkpoints
+            if lease.key in unit.held
+        ]
+    )
+
+
+def _renew(unit: Unit, lease_seconds: float) -> None:
+    """Renew every lease of the batch that is still held."""
+    unit.update_slots(
+        [
+            {
+                "b_id": row["id"],
+                "b_epoch": row["epoch"],
+                "lease_expires_at": unit.now + lease_seconds,
+            }
+            for row in unit.held.values()
+        ]
+    )
+
+
+def _close(unit: Unit, leases: Mapping[Key, Lease]) -> Flushed:
+    """Write the counters, end studies that are through, and answer."""
+    unit.tally.write(unit.connection)
+    studies = unit.studies
+    if settle(unit.connection, studies, now=unit.now):
+        studies = lock_rows(unit.connection, studies)  # as they stand now
+    stop = {}
+    for key in unit.held:
+        reason = _stop_reason(studies[leases[key].study_id], unit.now)
+        if reason is not None:
+            stop[key] = reason
+    lost = set(leases) - set(unit.held) - unit.done
+    return Flushed(unit.started, lost, stop, unit.drop_models)
+
+
+def _stop_reason(study: RowMapping, now: float) -> str | None:
+    """Return why the running trials of a study shall stop; None: they shall not."""
+    if study["state"] in ("cancelled", "failed"):
+        return "cancelled"
+    if timed_out(study, now):
+        return "timeout"
+    return "paused" if study["state"] == "paused" else None

@@ -1,0 +1,200 @@
+"""Starting trials of leased slots: Optuna's trial, ours, and what a retry takes over."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import RowMapping, insert, select, update
+
+from tuner_service.definition import space_of
+from tuner_service.lifecycle.ending import ACTIVE, timed_out
+from tuner_service.lifecycle.messages import Start, StartedTrial
+from tuner_service.lifecycle.stored import stored_definition
+from tuner_service.lifecycle.texts import fit_or_none
+from tuner_service.lifecycle.unit import Unit
+from tuner_service.search.distributions import distributions
+from tuner_service.storage import optuna_rows
+from tuner_service.storage.schema import epochs, slots, studies, trials
+
+
+def start_trials(unit: Unit, starts: Sequence[Start]) -> None:
+    """Create the trials of leased slots, where their study still wants any.
+
+    A start that was sent before is answered as it was then. In a cancelled study the slot is
+    cancelled and the lease lost; in one that is paused or out of time nothing happens, and the
+    worker is told to stop. A slot's parameters are fixed once: a start with others loses its lease.
+    """
+    by_study: dict[int, list[Start]] = defaultdict(list)
+    fixed = _fixed_parameters(unit, starts)
+    for start in starts:
+        row = unit.held.get(start.lease.key)
+        if row is None:
+            continue
+        if fixed[row["id"]] not in (None, start.parameters):
+            del unit.held[start.lease.key]
+            continue
+        study = unit.studies[row["study_id"]]
+        if row["trial_id"] is not None:
+            _answer_again(unit, start, row["trial_id"])
+        elif study["state"] in ACTIVE and not timed_out(study, unit.now):
+            by_study[row["study_id"]].append(start)
+        elif study["state"] in ("cancelled", "failed"):
+            _refuse(unit, start)
+    for study_id, group in by_study.items():
+        _start_in_study(unit, unit.studies[study_id], group)
+
+
+def _fixed_parameters(unit: Unit, starts: Sequence[Start]) -> dict[int, dict[str, Any] | None]:
+    """Return what is fixed of the slots: at submit (grid, random), or by the first attempt."""
+    if not starts:
+        return {}
+    rows = unit.connection.execute(
+        select(slots.c.id, slots.c.parameters).where(
+            slots.c.id.in_([start.lease.slot_id for start in starts])
+        )
+    )
+    return {slot_id: parameters for slot_id, parameters in rows}
+
+
+def _answer_again(unit: Unit, start: Start, trial_id: int) -> None:
+    number = unit.connection.execute(
+        select(trials.c.number).where(trials.c.trial_id == trial_id)
+    ).scalar_one()
+    unit.started[start.lease.key] = StartedTrial(trial_id, number)
+
+
+def _refuse(unit: Unit, start: Start) -> None:
+    row = unit.held.pop(start.lease.key)
+    unit.update_slots(
+        [
+            {
+                "b_id": row["id"],
+                "b_epoch": row["epoch"],
+                "state": "cancelled",
+                "owner": None,
+                "lease_expires_at": None,
+            }
+        ]
+    )
+    unit.tally.move(row["study_id"], "leased", "cancelled")
+
+
+def _start_in_study(unit: Unit, study: RowMapping, starts: Sequence[Start]) -> None:
+    rows = [unit.held[start.lease.key] for start in starts]
+    before = _earlier_attempts(unit, rows)
+    created = optuna_rows.create_trials(
+        unit.connection,
+        study["optuna_study_id"],
+        [
+            optuna_rows.NewTrial(start.parameters, _user_attrs(unit, start, row, before))
+            for start, row in zip(starts, rows, strict=True)
+        ],
+        distributions(space_of(stored_definition(study["definition"]))),
+        now=unit.now,
+    )
+    ours = []
+    for start, row, (trial_id, number) in zip(starts, rows, created, strict=True):
+        unit.started[start.lease.key] = StartedTrial(trial_id, number)
+        ours.append(_trial_row(unit, start, row, before, trial_id=trial_id, number=number))
+    unit.connection.execute(insert(trials), ours)
+    _copy_curves(unit, ours, before)
+    _point_slots(unit, starts, ours)
+    _begin(unit, study)
+
+
+def _earlier_attempts(unit: Unit, rows: Sequence[RowMapping]) -> dict[int, RowMapping]:
+    """Return the last trial of each slot that is tried again, by slot id."""
+    retried = [row["id"] for row in rows if row["attempts"] > 0]
+    if not retried:
+        return {}
+    found = unit.connection.execute(
+        select(trials).where(trials.c.slot_id.in_(retried)).order_by(trials.c.attempt)
+    ).mappings()
+    return {row["slot_id"]: row for row in found}
+
+
+def _user_attrs(
+    unit: Unit, start: Start, row: RowMapping, before: Mapping[int, RowMapping]
+) -> dict[str, Any]:
+    attrs: dict[str, Any] = {
+        "slot": row["number"],
+        "attempt": row["attempts"] + 1,
+        "worker": unit.worker_id,
+    }
+    if start.device is not None:
+        attrs["device"] = start.device
+    if row["id"] in before:
+        attrs["retry_of"] = before[row["id"]]["number"]
+    return attrs
+
+
+def _trial_row(
+    unit: Unit,
+    start: Start,
+    row: RowMapping,
+    before: Mapping[int, RowMapping],
+    *,
+    trial_id: int,
+    number: int,
+) -> dict[str, Any]:
+    earlier = before.get(row["id"])
+    return {
+        "trial_id": trial_id,
+        "study_id": row["study_id"],
+        "slot_id": row["id"],
+        "number": number,
+        "attempt": row["attempts"] + 1,
+        "retry_of": earlier["number"] if earlier else None,
+        "state": "RUNNING",
+        "worker": unit.worker_id,
+        "device": fit_or_none(start.device, 64),
+        "started_at": unit.now,
+        "last_step": row["checkpoint_step"] if earlier else None,
+        "record": {},
+    }
+
+
+def _copy_curves(
+    unit: Unit, ours: Sequence[Mapping[str, Any]], before: Mapping[int, RowMapping]
+) -> None:
+    """Join a retried trial's curve to that of the attempt before, up to the checkpoint."""
+    for row in ours:
+        earlier, step = before.get(row["slot_id"]), row["last_step"]
+        if earlier is None or step is None:
+            continue
+        source, target = earlier["trial_id"], row["trial_id"]
+        optuna_rows.copy_values(unit.connection, source, target, up_to_step=step)
+        old = unit.connection.execute(
+            select(epochs.c.step, epochs.c.record).where(
+                epochs.c.trial_id == source, epochs.c.step <= step
+            )
+        ).mappings()
+        copies = [{"trial_id": target, **epoch} for epoch in old]
+        if copies:
+            unit.connection.execute(insert(epochs), copies)
+
+
+def _point_slots(unit: Unit, starts: Sequence[Start], ours: Sequence[Mapping[str, Any]]) -> None:
+    unit.update_slots(
+        [
+            {
+                "b_id": start.lease.slot_id,
+                "b_epoch": start.lease.epoch,
+                "parameters": dict(start.parameters),
+                "trial_id": row["trial_id"],
+                "attempts": row["attempt"],
+            }
+            for start, row in zip(starts, ours, strict=True)
+        ]
+    )
+    unit.reread([start.lease for start in starts])
+
+
+def _begin(unit: Unit, study: RowMapping) -> None:
+    unit.tally.touch(study["id"])
+    if study["started_at"] is None:
+        unit.connection.execute(
+            update(studies)
+            .where(studies.c.id == study["id"])
+            .values(state="running", started_at=unit.now, reason=None)
+        )

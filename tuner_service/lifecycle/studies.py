@@ -1,0 +1,398 @@
+"""Studies: reading them, and asking them to pause, resume, cancel, change, or go.
+
+Each function is one transaction. What the state does not allow is a `ConflictError`; what changes
+nothing answers with the study as it is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import delete as sql_delete
+
+from tuner_service.definition.study import MAX_TAGS, TagKey
+from tuner_service.definition.types import Int, Seconds, Text
+from tuner_service.errors import ConflictError, InputError, NotFoundError
+from tuner_service.lifecycle.cursors import decode_cursor, encode_cursor
+from tuner_service.lifecycle.ending import (
+    ACTIVE,
+    FINAL,
+    TIMEOUT,
+    end_study,
+    paused_seconds,
+    settle,
+    worked_seconds,
+)
+from tuner_service.lifecycle.lookup import find_study
+from tuner_service.lifecycle.slotrows import insert_slots, slot_rows
+from tuner_service.lifecycle.stored import stored_definition
+from tuner_service.lifecycle.tally import lock_rows
+from tuner_service.lifecycle.trials import time_of, views_by_id
+from tuner_service.lifecycle.views import Progress, StudyPage, StudyView, TrialView
+from tuner_service.lifecycle.workers import live_queues
+from tuner_service.settings import Settings
+from tuner_service.storage import Database, optuna_rows
+from tuner_service.storage.schema import epochs, idempotency_keys, slots, studies, trials
+
+Action = Callable[[Connection, RowMapping, float], None]
+
+
+class StudyPatch(BaseModel):
+    """What may be changed of a study; what is absent stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # The bounds of the definition: what it refuses must not come in by this door.
+    trials: Int | None = Field(default=None, ge=1, le=10_000_000)
+    timeout: Seconds | None = None
+    max_failures: Int | None = Field(default=None, ge=0, le=1_000_000)
+    priority: Int | None = Field(default=None, ge=-100, le=100)
+    parallel_trials: Int | None = Field(default=None, ge=1, le=4096)
+    tags: dict[TagKey, Text] | None = Field(default=None, max_length=MAX_TAGS)
+
+
+def get_study(db: Database, ref: str) -> StudyView:
+    """Return one study by id or name.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    with db.read() as connection:
+        return _view(connection, find_study(connection, ref), db.now(connection))
+
+
+def study_view(connection: Connection, study_id: int, *, now: float) -> StudyView:
+    """Return the view of a study within a transaction."""
+    row = connection.execute(select(studies).where(studies.c.id == study_id)).mappings().one()
+    return _view(connection, row, now)
+
+
+def list_studies(
+    db: Database,
+    *,
+    cursor: str | None = None,
+    limit: int = 50,
+    state: str | None = None,
+    tag: str | None = None,
+) -> StudyPage:
+    """Return a page of studies, the newest first.
+
+    Args:
+        tag: `key=value`, or `key` for any value.
+
+    Raises:
+        InputError: The cursor is not one of ours.
+    """
+    query = select(studies).order_by(studies.c.id.desc()).limit(limit + 1)
+    if state is not None:
+        query = query.where(studies.c.state == state)
+    if tag is not None:
+        key, _, value = tag.partition("=")
+        found = studies.c.tags[key].as_string()
+        query = query.where(found == value if value else found.is_not(None))
+    if cursor is not None:
+        query = query.where(studies.c.id < decode_cursor(cursor, int)[0])
+    with db.read() as connection:
+        rows = list(connection.execute(query).mappings())
+        now = db.now(connection)
+        page = rows[:limit]
+        views = _views(connection, page, now)
+    more = len(rows) > limit
+    return StudyPage(items=views, next_cursor=encode_cursor(page[-1]["id"]) if more else None)
+
+
+def revisions(db: Database) -> dict[str, int]:
+    """Return every study's revision by its id; cheap, for those who wait for a change."""
+    with db.read() as connection:
+        rows = connection.execute(select(studies.c.public_id, studies.c.revision))
+        return {public_id: revision for public_id, revision in rows}
+
+
+def pause(db: Database, ref: str) -> StudyView:
+    """Start no more trials, and hand the running ones back with a checkpoint.
+
+    Raises:
+        ConflictError: The study has ended.
+    """
+    return _change(db, ref, _pause)
+
+
+def resume(db: Database, ref: str) -> StudyView:
+    """Go on with a paused study.
+
+    Raises:
+        ConflictError: The study has ended.
+    """
+    return _change(db, ref, _resume)
+
+
+def cancel(db: Database, ref: str) -> StudyView:
+    """End a study: no new trial starts, the running ones are thrown away.
+
+    Raises:
+        NotFoundError: There is no such study.
+    """
+    return _change(db, ref, _cancel)
+
+
+def patch(db: Database, ref: str, change: StudyPatch, *, settings: Settings) -> StudyView:
+    """Change the budget, the priority, the parallelism or the tags.
+
+    Raises:
+        ConflictError: The budget of a study that was cancelled or failed.
+        InputError: The budget is lowered, or the trials of a grid are changed.
+    """
+    return _change(
+        db, ref, lambda connection, row, now: _patch(connection, row, change, settings, now)
+    )
+
+
+def delete(db: Database, ref: str) -> list[str]:
+    """Delete a study that is not running.
+
+    Returns:
+        Paths, relative to the data directory, of files that may be removed now.
+
+    Raises:
+        ConflictError: It is queued or running: cancel it first.
+    """
+    with db.write() as connection:
+        row = _locked(connection, ref)
+        if row["state"] in ACTIVE:
+            raise ConflictError(
+                f"only a study that is paused or has ended can be deleted, but "
+                f"{row['name']!r} is {row['state']}: cancel it first"
+            )
+        ours = select(trials.c.trial_id).where(trials.c.study_id == row["id"])
+        connection.execute(sql_delete(epochs).where(epochs.c.trial_id.in_(ours)))
+        for table in (trials, slots, idempotency_keys):
+            connection.execute(sql_delete(table).where(table.c.study_id == row["id"]))
+        connection.execute(sql_delete(studies).where(studies.c.id == row["id"]))
+        optuna_rows.delete_study(connection, row["optuna_study_id"])
+    return [f"{folder}/{row['public_id']}" for folder in ("models", "logs", "checkpoints")]
+
+
+# -- changes --------------------------------------------------------------------------------
+
+
+def _change(db: Database, ref: str, action: Action) -> StudyView:
+    """Lock the study, apply the action, and return the study as it is then."""
+    with db.write() as connection:
+        row = _locked(connection, ref)
+        now = db.now(connection)
+        action(connection, row, now)
+        return study_view(connection, row["id"], now=now)
+
+
+def _locked(connection: Connection, ref: str) -> RowMapping:
+    study_id = find_study(connection, ref)["id"]
+    rows = lock_rows(connection, [study_id])
+    if study_id not in rows:  # deleted while we waited for the lock
+        raise NotFoundError(f"there is no study with the id or name {ref!r}")
+    return rows[study_id]
+
+
+def _set(connection: Connection, row: RowMapping, **values: Any) -> None:
+    connection.execute(
+        update(studies)
+        .where(studies.c.id == row["id"], studies.c.state == row["state"])
+        .values(revision=studies.c.revision + 1, **values)
+    )
+
+
+def _refuse_final(row: RowMapping, asked: str) -> None:
+    if row["state"] in FINAL:
+        raise ConflictError(
+            f"only a study that has not ended can be {asked}, but {row['name']!r} is {row['state']}"
+        )
+
+
+def _pause(connection: Connection, row: RowMapping, now: float) -> None:
+    _refuse_final(row, "paused")
+    if row["state"] != "paused":
+        _set(connection, row, state="paused", paused_at=now)
+
+
+def _resume(connection: Connection, row: RowMapping, now: float) -> None:
+    _refuse_final(row, "resumed")
+    if row["state"] != "paused":
+        return
+    _set(
+        connection,
+        row,
+        state="running",
+        paused_at=None,
+        paused_seconds=paused_seconds(row, now),
+    )
+
+
+def _cancel(connection: Connection, row: RowMapping, now: float) -> None:
+    if row["state"] in FINAL:
+        return
+    end_study(connection, row, "cancelled", "cancelled by request", now=now)
+
+
+def _patch(
+    connection: Connection, row: RowMapping, change: StudyPatch, settings: Settings, now: float
+) -> None:
+    values: dict[str, Any] = {}
+    for name in ("priority", "parallel_trials", "tags"):
+        if getattr(change, name) is not None:
+            values[name] = getattr(change, name)
+    budget = {
+        "trials": change.trials,
+        "timeout": change.timeout,
+        "max_failures": change.max_failures,
+    }
+    if any(value is not None for value in budget.values()):
+        if row["state"] in ("cancelled", "failed"):
+            raise ConflictError(
+                f"the budget of a {row['state']} study cannot be raised: submit it again"
+            )
+        values |= _raised(connection, row, change, settings, now)
+    if values:
+        _set(connection, row, **values)
+        settle(connection, [row["id"]], now=now)  # less time or patience may end it here and now
+
+
+def _raised(
+    connection: Connection,
+    row: RowMapping,
+    change: StudyPatch,
+    settings: Settings,
+    now: float,
+) -> dict[str, Any]:
+    """Return the columns of a raised budget; a completed study with more to do runs again."""
+    values: dict[str, Any] = {}
+    if change.max_failures is not None:
+        values["max_failures"] = change.max_failures
+    if change.timeout is not None:
+        values["timeout_seconds"] = change.timeout
+    _refuse_without_time(row, change, now)
+    more = _more_slots(connection, row, change.trials, settings)
+    if more:
+        values["budget_trials"] = change.trials
+    again = _reopened(connection, row, change) if row["reason"] == TIMEOUT else 0
+    if more or again:
+        values["slots_open"] = row["slots_open"] + more + again
+        values["slots_cancelled"] = row["slots_cancelled"] - again
+    if row["state"] == "completed" and (more or again):
+        # The time between its end and now does not count against its timeout.
+        idle = now - row["finished_at"]
+        values |= {
+            "state": "running",
+            "reason": None,
+            "finished_at": None,
+            "paused_seconds": row["paused_seconds"] + idle,
+        }
+    return values
+
+
+def _refuse_without_time(row: RowMapping, change: StudyPatch, now: float) -> None:
+    timeout = change.timeout if change.timeout is not None else row["timeout_seconds"]
+    used = worked_seconds(row, now)
+    if change.trials is not None and timeout is not None and used >= timeout:
+        raise ConflictError(
+            f"more trials need more time: timeout > {used:.0f} s (the time used) must hold, but "
+            f"got (timeout={timeout:g})"
+        )
+
+
+def _reopened(connection: Connection, row: RowMapping, change: StudyPatch) -> int:
+    """Open the slots again that the study's timeout cancelled, if it is raised."""
+    if change.timeout is None or change.timeout <= worked_seconds(row, row["finished_at"]):
+        return 0
+    return connection.execute(
+        update(slots)
+        .where(slots.c.study_id == row["id"], slots.c.state == "cancelled")
+        .values(state="open", trial_id=None, owner=None, not_before=0.0, epoch=slots.c.epoch + 1)
+    ).rowcount
+
+
+def _more_slots(
+    connection: Connection, row: RowMapping, wanted: int | None, settings: Settings
+) -> int:
+    if wanted is None or wanted == row["budget_trials"]:
+        return 0
+    definition = stored_definition(row["definition"])
+    if definition.sampler.type == "grid":
+        raise InputError("the trials of a grid study are its points: they cannot be changed")
+    if wanted < row["budget_trials"]:
+        raise InputError(
+            "a budget can only be raised: trials >= "
+            f"{row['budget_trials']} must hold, but got {wanted}"
+        )
+    if wanted > settings.slots_cap:
+        raise InputError(
+            f"trials <= slots_cap must hold, but got (trials={wanted}, "
+            f"slots_cap={settings.slots_cap})"
+        )
+    more = wanted - row["budget_trials"]
+    rows = slot_rows(definition, first=row["budget_trials"], count=more)
+    insert_slots(connection, row["id"], list(rows))
+    return int(more)
+
+
+# -- views ----------------------------------------------------------------------------------
+
+
+def _view(connection: Connection, row: RowMapping, now: float) -> StudyView:
+    return _views(connection, [row], now)[0]
+
+
+def _views(connection: Connection, rows: Sequence[RowMapping], now: float) -> list[StudyView]:
+    best = views_by_id(
+        connection, [row["best_trial_id"] for row in rows if row["best_trial_id"] is not None]
+    )
+    live = live_queues(connection, now)
+    return [_one_view(row, best.get(row["best_trial_id"]), live, now) for row in rows]
+
+
+def _one_view(row: RowMapping, best: TrialView | None, live: set[str], now: float) -> StudyView:
+    return StudyView(
+        id=row["public_id"],
+        name=row["name"],
+        state=row["state"],
+        reason=row["reason"] or _waits_for(row, live),
+        revision=row["revision"],
+        definition=row["definition"],
+        device=row["device"],
+        priority=row["priority"],
+        parallel_trials=row["parallel_trials"],
+        max_failures=row["max_failures"],
+        timeout_seconds=row["timeout_seconds"],
+        tags=row["tags"],
+        created_at=time_of(row["created_at"]),
+        started_at=time_of(row["started_at"]),
+        finished_at=time_of(row["finished_at"]),
+        progress=Progress(
+            total=row["budget_trials"],
+            open=row["slots_open"],
+            leased=row["slots_leased"],
+            done=row["slots_done"],
+            failed=row["slots_failed"],
+            cancelled=row["slots_cancelled"],
+            pruned=row["trials_pruned"],
+        ),
+        best_trial=best,
+        eta_seconds=_eta(row, now),
+    )
+
+
+def _waits_for(row: RowMapping, live: set[str]) -> str | None:
+    if row["state"] not in ACTIVE:
+        return None
+    if row["device"] == "auto":
+        return None if live else "waiting for a worker"
+    if row["device"] in live:
+        return None
+    return f"waiting for a worker with {'CUDA' if row['device'] == 'cuda' else 'a CPU'}"
+
+
+def _eta(row: RowMapping, now: float) -> float | None:
+    ended = row["slots_done"] + row["slots_failed"]
+    if row["state"] != "running" or not ended:
+        return None
+    left = row["budget_trials"] - ended
+    return float(worked_seconds(row, now) / ended * left)

@@ -1,0 +1,51 @@
+"""The counters of `tuner_studies`, moved by the transactions that move the slots."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, RowMapping, select, update
+
+from tuner_service.storage.schema import studies
+
+COUNTED = ("open", "leased", "done", "failed", "cancelled")
+
+
+def lock_rows(connection: Connection, study_ids: Iterable[int]) -> dict[int, RowMapping]:
+    """Lock studies, in the order of their ids so that two transactions cannot wait in a circle."""
+    rows = connection.execute(
+        select(studies)
+        .where(studies.c.id.in_(sorted(set(study_ids))))
+        .order_by(studies.c.id)
+        .with_for_update()
+    ).mappings()
+    return {row["id"]: row for row in rows}
+
+
+class Tally:
+    """Changes of one transaction, by study; `write` adds them and raises the revisions."""
+
+    def __init__(self) -> None:
+        self._changes: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+    def move(self, study_id: int, before: str, after: str, count: int = 1) -> None:
+        """Count slots that went from one state to another."""
+        self._changes[study_id][f"slots_{before}"] -= count
+        self._changes[study_id][f"slots_{after}"] += count
+
+    def add(self, study_id: int, column: str, count: int = 1) -> None:
+        """Raise another counter."""
+        self._changes[study_id][column] += count
+
+    def touch(self, study_id: int) -> None:
+        """Raise the study's revision, whatever else changes."""
+        self._changes[study_id]
+
+    def write(self, connection: Connection) -> None:
+        """Write every change; the studies' rows must be locked."""
+        for study_id, changes in sorted(self._changes.items()):
+            values = {name: studies.c[name] + count for name, count in changes.items() if count}
+            connection.execute(
+                update(studies)
+                .where(studies.c.id == study_id)
+                .values(revision=studies.c.revision + 1, **values)
+            )

@@ -1,0 +1,166 @@
+"""Workers: who is there, what they can run, when they were last heard of."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from tuner_service.lifecycle.views import WorkerView
+from tuner_service.storage.database import Database
+from tuner_service.storage.schema import modules, workers
+
+# Workers renew their entry every two seconds; one that missed this many seconds is not counted on.
+LIVE_SECONDS = 15.0
+# After this long without a word a worker leaves the list.
+FORGET_SECONDS = 120.0
+
+
+def register_worker(
+    db: Database,
+    *,
+    worker_id: str,
+    host: str,
+    pid: int,
+    queue: str,
+    device: str | None,
+    version: str,
+    lanes: int,
+) -> None:
+    """List a worker, replacing an entry of the same id; long-lost ones leave the list."""
+    with db.write() as connection:
+        now = db.now(connection)
+        connection.execute(
+            delete(workers).where(
+                (workers.c.id == worker_id) | (workers.c.heartbeat_at < now - FORGET_SECONDS)
+            )
+        )
+        connection.execute(
+            insert(workers).values(
+                id=worker_id,
+                host=host,
+                pid=pid,
+                queue=queue,
+                device=device,
+                version=version,
+                state="idle",
+                lanes=lanes,
+                current_trials=[],
+                started_at=now,
+                heartbeat_at=now,
+            )
+        )
+
+
+def worker_heartbeat(
+    db: Database,
+    worker_id: str,
+    *,
+    state: str,
+    lanes: int,
+    current_trials: Sequence[Mapping[str, Any]],
+) -> bool:
+    """Renew a worker's entry.
+
+    Returns:
+        False if it is not listed (any more): register again.
+    """
+    with db.write() as connection:
+        renewed = connection.execute(
+            update(workers)
+            .where(workers.c.id == worker_id)
+            .values(
+                heartbeat_at=db.now(connection),
+                state=state,
+                lanes=lanes,
+                current_trials=[dict(trial) for trial in current_trials],
+            )
+        )
+        return renewed.rowcount == 1
+
+
+def leave(db: Database, worker_id: str) -> None:
+    """Take a worker off the list; one that is not on it stays off."""
+    with db.write() as connection:
+        connection.execute(delete(workers).where(workers.c.id == worker_id))
+
+
+def list_workers(db: Database) -> list[WorkerView]:
+    """Return the workers heard of lately, by start."""
+    with db.read() as connection:
+        horizon = db.now(connection) - FORGET_SECONDS
+        rows = connection.execute(
+            select(workers)
+            .where(workers.c.heartbeat_at >= horizon)
+            .order_by(workers.c.started_at, workers.c.id)
+        ).mappings()
+        return [_view(row) for row in rows]
+
+
+def live_queues(connection: Connection, now: float) -> set[str]:
+    """Return the queues (`cpu`, `cuda`) that a live worker serves."""
+    found = connection.execute(select(workers.c.queue).where(_live(now)).distinct())
+    return set(found.scalars())
+
+
+def live_workers(connection: Connection, queue: str, now: float) -> int:
+    """Return how many live workers serve a queue."""
+    found = connection.execute(select(func.count()).where(workers.c.queue == queue, _live(now)))
+    return int(found.scalar_one())
+
+
+def _live(now: float) -> ColumnElement[bool]:
+    """Heard of lately; not at a time to come, which is from before the clock was set back."""
+    return workers.c.heartbeat_at.between(now - LIVE_SECONDS, now + LIVE_SECONDS)
+
+
+def publish_modules(
+    db: Database, worker_id: str, published: Mapping[str, tuple[Mapping[str, Any], str]]
+) -> None:
+    """Replace what modules a worker has.
+
+    Args:
+        published: By module name: its description (parameters of `build`) and its source hash.
+    """
+    with db.write() as connection:
+        connection.execute(delete(modules).where(modules.c.worker_id == worker_id))
+        rows = [
+            {
+                "worker_id": worker_id,
+                "name": name,
+                "description": dict(description),
+                "source_hash": source_hash,
+            }
+            for name, (description, source_hash) in published.items()
+        ]
+        if rows:
+            connection.execute(insert(modules), rows)
+
+
+def known_modules(db: Database) -> dict[str, dict[str, Any]]:
+    """Return the description of every module that a listed worker has, by name."""
+    with db.read() as connection:
+        horizon = db.now(connection) - FORGET_SECONDS
+        rows = connection.execute(
+            select(modules.c.name, modules.c.description)
+            .join(workers, workers.c.id == modules.c.worker_id)
+            .where(workers.c.heartbeat_at >= horizon)
+            .order_by(modules.c.name, workers.c.started_at)
+        )
+        return {name: description for name, description in rows}
+
+
+def _view(row: RowMapping) -> WorkerView:
+    values = dict(row)
+    for name in ("started_at", "heartbeat_at"):
+        values[name] = datetime.fromtimestamp(values[name], UTC)
+    return WorkerView(**values)

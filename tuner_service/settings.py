@@ -1,0 +1,100 @@
+"""One frozen settings object, read from `TUNER_*` environment variables at an entry point.
+
+Nothing happens at import. Entry points build one `Settings` and pass it down.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tuner_service.errors import SettingsError
+
+
+def default_data_dir() -> Path:
+    """Return `$XDG_DATA_HOME/tuner`, or `~/.local/share/tuner`."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "tuner"
+
+
+def _absolute(value: object) -> object:
+    return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) else value
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Times are seconds, as the names say.
+
+    Attributes:
+        data_dir: Files (SQLite database, models, logs, data sets, broker spool); kept at 0700.
+        database_url: SQLAlchemy URL (`sqlite:///…` or `postgresql+psycopg://…`); empty means
+            `data_dir/tuner.db`.
+        broker_url: Celery broker (`redis://…`, or `filesystem://`); empty means
+            `filesystem://` under `data_dir/broker`.
+        dataset_dirs: Further directories, read-only, in which data files of definitions may lie.
+        lease_seconds: How long a worker may keep a slot without renewing its lease.
+        flush_seconds: The longest a report may wait in a worker before it is written.
+        max_attempts: Blamed attempts of one slot before it fails.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TUNER_", frozen=True, extra="ignore")
+
+    data_dir: Annotated[Path, BeforeValidator(_absolute)] = Field(default_factory=default_data_dir)
+    database_url: SecretStr = SecretStr("")
+    broker_url: SecretStr = SecretStr("")
+    dataset_dirs: tuple[Path, ...] = ()
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allowed_hosts: tuple[str, ...] = ()
+    api_key: SecretStr = SecretStr("")
+
+    lease_seconds: float = Field(default=30.0, gt=0, le=3600)
+    flush_seconds: float = Field(default=0.25, gt=0)
+    reconcile_seconds: float = Field(default=2.0, gt=0)
+    ring_expires_seconds: float = Field(default=10.0, gt=0)
+    grace_seconds: float = Field(default=10.0, gt=0)
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    progress_timeout_seconds: float = Field(default=600.0, gt=0)
+    retry_backoff_seconds: float = Field(default=1.0, ge=0)
+    max_attempts: int = Field(default=3, ge=1)
+    grid_cap: int = Field(default=100_000, ge=1)
+    slots_cap: int = Field(default=100_000, ge=1)
+    max_body_bytes: int = Field(default=1_000_000, ge=1)
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.flush_seconds * 4 > self.lease_seconds:
+            raise SettingsError(
+                "flush_seconds * 4 <= lease_seconds must hold, but got "
+                f"(flush_seconds={self.flush_seconds}, lease_seconds={self.lease_seconds})"
+            )
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The SQLAlchemy URL in force; holds the password, so never log it."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'tuner.db'}"
+
+    @property
+    def resolved_broker_url(self) -> str:
+        """The Celery broker URL in force; may hold a password, so never log it."""
+        return self.broker_url.get_secret_value() or "filesystem://"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether `host` can be reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def prepare_data_dir(self) -> Path:
+        """Create the data directory, readable by its owner only, and return it."""
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.data_dir.chmod(0o700)
+        return self.data_dir

@@ -1,0 +1,231 @@
+"""The database: one transaction per `with` block, on SQLite or PostgreSQL.
+
+SQLite has one writer at a time and ignores `FOR UPDATE`, so writing transactions begin with
+`BEGIN IMMEDIATE` and reading ones, on an engine of their own, do not. PostgreSQL locks rows.
+Whatever means "cannot be reached or written just now" leaves here as `UnavailableError`; the next
+transaction connects anew, so that callers only have to try again.
+"""
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from tuner_service.errors import SchemaVersionError, SettingsError, UnavailableError
+
+BUSY_SECONDS = 20.0
+CONNECT_SECONDS = 5
+POOL_SIZE = 10
+
+_CLOCK = {
+    # SQLite before 3.42 has no sub-second unixepoch(); julianday is good to 0.1 ms.
+    "sqlite": text("SELECT (julianday('now') - 2440587.5) * 86400.0"),
+    # now() would be the transaction's begin, before it waited for its locks.
+    "postgresql": text("SELECT extract(epoch FROM clock_timestamp())::float8"),
+}
+
+
+def to_json(value: Any) -> str:
+    """Serialise for a JSON column; numbers that JSON cannot hold (NaN, infinity) become null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+class Database:
+    """Transactions on one database. Safe to share between threads, not over a fork."""
+
+    def __init__(self, url: str, *, writer: Engine, reader: Engine) -> None:
+        self.url = url
+        self._writer = writer
+        self._reader = reader
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = False) -> "Database":
+        """Open a database; connections are made when they are needed.
+
+        Args:
+            create: Create a SQLite file that does not exist, readable by its owner only.
+
+        Raises:
+            SettingsError: The URL is malformed or of another kind of database.
+            SchemaVersionError: The SQLite file does not exist.
+        """
+        if is_sqlite(url):
+            _require_file(url, create=create)
+            return cls(url, writer=_sqlite_engine(url, writer=True), reader=_sqlite_engine(url))
+        engine = _postgres_engine(url)
+        reader = engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        return cls(url, writer=engine, reader=reader)
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._writer.dialect.name
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Yield a connection in a transaction that may write; committed when the block ends.
+
+        Raises:
+            UnavailableError: The database cannot be reached, is full, or was locked too long. The
+                transaction may have been committed if the connection broke during the commit.
+        """
+        with _translated(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection whose statements all see one snapshot; it waits for no writer.
+
+        Raises:
+            UnavailableError: The database cannot be reached.
+        """
+        with _translated(), self._reader.begin() as connection:
+            yield connection
+
+    def now(self, connection: Connection) -> float:
+        """Return the database's clock, in seconds since the epoch."""
+        return float(connection.execute(_CLOCK[self.dialect]).scalar_one())
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._writer.dispose()
+        self._reader.dispose()
+
+
+def is_sqlite(url: str) -> bool:
+    """Return whether the URL is of SQLite.
+
+    Raises:
+        SettingsError: It is malformed or neither SQLite's nor PostgreSQL's.
+    """
+    try:
+        backend = make_url(url).get_backend_name()
+    except ArgumentError as error:
+        raise SettingsError("database_url must be a SQLAlchemy URL") from error
+    if backend not in _CLOCK:
+        raise SettingsError(f"database_url must be sqlite or postgresql, but got {backend!r}")
+    return backend == "sqlite"
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the path of a SQLite URL's file.
+
+    Raises:
+        SettingsError: The URL names no file: processes could not share it.
+    """
+    name = make_url(url).database
+    if not name or name == ":memory:":
+        raise SettingsError("database_url must name a file: an in-memory database is not shared")
+    return Path(name)
+
+
+def _require_file(url: str, *, create: bool) -> None:
+    path = sqlite_path(url)
+    if path.exists():
+        return
+    if not create:
+        raise SchemaVersionError(f"there is no database at {path}: run `tuner migrate`")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+
+
+def _sqlite_engine(url: str, *, writer: bool = False) -> Engine:
+    # One writing connection: this process's threads queue in the pool, in order, instead of
+    # polling SQLite's lock against each other.
+    engine = create_engine(
+        url,
+        pool_size=1 if writer else POOL_SIZE,
+        max_overflow=0 if writer else POOL_SIZE,
+        pool_timeout=BUSY_SECONDS,
+        connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
+        json_serializer=to_json,
+    )
+    begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # or pysqlite decides by itself when to begin
+        for pragma in (
+            f"busy_timeout={int(BUSY_SECONDS * 1000)}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgres_engine(url: str) -> Engine:
+    return create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=2 * POOL_SIZE,
+        pool_timeout=BUSY_SECONDS,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_SECONDS},
+        json_serializer=to_json,
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise UnavailableError(f"no database connection within {BUSY_SECONDS:g} s") from error
+    except DBAPIError as error:
+        reason = _unavailable(error)
+        if reason is None:
+            raise
+        raise UnavailableError(reason) from error
+
+
+def _unavailable(error: DBAPIError) -> str | None:
+    """Return why the database cannot serve just now; None: the statement itself is wrong."""
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite_unavailable(error.orig)
+    if getattr(error.orig, "sqlstate", None) == "53100":
+        return "the database has no space left on its disk"
+    if error.connection_invalidated or isinstance(error, OperationalError):
+        return "the database cannot be reached, or gave up the transaction"
+    return None
+
+
+def _sqlite_unavailable(error: sqlite3.Error) -> str | None:
+    name = getattr(error, "sqlite_errorname", None) or ""
+    if name == "SQLITE_FULL":
+        return "the database has no space left on its disk"
+    if name.startswith("SQLITE_IOERR"):
+        return f"the database file cannot be read or written ({name}); is the disk full?"
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"the database was locked by another process for {BUSY_SECONDS:g} s"
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        return f"the database file cannot be opened for writing ({name})"
+    return None

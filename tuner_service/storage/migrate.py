@@ -1,0 +1,139 @@
+"""Create and upgrade the schema: Optuna's tables by Optuna, ours by Alembic.
+
+Two version tables live in the database: Optuna's `alembic_version` and our
+`tuner_alembic_version`. Both must be what this software knows before it writes anything.
+"""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import optuna
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.exc import OperationalError
+
+from tuner_service.errors import SchemaVersionError, UnavailableError
+from tuner_service.storage.database import Database, is_sqlite, sqlite_path
+
+VERSION_TABLE = "tuner_alembic_version"
+OPTUNA_REVISION = "v3.2.0.a"  # what Optuna 5.0 creates
+_ADVISORY_LOCK = 0x74756E6572  # "tuner"
+
+
+def migrate(url: str) -> None:
+    """Create or upgrade both schemas; does nothing where they are current.
+
+    Processes that migrate at once take turns.
+
+    Raises:
+        SchemaVersionError: The database was written by a newer version of this software, or by
+            an Optuna whose schema is not known.
+        UnavailableError: The database cannot be reached.
+    """
+    if is_sqlite(url):
+        Database.open(url, create=True).close()
+    with _alone(url), contextlib.closing(Database.open(url)) as database:
+        with database.read() as connection:
+            _check_optuna_revision(connection)
+            _refuse_newer(connection)
+        _create_optuna_tables(url)
+        with database.write() as connection:
+            config = alembic_config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def check_schema(db: Database) -> None:
+    """Refuse a database whose schema is not exactly this software's.
+
+    Raises:
+        SchemaVersionError: With the command that fixes it.
+    """
+    with db.read() as connection:
+        _check_optuna_revision(connection)
+        found = _revision(connection, VERSION_TABLE)
+        if found == head_revision():
+            return
+        if found is None:
+            raise SchemaVersionError("the database has no tables yet: run `tuner migrate`")
+        _refuse_newer(connection)
+        raise SchemaVersionError(
+            f"the database's schema is {found}, older than this software's "
+            f"{head_revision()}: run `tuner migrate`"
+        )
+
+
+def alembic_config() -> Config:
+    """Return Alembic's configuration of our migrations, wherever they are installed."""
+    spec = find_spec("migrations")
+    if spec is None or not spec.submodule_search_locations:
+        raise SchemaVersionError("the package `migrations` is not installed with this software")
+    directory = Path(next(iter(spec.submodule_search_locations)))
+    config = Config(directory / "alembic.ini")
+    config.set_main_option("script_location", str(directory).replace("%", "%%"))
+    return config
+
+
+def head_revision() -> str:
+    """Return the newest revision of our schema."""
+    return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
+
+
+def _refuse_newer(connection: Connection) -> None:
+    found = _revision(connection, VERSION_TABLE)
+    known = {s.revision for s in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    if found is not None and found not in known:
+        raise SchemaVersionError(
+            f"the database's schema {found} is newer than this software, which knows up to "
+            f"{head_revision()}: upgrade with `pip install --upgrade tuner-service`"
+        )
+
+
+def _check_optuna_revision(connection: Connection) -> None:
+    found = _revision(connection, "alembic_version")
+    if found is not None and found != OPTUNA_REVISION:
+        raise SchemaVersionError(
+            f"Optuna's schema in the database is {found}, but this software knows "
+            f"{OPTUNA_REVISION}: run `optuna storage upgrade --storage URL` if it is older, "
+            "or upgrade this software if it is newer"
+        )
+
+
+def _revision(connection: Connection, table: str) -> str | None:
+    if not inspect(connection).has_table(table):
+        return None
+    revision = connection.execute(text(f"SELECT version_num FROM {table}")).scalar()  # noqa: S608
+    return None if revision is None else str(revision)
+
+
+def _create_optuna_tables(url: str) -> None:
+    try:
+        storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True)
+    except OperationalError as error:
+        raise UnavailableError("the database cannot be reached") from error
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+@contextlib.contextmanager
+def _alone(url: str) -> Iterator[None]:
+    """Hold the right to migrate: a lock beside the SQLite file, or PostgreSQL's advisory lock."""
+    if is_sqlite(url):
+        with sqlite_path(url).with_suffix(".migrate-lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        return
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+            yield
+    except OperationalError as error:
+        raise UnavailableError("the database cannot be reached") from error
+    finally:
+        engine.dispose()

@@ -1,0 +1,217 @@
+"""What a worker brings: the networks in the operator's directory of modules, described.
+
+A module is a Python file with `def build(…) -> torch.nn.Module`. It is read as text here, never
+imported: the supervisor has no torch, and must not run what a user wrote.
+"""
+
+import ast
+import hashlib
+import keyword
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tuner_service.definition import ModuleDescription
+from tuner_service.definition.binding import bind
+from tuner_service.definition.catalogue import NETWORKS
+from tuner_service.definition.options import Option
+from tuner_service.errors import DefinitionError, Fault, SettingsError
+
+logger = logging.getLogger(__name__)
+
+GIVEN: Final = frozenset({"inputs", "outputs"})
+"""Parameters of `build` that the data decides: the shape of one row, and how many outputs."""
+
+MAX_SOURCE: Final = 1_000_000
+_TYPES: Final = {"int": "int", "float": "float", "bool": "boolean", "str": "string"}
+_NO_DEFAULT: Final = object()
+_NOT_PLAIN: Final = object()
+
+Published = Mapping[str, tuple[Mapping[str, Any], str]]
+
+
+class ModuleFaultError(DefinitionError):
+    """A module cannot be offered; the message says what to change in its file."""
+
+    code = "invalid_module"
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__([Fault(f"/{name}", detail, self.code)])
+
+
+@dataclass(slots=True)
+class ModuleFolder:
+    """A directory of modules, read again when a file in it changes."""
+
+    directory: Path
+    _seen: tuple[tuple[str, int, int], ...] | None = None
+
+    def changed(self) -> Published | None:
+        """Return every sound module as it is published, or None if no file has changed.
+
+        What is wrong with the others is logged, once per change.
+        """
+        present = tuple(self._stamps())
+        if present == self._seen:
+            return None
+        self._seen = present
+        return {one.name: (one.model_dump(mode="json"), one.source_hash) for one in self.read()}
+
+    def forget(self) -> None:
+        """Take every file for changed at the next look."""
+        self._seen = None
+
+    def read(self) -> Iterator[ModuleDescription]:
+        """Yield the description of every sound module."""
+        for path in sources(self.directory):
+            try:
+                yield describe(path)
+            except (ModuleFaultError, OSError, UnicodeDecodeError) as error:
+                logger.warning("module %s is not offered: %s", path.name, error)
+
+    def _stamps(self) -> Iterator[tuple[str, int, int]]:
+        for path in sources(self.directory):
+            try:
+                stat = path.stat()
+            except OSError:  # deleted a moment ago
+                continue
+            yield path.name, stat.st_size, stat.st_mtime_ns
+
+
+def open_folder(directory: Path) -> ModuleFolder:
+    """Return the folder of modules.
+
+    Raises:
+        SettingsError: There is no such directory.
+    """
+    if not directory.is_dir():
+        raise SettingsError(f"TUNER_MODULES_DIR must name a directory, but got {str(directory)!r}")
+    return ModuleFolder(directory)
+
+
+def sources(directory: Path) -> list[Path]:
+    """Return the module files; those that begin with `_` are for the others to import."""
+    return sorted(path for path in directory.glob("*.py") if not path.name.startswith("_"))
+
+
+def describe(path: Path) -> ModuleDescription:
+    """Describe one module file.
+
+    Raises:
+        ModuleFaultError: It cannot be offered; the message says why.
+    """
+    name = path.stem
+    _check_name(name)
+    raw = path.read_bytes()
+    if len(raw) > MAX_SOURCE:
+        raise ModuleFaultError(name, f"the file must be at most {MAX_SOURCE} bytes")
+    try:
+        tree = ast.parse(raw, filename=path.name)
+    except (SyntaxError, ValueError) as error:
+        raise ModuleFaultError(name, f"the file is not Python: {error}") from error
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if "build" not in functions:
+        detail = "the file must have `def build(…) -> torch.nn.Module` at its top level"
+        raise ModuleFaultError(name, detail)
+    build = functions["build"]
+    return ModuleDescription(
+        name=name,
+        description=_first_line(ast.get_docstring(tree) or ast.get_docstring(build) or ""),
+        parameters=tuple(_options(name, build)),
+        defines=("loss",) if "loss" in functions else (),
+        source_hash=source_hash(raw),
+    )
+
+
+def source_hash(source: bytes) -> str:
+    """Return the SHA-256 of a module's source."""
+    return hashlib.sha256(source).hexdigest()
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name) or keyword.iskeyword(name):
+        detail = "the file's name must be a Python name of at most 64 letters, digits and `_`"
+        raise ModuleFaultError(name, detail)
+    if name in NETWORKS:
+        raise ModuleFaultError(name, f"{name} is a built-in network; name the file otherwise")
+
+
+def _options(name: str, build: ast.FunctionDef) -> Iterator[Option]:
+    given = build.args
+    if given.kwarg or given.vararg or given.posonlyargs:
+        raise ModuleFaultError(
+            name, "build must name every parameter: no *args, no **kwargs, no positional-only ones"
+        )
+    told = _told(ast.get_docstring(build) or "")
+    missing: list[ast.expr | None] = [None] * (len(given.args) - len(given.defaults))
+    pairs = [
+        *zip(given.args, [*missing, *given.defaults], strict=True),
+        *zip(given.kwonlyargs, given.kw_defaults, strict=True),
+    ]
+    for argument, default in pairs:
+        if argument.arg not in GIVEN:
+            yield _option(name, argument, default, told.get(argument.arg, ""))
+
+
+def _option(name: str, argument: ast.arg, default: ast.expr | None, told: str) -> Option:
+    if bind(argument.arg, network=None, dataset=None) is not None:
+        raise ModuleFaultError(
+            name,
+            f"build's parameter {argument.arg!r} already means something in training; "
+            "name it otherwise",
+        )
+    value = _NO_DEFAULT if default is None else _plain(default)
+    plain = value is not _NO_DEFAULT and value is not _NOT_PLAIN
+    return Option(
+        name=argument.arg,
+        description=told or f"Parameter of {name}'s build.",
+        default=value if plain else None,
+        required=value is _NO_DEFAULT,
+        **_domain(name, argument, value),
+    )
+
+
+def _domain(name: str, argument: ast.arg, value: object) -> dict[str, Any]:
+    """Return type, choices and other allowed values of a parameter."""
+    note = argument.annotation
+    if note is None:
+        kind = _TYPES.get(type(value).__name__)
+        return {"type": kind or "any"}
+    also: tuple[None, ...] = (None,) if value is None else ()
+    if isinstance(note, ast.BinOp) and isinstance(note.op, ast.BitOr):
+        sides = [side for side in (note.left, note.right) if ast.unparse(side) != "None"]
+        if len(sides) == 1:
+            note, also = sides[0], (None,)
+    text = ast.unparse(note).removeprefix("typing.").strip("'\"")
+    if text in _TYPES:
+        return {"type": _TYPES[text], "also": also}
+    if isinstance(note, ast.Subscript) and text.startswith("Literal["):
+        items = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
+        return {"type": "any", "choices": tuple(_plain(item) for item in items), "also": also}
+    raise ModuleFaultError(
+        name,
+        f"build's parameter {argument.arg!r} must be of type int, float, bool, str, Literal[…] or "
+        f"one of these | None, but got {text}",
+    )
+
+
+def _plain(node: ast.expr) -> object:
+    """Return the value of a literal; anything else only the module itself can tell."""
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return _NOT_PLAIN
+    return value if value is None or isinstance(value, (bool, int, float, str)) else _NOT_PLAIN
+
+
+def _told(docstring: str) -> dict[str, str]:
+    """Return what a docstring's `Args:` says of each parameter, in its first line."""
+    _, _, part = docstring.partition("Args:\n")
+    return dict(re.findall(r"^ {4}(\w+)(?: \([^)]*\))?: (.+)$", part, flags=re.MULTILINE))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

@@ -1,0 +1,124 @@
+"""The messages between supervisor and trainer: JSON lines over two pipes.
+
+Supervisor → trainer: `start`, `stop`, `verdicts`, `best`, `shutdown`. Trainer → supervisor:
+`ready`, `events` (a list, from day one), `alive`. The trainer's standard output and error belong
+to user code and go to log files; they are never the channel. End of file on the command pipe ends
+the trainer at once.
+
+`trial` is the supervisor's key for a run: an integer it chooses, unique in the trainer's life.
+"""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+StopMode = Literal["prune", "cancel", "checkpoint", "timeout"]
+
+
+class TrialStart(TypedDict):
+    """One trial to train.
+
+    `checkpoint` is the path prefix for this trial's checkpoint files; with `resume` the engine
+    continues from them (from the start, saying so in the record, if they cannot be read).
+    `model` is where the weights go if the trial ends among the study's `keep_models` best that
+    this trainer knows of; null keeps none. With `prunable` the engine runs at most one epoch
+    ahead of the last verdict. `alone` wants no other trial on board.
+    """
+
+    trial: int
+    study: int
+    spec: dict[str, Any]  # TrialSpec
+    checkpoint: str
+    resume: bool
+    model: str | None
+    keep_models: int
+    prunable: bool
+    alone: bool
+    log: str | None
+
+
+class StartMessage(TypedDict):
+    """Start these trials, in this order as lanes are free."""
+
+    type: Literal["start"]
+    trials: list[TrialStart]
+
+
+class StopMessage(TypedDict):
+    """Stop these at their next step.
+
+    `prune` and `timeout` end with a `stopped` event carrying test metrics and record; `cancel`
+    throws the trial away; `checkpoint` writes one first and the event carries its step.
+    """
+
+    type: Literal["stop"]
+    trials: list[tuple[int, StopMode]]
+
+
+class VerdictsMessage(TypedDict):
+    """(trial, step): the pruner saw the report of this step and lets the trial go on."""
+
+    type: Literal["verdicts"]
+    trials: list[tuple[int, int]]
+
+
+class BestMessage(TypedDict):
+    """The worst objective value among a study's kept models; worse trials need not be kept."""
+
+    type: Literal["best"]
+    study: int
+    value: float
+
+
+class ShutdownMessage(TypedDict):
+    """Checkpoint everything on board, report each as `stopped`, and exit."""
+
+    type: Literal["shutdown"]
+
+
+class ReadyMessage(TypedDict):
+    """The trainer is up: its device and versions."""
+
+    type: Literal["ready"]
+    pid: int
+    device: str
+    queue: Literal["cpu", "cuda"]
+    versions: dict[str, str]
+    lanes: int  # how many trials it can usefully hold at once
+
+
+class AliveMessage(TypedDict):
+    """Sent at least every second by a thread, with how long the engine has been in this call."""
+
+    type: Literal["alive"]
+    busy_seconds: float
+    memory_bytes: int
+
+
+class Event(TypedDict):
+    """What happened to one trial.
+
+    kinds: `started`; `report` (step, value, record); `checkpointed` (step); `finished` (values,
+    record, …); `stopped` (mode, step, values, record); `failed` (failure, record).
+
+    `failure` is `{kind, message, step, traceback}` with kind diverged, out_of_memory, user_code
+    or data.
+    """
+
+    kind: Literal["started", "report", "checkpointed", "finished", "stopped", "failed"]
+    trial: int
+    step: NotRequired[int]
+    value: NotRequired[float | None]
+    values: NotRequired[list[float]]
+    mode: NotRequired[StopMode]
+    record: NotRequired[dict[str, Any]]
+    failure: NotRequired[dict[str, Any]]
+    rung: NotRequired[str]
+    rung_reason: NotRequired[str | None]
+    group: NotRequired[str | None]
+    model: NotRequired[str | None]
+
+
+class EventsMessage(TypedDict):
+    """Events in the order in which they happened."""
+
+    type: Literal["events"]
+    events: list[Event]

@@ -1,0 +1,35 @@
+"""What is set per worker rather than per installation."""
+
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _most_of_memory() -> int:
+    return int(psutil.virtual_memory().total * 0.9)
+
+
+class WorkerSettings(BaseSettings):
+    """Read from `TUNER_*` like `Settings`, or from the worker's command line.
+
+    Attributes:
+        device: `auto` takes CUDA where there is one, else the CPU.
+        threads: torch's threads on a CPU. Small matrices are slower with more than one; run a
+            worker per core instead.
+        memory_limit_bytes: A trainer that holds more main memory is ended; by default nine tenths
+            of the machine's.
+        modules_dir: Where networks of the operator's own lie (docs/bring-a-network.md).
+        log_json: One JSON object per log line, as containers want it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TUNER_", frozen=True, extra="ignore")
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1)
+    memory_limit_bytes: int = Field(default_factory=_most_of_memory, gt=0)
+    modules_dir: Path | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False

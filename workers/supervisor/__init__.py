@@ -1,0 +1,1 @@
+"""A worker's supervisor: holds the leases, drives the trainer process. No torch."""

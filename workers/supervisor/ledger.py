@@ -1,0 +1,32 @@
+"""What a supervisor needs of the database: claims, flushes and history, each one transaction."""
+
+from collections.abc import Collection
+from typing import Protocol
+
+from tuner_service.lifecycle.messages import Batch, Claimed, Flushed
+from tuner_service.search.history import HistoryTrial
+
+
+class Ledger(Protocol):
+    """Claims, flushes and history; each call is one transaction.
+
+    Every method raises `UnavailableError` while the database is away.
+    """
+
+    def claim(
+        self,
+        *,
+        limit: int,
+        exclude_alone: bool,
+        exclude_studies: Collection[int],
+        fair_share: bool,
+    ) -> Claimed:
+        """Lease up to `limit` open slots."""
+
+    def flush(self, batch: Batch) -> Flushed:
+        """Write a batch; written twice, it changes nothing the second time."""
+
+    def history(
+        self, study_id: int, *, after_trial_id: int, unfinished: Collection[int]
+    ) -> list[HistoryTrial]:
+        """Return the trials of a study that are new or were unfinished."""

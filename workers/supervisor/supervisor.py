@@ -1,0 +1,270 @@
+"""The serve loop: claim slots, ask parameters, drive the trainer, write what happened.
+
+One turn: read the trainer's messages, look at deadlines, write and claim what is due, send what is
+ready. All of it runs in one thread; the trainer trains meanwhile. When the database goes away the
+loop trains on, keeps what is to be written, and lets its runs go when their leases would end.
+"""
+
+import itertools
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tuner_service.lifecycle.messages import HandBack, StudyWork
+from tuner_service.settings import Settings
+from workers.protocol import TrialStart
+from workers.supervisor.board import Phase, Run
+from workers.supervisor.books import Books
+from workers.supervisor.deadlines import Watch
+from workers.supervisor.deaths import Cause, judge
+from workers.supervisor.keeper import TrainerKeeper
+from workers.supervisor.ledger import Ledger
+from workers.supervisor.listener import Listener
+from workers.supervisor.shift import Shift
+from workers.supervisor.studies import ActiveStudy, Studies
+from workers.supervisor.trainer_process import TrainerProcess
+
+logger = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS = 0.5
+GIVE_UP_STARTS = 3
+
+# Of the grace time: how long trials may take to write their checkpoints, and how long the
+# database may be away before what is left to write is given up.
+_CHECKPOINT_SHARE = 0.7
+_WRITE_SHARE = 0.9
+# A pipe closes a moment before its process is gone.
+_EXIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a supervisor is at, for the worker's heartbeat."""
+
+    state: str = "idle"
+    lanes: int = 0
+    trials: tuple[dict[str, Any], ...] = ()
+
+
+class Supervisor:
+    """Serves one worker's trainer. `serve` may be called again and again, by one thread at a time.
+
+    Attributes:
+        status: What it is at; replaced as a whole, so that another thread may read it.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        keeper: TrainerKeeper,
+        *,
+        settings: Settings,
+        stopping: threading.Event,
+        memory_limit_bytes: int | None = None,
+        open_study: Callable[[StudyWork], ActiveStudy] = ActiveStudy.open,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.status = Status()
+        self._ledger = ledger
+        self._keeper = keeper
+        self._settings = settings
+        self._stopping = stopping
+        self._memory_limit_bytes = memory_limit_bytes
+        self._clock = clock
+        self._studies = Studies(open_study)
+        self._keys = itertools.count(1)
+        self._lock = threading.Lock()
+        self._begin()
+
+    def serve(self) -> None:
+        """Work until nothing is claimable and nothing is on board, or the worker is stopped."""
+        with self._lock:
+            self._begin()
+            try:
+                while not self._is_done():
+                    self._turn()
+            except BaseException:
+                self._collapse()
+                raise
+            finally:
+                self.status = Status(lanes=self._shift.lanes)
+
+    def wake(self) -> None:
+        """Make the loop look at the stopping event now."""
+        if self._keeper.current is not None:
+            self._keeper.current.wake()
+
+    def _begin(self) -> None:
+        self._shift = Shift(
+            self._settings,
+            self._keeper,
+            keys=self._keys,
+            stopping=self._stopping,
+            clock=self._clock,
+        )
+        self._watch = Watch(
+            self._settings, self._clock(), memory_limit_bytes=self._memory_limit_bytes
+        )
+        self._listener = Listener(self._shift, self._watch)
+        self._books = Books(self._shift, self._ledger, self._studies)
+        self._drain_at: float | None = None
+
+    def _turn(self) -> None:
+        stopping = self._stopping.is_set()
+        self._read(self._keeper.current if stopping else self._keeper.ensure(self._clock()))
+        self._check_death()
+        self._check_deadlines()
+        if stopping:
+            self._drain()
+        self._books.keep()
+        if self._books.leases_ended:
+            self._shift.stop(self._shift.board.leased, "checkpoint")
+        if not stopping:
+            self._dispatch()
+        self._publish()
+
+    def _is_done(self) -> bool:
+        idle = not self._shift.board.runs and not len(self._shift.outbox)
+        if not self._stopping.is_set():
+            return idle and self._books.exhausted
+        if self._is_past(_WRITE_SHARE):
+            logger.error("stopped without writing %d entries", len(self._shift.outbox))
+            return True
+        return idle
+
+    def _read(self, trainer: TrainerProcess | None) -> None:
+        timeout = max(0.0, min(self._books.due - self._clock(), MAX_WAIT_SECONDS))
+        if trainer is None:
+            time.sleep(min(timeout + 0.01, 0.05))
+            return
+        for message in trainer.receive(timeout):
+            self._listener.take(message)
+
+    # To the trainer
+
+    def _dispatch(self) -> None:
+        ready = self._shift.board.of(Phase.READY)
+        if not ready or self._shift.lanes == 0:
+            return
+        self._shift.send({"type": "start", "trials": [self._start_of(run) for run in ready]})
+        self._watch.progressed(self._clock())
+        for run in ready:
+            run.phase = Phase.SENT
+            run.sendings += 1
+            logger.info("trial sent to the trainer", extra=run.log())
+
+    def _start_of(self, run: Run) -> TrialStart:
+        places, work, lease = self._shift.places, run.study.work, run.lease
+        return {
+            "trial": run.key,
+            "study": work.study_id,
+            "spec": run.spec,
+            "checkpoint": str(places.checkpoint(work, lease)),
+            "resume": run.checkpoint_step is not None,
+            "model": str(places.model(work, lease)) if run.study.keep_models else None,
+            "keep_models": run.study.keep_models,
+            "prunable": run.study.prunes,
+            "alone": run.is_alone,
+            "log": str(places.log(work, lease)),
+        }
+
+    # Deadlines and deaths
+
+    def _check_death(self) -> None:
+        trainer = self._keeper.current
+        if trainer is None or not self._keeper.is_dead(self._clock()):
+            return
+        for message in trainer.receive(0.0):  # its last words came before the end of its pipe
+            self._listener.take(message)
+        why = _death_message(trainer.exit_code(wait_seconds=_EXIT_SECONDS), trainer.log_tail())
+        self._end_trainer(Cause("crashed", why))
+
+    def _check_deadlines(self) -> None:
+        now, board = self._clock(), self._shift.board
+        self._watch.notice_absence(board, now)
+        late = self._watch.over_time(board, now)
+        for run in late:
+            run.out_of_time = True
+        self._shift.stop(late, "timeout")
+        if (cause := self._watch.fault(board, now)) is not None:
+            self._end_trainer(cause)
+
+    def _end_trainer(self, cause: Cause) -> None:
+        """Lay the blame for a trainer that is gone or must go; the next one waits its turn."""
+        board = self._shift.board
+        on_board = board.of(Phase.SENT, Phase.GHOST)
+        if not self._stopping.is_set() or on_board:
+            logger.error("trainer ended with %d on board: %s", len(on_board), cause.message)
+        self._keeper.bury(self._clock())
+        verdicts = judge(on_board, cause)
+        for run in on_board:
+            if run.phase is Phase.GHOST:
+                board.remove(run)
+            elif (outcome := verdicts[run.key]) is not None:
+                self._shift.close(run, outcome)
+            else:
+                run.phase, run.started_at = Phase.READY, None
+        if self._keeper.failed_starts >= GIVE_UP_STARTS:
+            logger.error("the trainer does not start; handing back, the next ring tries again")
+            self._keeper.failed_starts = 0
+            self._shift.stop(board.leased, "checkpoint")
+            self._books.give_up_claiming()
+
+    # The end
+
+    def _drain(self) -> None:
+        """Stop for good: hand back what has not begun, ask checkpoints of what has."""
+        board = self._shift.board
+        if self._drain_at is None:
+            self._drain_at = self._clock()
+            logger.info("stopping: %d runs to hand back", len(board.leased))
+            self._shift.stop(board.of(Phase.HELD, Phase.STARTING, Phase.READY), "checkpoint")
+            for run in board.of(Phase.SENT):
+                if run.stop_mode is None:
+                    run.ask_stop("checkpoint", self._drain_at)
+            self._shift.send({"type": "shutdown"})
+        elif board.runs and self._is_past(_CHECKPOINT_SHARE):
+            self._end_trainer(Cause("unanswered", "The worker was stopped."))
+
+    def _is_past(self, share: float) -> bool:
+        if self._drain_at is None:
+            return False
+        return self._clock() >= self._drain_at + share * self._settings.grace_seconds
+
+    def _collapse(self) -> None:
+        """The loop itself failed: end the trainer, and try once to hand everything back."""
+        logger.exception("the serve loop failed; handing back what it holds")
+        self._keeper.bury(self._clock())
+        board = self._shift.board
+        self._shift.stop(board.of(Phase.HELD, Phase.STARTING, Phase.READY), "checkpoint")
+        for run in board.of(Phase.SENT):
+            self._shift.close(run, HandBack(run.lease, run.checkpoint_step))
+        self._books.write_once()
+
+    def _publish(self) -> None:
+        runs = self._shift.board.of(Phase.SENT)
+        state = "stopping" if self._stopping.is_set() else "busy"
+        if len(runs) == len(self.status.trials) and state == self.status.state == "busy":
+            return
+        self.status = Status(state, self._shift.lanes, tuple(run.describe() for run in runs))
+
+
+def _death_message(code: int | None, tail: str) -> str:
+    if code is None:
+        how = "The trainer did not become ready, or closed its pipe"
+    elif code < 0:
+        how = f"The trainer was ended by {_signal_name(-code)}"
+    else:
+        how = f"The trainer exited with code {code}"
+    return f"{how}. It last said:\n{tail}" if tail else f"{how}."
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,191 @@
+"""The trainer as its supervisor sees it: a child process, two pipes and a log file.
+
+Two threads keep the supervisor's loop from ever blocking on the child: one writes commands, since
+a hung trainer leaves its pipe full; one reads messages into an inbox. The child's standard output
+and error go to its log, whose end tells why it died.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from workers.protocol import ReadyMessage
+
+logger = logging.getLogger(__name__)
+
+_TAIL_BYTES = 4000
+_LOG_CAP_BYTES = 10_000_000
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerCommand:
+    """How to start a trainer.
+
+    Attributes:
+        arguments: After `python`, without the pipe descriptors.
+        environment: Complete, already scrubbed.
+        log_path: Where its standard output and error go, appended.
+    """
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    log_path: Path
+
+
+class TrainerProcess:
+    """A running trainer. `receive`, `wake` and `send` may be called from any thread."""
+
+    def __init__(self, command: TrainerCommand) -> None:
+        self.ready: ReadyMessage | None = None
+        self.closed = False
+        self.started_at = time.monotonic()
+        self.heard_at = self.started_at
+        self._log_path = command.log_path
+        self._log_start = _prepare_log(command.log_path)
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        commands, events = self._spawn(command)
+        self._threads = [
+            threading.Thread(target=self._write, args=(commands,), daemon=True),
+            threading.Thread(target=self._read, args=(events,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Queue a command; one that a dead trainer never reads is dropped."""
+        self._outgoing.put(dict(message))
+
+    def receive(self, timeout: float) -> list[Message]:
+        """Return what came in, waiting up to `timeout` seconds for the first message.
+
+        After the end of the pipe, `closed` is true and everything sent before it was returned.
+        """
+        messages: list[Message] = []
+        with contextlib.suppress(queue.Empty):
+            first = self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
+            while True:
+                if first is not None:
+                    messages.append(first)
+                first = self._inbox.get_nowait()
+        return messages
+
+    def wake(self) -> None:
+        """Make a waiting `receive` return at once."""
+        self._inbox.put(None)
+
+    def exit_code(self, *, wait_seconds: float = 0.0) -> int | None:
+        """Return the exit code (negative: the signal that ended it), None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(wait_seconds)
+        return None
+
+    def kill(self) -> None:
+        """End it and whatever it started, at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._outgoing.put(None)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5.0)
+
+    def close(self, timeout: float) -> None:
+        """Close the command pipe, which ends a healthy trainer; kill it after `timeout`."""
+        self._outgoing.put(None)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        self.kill()
+
+    def log_tail(self) -> str:
+        """Return the end of what this process printed."""
+        try:
+            with self._log_path.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_start, size - _TAIL_BYTES))
+                return log.read().decode("utf-8", "replace").strip()
+        except OSError:
+            return ""
+
+    def _spawn(self, command: TrainerCommand) -> tuple[IO[bytes], IO[bytes]]:
+        commands_in, commands_out = os.pipe()
+        events_in, events_out = os.pipe()
+        arguments = [
+            sys.executable,
+            *command.arguments,
+            *("--commands", str(commands_in)),
+            *("--events", str(events_out)),
+        ]
+        try:
+            with command.log_path.open("ab") as log:
+                # A session of its own: Ctrl-C is for the supervisor, which asks for checkpoints.
+                self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+                    arguments,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=dict(command.environment),
+                    pass_fds=(commands_in, events_out),
+                    start_new_session=True,
+                )
+        except OSError:
+            os.close(commands_out)
+            os.close(events_in)
+            raise
+        finally:
+            os.close(commands_in)
+            os.close(events_out)
+        return os.fdopen(commands_out, "wb"), os.fdopen(events_in, "rb")
+
+    def _write(self, pipe: IO[bytes]) -> None:
+        with contextlib.suppress(OSError), pipe:
+            while (message := self._outgoing.get()) is not None:
+                pipe.write(json.dumps(message).encode() + b"\n")
+                pipe.flush()
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        with contextlib.suppress(OSError), pipe:
+            for message in _messages(pipe):
+                self.heard_at = time.monotonic()
+                if message.get("type") == "ready":
+                    self.ready = ReadyMessage(**message)  # type: ignore[typeddict-item]
+                self._inbox.put(message)
+        self.closed = True
+        self._inbox.put(None)
+
+
+def _messages(pipe: IO[bytes]) -> Iterator[Message]:
+    for line in pipe:
+        try:
+            message = json.loads(line)
+        except ValueError:  # the torn last line of a process that was killed
+            logger.warning("dropped a broken line of %d bytes from the trainer", len(line))
+            continue
+        if isinstance(message, dict):
+            yield message
+
+
+def _prepare_log(path: Path) -> int:
+    """Make room for the log and return the offset at which a new process's output starts."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    size = path.stat().st_size if path.exists() else 0
+    if size > _LOG_CAP_BYTES:
+        path.unlink()
+        return 0
+    return size

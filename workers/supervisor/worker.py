@@ -1,0 +1,248 @@
+"""One worker process: database, trainer, supervisor and presence, opened and closed together."""
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Literal
+
+from tuner_service import __version__
+from tuner_service.broker import Ringer
+from tuner_service.errors import SettingsError
+from tuner_service.lifecycle.reconcile import reconcile
+from tuner_service.lifecycle.workers import (
+    leave,
+    publish_modules,
+    register_worker,
+    worker_heartbeat,
+)
+from tuner_service.settings import Settings
+from tuner_service.storage import Database, check_schema
+from workers.modules import ModuleFolder, open_folder
+from workers.settings import WorkerSettings
+from workers.supervisor.database_ledger import DatabaseLedger
+from workers.supervisor.environment import scrubbed
+from workers.supervisor.keeper import START_SECONDS, TrainerKeeper
+from workers.supervisor.presence import Presence
+from workers.supervisor.supervisor import Status, Supervisor
+from workers.supervisor.trainer_process import TrainerCommand, TrainerProcess
+
+logger = logging.getLogger(__name__)
+
+
+def new_worker_id() -> str:
+    """Return a name for this process that no other has had."""
+    return f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def trainer_command(
+    settings: Settings, worker_settings: WorkerSettings, *, worker_id: str
+) -> TrainerCommand:
+    """Return how this worker's trainer is started."""
+    arguments = [
+        *("-m", "workers.trainer"),
+        *("--device", worker_settings.device),
+        *("--threads", str(worker_settings.threads)),
+        *("--data-dir", str(settings.data_dir)),
+        *("--checkpoint-seconds", str(settings.checkpoint_seconds)),
+    ]
+    if worker_settings.modules_dir is not None:
+        arguments += ["--modules", str(worker_settings.modules_dir.absolute())]
+    for directory in settings.dataset_dirs:
+        arguments += ["--dataset-dir", str(directory)]
+    return TrainerCommand(
+        tuple(arguments),
+        environment=scrubbed(os.environ, threads=worker_settings.threads),
+        log_path=settings.data_dir / "logs" / "trainers" / f"{worker_id}.log",
+    )
+
+
+@dataclass(slots=True)
+class DatabaseRegister:
+    """The list of workers and the reconciler, on the real database and broker."""
+
+    db: Database
+    ringer: Ringer
+    settings: Settings
+    worker_id: str
+    queue: Literal["cpu", "cuda"]
+    device: str
+    lanes: int
+    modules: ModuleFolder | None = None
+    listed: bool = False
+
+    def heartbeat(self, status: Status) -> None:
+        """List the worker, or renew its entry."""
+        if not self.listed:
+            self._register()
+        # Silent for long (a stopped process, a database away), the entry may be gone.
+        self.listed = worker_heartbeat(
+            self.db,
+            self.worker_id,
+            state=status.state,
+            lanes=status.lanes or self.lanes,
+            current_trials=status.trials,
+        )
+        if self.listed:
+            self._publish_modules()
+
+    def leave(self) -> None:
+        """Take the worker off the list."""
+        if self.listed:
+            leave(self.db, self.worker_id)
+
+    def _register(self) -> None:
+        register_worker(
+            self.db,
+            worker_id=self.worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queue=self.queue,
+            device=self.device,
+            version=__version__,
+            lanes=self.lanes,
+        )
+        self.listed = True
+        if self.modules is not None:
+            self.modules.forget()  # what was published went with the old entry
+
+    def _publish_modules(self) -> None:
+        """Say what modules there are, as soon as a file has changed."""
+        found = None if self.modules is None else self.modules.changed()
+        if found is None:
+            return
+        try:
+            publish_modules(self.db, self.worker_id, found)
+        except BaseException:
+            self.modules = self.modules and ModuleFolder(self.modules.directory)
+            raise
+
+    def reconcile(self) -> None:
+        """Reap, finish and ring."""
+        for queue in reconcile(self.db, settings=self.settings).rings:
+            self.ringer.ring(queue)
+
+
+class Worker:
+    """What a Celery worker process of ours consists of.
+
+    Attributes:
+        id: Names it in leases, in the list of workers and in logs.
+        queue: Which rings it takes, by its trainer's device.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        keeper: TrainerKeeper,
+        *,
+        settings: Settings,
+        worker_settings: WorkerSettings,
+        worker_id: str,
+    ) -> None:
+        trainer = keeper.current
+        if trainer is None or trainer.ready is None:
+            raise ValueError("a worker needs a trainer that is ready")
+        self.id = worker_id
+        self.queue = trainer.ready["queue"]
+        self._db = db
+        self._keeper = keeper
+        self._stopping = threading.Event()
+        self._ringer = Ringer(settings)
+        self._supervisor = Supervisor(
+            DatabaseLedger(db, settings, worker_id, self.queue),
+            keeper,
+            settings=settings,
+            stopping=self._stopping,
+            memory_limit_bytes=worker_settings.memory_limit_bytes,
+        )
+        register = DatabaseRegister(
+            db,
+            self._ringer,
+            settings,
+            worker_id,
+            queue=self.queue,
+            device=trainer.ready["device"],
+            lanes=trainer.ready["lanes"],
+            modules=folder_of(worker_settings),
+        )
+        self._presence = Presence(
+            register,
+            lambda: self._supervisor.status,
+            reconcile_seconds=settings.reconcile_seconds,
+        )
+
+    @classmethod
+    def open(cls, settings: Settings, worker_settings: WorkerSettings) -> "Worker":
+        """Check the database, start the trainer and wait until it is ready.
+
+        Raises:
+            SchemaVersionError: The database's schema is not this software's.
+            SettingsError: The trainer does not start, for instance for want of the device; or there
+            is no directory of modules where one was named.
+            UnavailableError: The database cannot be reached.
+        """
+        folder_of(worker_settings)
+        settings.prepare_data_dir()
+        worker_id = new_worker_id()
+        db = Database.open(settings.resolved_database_url)
+        check_schema(db)
+        command = trainer_command(settings, worker_settings, worker_id=worker_id)
+        keeper = TrainerKeeper(lambda: TrainerProcess(command))
+        wait_ready(keeper)
+        return cls(
+            db, keeper, settings=settings, worker_settings=worker_settings, worker_id=worker_id
+        )
+
+    def serve(self) -> None:
+        """Answer a ring."""
+        self._supervisor.serve()
+
+    def appear(self) -> None:
+        """Be listed, and reconcile from now on."""
+        self._presence.start()
+
+    def stop(self) -> None:
+        """Stop claiming; a serve in progress hands back and returns within the grace time."""
+        self._stopping.set()
+        self._supervisor.wake()
+
+    def close(self) -> None:
+        """Leave, and end the trainer."""
+        self._stopping.set()
+        self._presence.close()
+        self._keeper.close(2.0)
+        self._ringer.close()
+        self._db.close()
+
+
+def folder_of(worker_settings: WorkerSettings) -> ModuleFolder | None:
+    """Return the worker's directory of modules, if it has one.
+
+    Raises:
+        SettingsError: There is no such directory.
+    """
+    directory = worker_settings.modules_dir
+    return None if directory is None else open_folder(directory)
+
+
+def wait_ready(keeper: TrainerKeeper) -> None:
+    """Start the trainer and wait for it.
+
+    Raises:
+        SettingsError: It ended instead, or did not become ready in time.
+    """
+    trainer = keeper.ensure(time.monotonic())
+    if trainer is None:
+        raise ValueError("a fresh keeper starts a trainer at once")
+    deadline = time.monotonic() + START_SECONDS
+    while trainer.ready is None:
+        trainer.receive(0.5)
+        if keeper.is_dead(time.monotonic()) or time.monotonic() > deadline:
+            tail = trainer.log_tail()
+            keeper.bury(time.monotonic())
+            raise SettingsError(f"the trainer does not start ({sys.executable}): {tail}")

@@ -1,0 +1,234 @@
+"""The trainer: a process that holds torch, the device and the data, and trains what it is told.
+
+    python -m workers.trainer --commands FD --events FD --device auto|cpu|cuda --data-dir DIR …
+
+A message loop around the engine, speaking `workers.protocol`. One thread reads commands, so that
+the end of that pipe (the supervisor is gone) ends the process at once, whatever the engine is
+doing; one says `alive`. Standard output and error belong to user code and are never the channel.
+"""
+
+import argparse
+import json
+import logging
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+
+from workers.protocol import Event, TrialStart
+from workers.training.engine import Engine
+from workers.training.ladder import Ladder
+from workers.training.records import device_name, versions
+
+logger = logging.getLogger(__name__)
+
+ALIVE_SECONDS = 1.0
+WAIT_SECONDS = 0.5  # between looks at the command queue while there is nothing to train
+
+Message = dict[str, Any]
+
+
+class Speaker:
+    """Writes messages, one JSON line each; from any thread."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        """Write one message; a reader that is gone ends the process."""
+        line = json.dumps(message, allow_nan=False).encode() + b"\n"
+        try:
+            with self._lock:
+                self._pipe.write(line)
+                self._pipe.flush()
+        except BrokenPipeError:
+            os._exit(0)
+
+
+class Busy:
+    """How long the engine has been in its present call."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *exc: object) -> None:
+        self._since = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in the present call; 0 between calls."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+
+class Trainer:
+    """The message loop: obey commands, advance the engine, say what happened."""
+
+    def __init__(self, engine: Engine, speaker: Speaker, device: torch.device) -> None:
+        self._engine = engine
+        self._speaker = speaker
+        self._device = device
+        self._commands: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._busy = Busy()
+        self._leaving = False
+
+    def run(self, commands: IO[bytes]) -> None:
+        """Serve until told to shut down."""
+        threading.Thread(target=self._read, args=(commands,), daemon=True).start()
+        self._speaker.say(self._ready())
+        threading.Thread(target=self._stay_alive, daemon=True).start()
+        while not self._leaving:
+            self._obey()
+            with self._busy:
+                events = [] if self._leaving else self._engine.advance()
+            self._report(events)
+        with self._busy:
+            events = self._engine.shutdown()
+        self._report(events)
+
+    def _ready(self) -> Message:
+        kind = self._device.type
+        return {
+            "type": "ready",
+            "pid": os.getpid(),
+            "device": device_name(self._device),
+            "queue": kind,
+            "versions": versions(),
+            "lanes": self._engine.lanes,
+        }
+
+    def _obey(self) -> None:
+        """Do what was asked; wait for it while the engine has nothing to do."""
+        try:
+            while True:
+                if self._engine.runnable:
+                    message = self._commands.get_nowait()
+                else:
+                    message = self._commands.get(timeout=WAIT_SECONDS)
+                self._do(message)
+        except queue.Empty:
+            pass
+
+    def _do(self, message: Message) -> None:
+        match message["type"]:
+            case "start":
+                for start in message["trials"]:
+                    self._engine.submit(TrialStart(**start))  # type: ignore[typeddict-item]
+            case "stop":
+                for trial, mode in message["trials"]:
+                    self._engine.stop(trial, mode)
+            case "verdicts":
+                for trial, step in message["trials"]:
+                    self._engine.verdict(trial, step)
+            case "best":
+                self._engine.best(message["study"], message["value"])
+            case "shutdown":
+                self._leaving = True
+            case other:
+                logger.warning("dropped a command of the unknown type %r", other)
+
+    def _report(self, events: Sequence[Event]) -> None:
+        if events:
+            self._speaker.say({"type": "events", "events": list(events)})
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            self._commands.put(json.loads(line))
+        # The supervisor is gone: what was on board belongs to others now. No cleaning up, which
+        # could hang on the very thing that hangs.
+        os._exit(0)
+
+    def _stay_alive(self) -> None:
+        while True:
+            time.sleep(ALIVE_SECONDS)
+            self._speaker.say({
+                "type": "alive",
+                "busy_seconds": self._busy.seconds,
+                "memory_bytes": resident_bytes(),
+            })  # fmt: skip
+
+
+def resident_bytes() -> int:
+    """Return this process's resident memory; where the system does not tell, its peak."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize()
+
+
+def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device: with `auto`, CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def warm_up(device: torch.device) -> None:
+    """Take one step of nothing, so that the first trial does not pay for torch's late imports.
+
+    The first optimizer of a process imports the compiler (1.1 s on a CPU), the first tensor on a
+    GPU makes its context.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1, device=device))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the command line's values."""
+    parser = argparse.ArgumentParser(prog="workers.trainer")
+    parser.add_argument("--commands", type=int, required=True)
+    parser.add_argument("--events", type=int, required=True)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--dataset-dir", type=Path, action="append", default=[])
+    parser.add_argument("--modules", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a trainer until its supervisor ends it."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # Ctrl-C on a terminal reaches every process of the group; the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    device = pick_device(options.device)
+    # Compiled code outlives the trainer, and is shared by all of one data directory.
+    compiled = options.data_dir / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+    ladder = Ladder(device, cache=compiled)
+    engine = Engine(
+        device.type,
+        data_dirs=(*options.dataset_dir, options.data_dir / "datasets", options.data_dir),
+        threads=options.threads,
+        checkpoint_seconds=options.checkpoint_seconds,
+        steps=ladder,
+        modules_dir=options.modules,
+    )
+    warm_up(device)
+    commands, events = os.fdopen(options.commands, "rb"), os.fdopen(options.events, "wb")
+    Trainer(engine, Speaker(events), device).run(commands)
+    ladder.close()
+    logging.shutdown()
+    # Not a return: threads of user code must not keep the process.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,69 @@
+"""A run's checkpoint: one safetensors file, its progress as JSON in the header, replaced whole.
+
+One file rather than two, so that tensors and progress can never be of different steps: the rename
+is the commit.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tuner_service.errors import TunerError
+
+SUFFIX = ".safetensors"
+_PROGRESS = "tuner"
+
+
+class CheckpointError(TunerError):
+    """A checkpoint is missing or cannot be read."""
+
+    code = "checkpoint"
+
+
+def checkpoint_path(prefix: str) -> Path:
+    """Return the one file behind a checkpoint prefix."""
+    return Path(prefix + SUFFIX)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+    """Write tensors with a JSON note in the header; a reader sees the old file or the new one."""
+    data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    payload = save(data, {_PROGRESS: json.dumps(dict(note))})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    _sync_directory(path.parent)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors, on the CPU, and the note of a file written by `write_tensors`.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            note = json.loads((file.metadata() or {})[_PROGRESS])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path.name}: {error}") from error
+    return tensors, note
+
+
+def _sync_directory(directory: Path) -> None:
+    # The rename itself must survive a power cut, not only the file's bytes.
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

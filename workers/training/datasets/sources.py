@@ -1,0 +1,100 @@
+"""What a source of data hands over, before splitting: arrays and what they mean."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner_service.errors import DataError
+from workers.training.losses import TargetKind
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Inputs [n, …] and targets, [n] int64 class numbers or [n, T] numbers."""
+
+    inputs: Array
+    targets: Array
+
+
+@dataclass(frozen=True, slots=True)
+class RawData:
+    """Data as read.
+
+    Attributes:
+        rows: Everything that is to be split.
+        test: The data's own test part, if it has one.
+        classes: Labels by class number; None where targets are numbers.
+        channels: Inputs are images [n, channels, height, width].
+        columns: Names of a table's input columns, in their order.
+    """
+
+    rows: Rows
+    test: Rows | None
+    classes: tuple[str, ...] | None
+    channels: bool
+    columns: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a source.
+
+    Attributes:
+        options: The definition's options for this data.
+        targets: What the loss takes; it decides how a table's target column is read.
+        directories: Where files may lie.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    targets: TargetKind
+    directories: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A kind of data: which files it reads, and how it is read."""
+
+    files: Callable[[Request], tuple[Path, ...]]
+    read: Callable[[Request], RawData]
+
+
+def find(path: str, directories: tuple[Path, ...]) -> Path:
+    """Return the existing file or directory `path` inside one of the data directories.
+
+    Raises:
+        DataError: nothing of that name is there, or it lies outside.
+    """
+    outside = False
+    for directory in directories:
+        base = directory.resolve()
+        found = (base / path).resolve()
+        if not found.is_relative_to(base):
+            outside = True
+        elif found.exists():
+            return found
+    if outside:
+        raise DataError(
+            f"path {path!r} leaves the data directories; give a path relative to one of them"
+        )
+    raise DataError(
+        f"no file or directory {path!r} in the data directories; put it there, or correct the path"
+    )
+
+
+def check_finite(inputs: Array, name: str) -> None:
+    """Raise DataError naming the first row and column that is not a finite number."""
+    flat = inputs.reshape(len(inputs), -1)
+    if np.issubdtype(flat.dtype, np.integer) or np.isfinite(flat).all():
+        return
+    row, column = (int(i) for i in np.argwhere(~np.isfinite(flat))[0])
+    raise DataError(
+        f"{name}: row {row + 1}, column {column + 1} is {flat[row, column]}; "
+        "remove the row or fill in a number"
+    )

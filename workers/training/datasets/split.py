@@ -1,0 +1,84 @@
+"""Train, validation and test rows, drawn with a seeded NumPy generator."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner_service.definition.spec import SplitSpec
+from tuner_service.errors import DataError
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRows:
+    """Row numbers of each part, ascending; every row is in exactly one."""
+
+    train: Index
+    validation: Index
+    test: Index
+
+
+def split_rows(
+    rows: int, spec: SplitSpec, *, classes: NDArray[np.int64] | None, own_test: bool
+) -> SplitRows:
+    """Divide `rows` as `spec` says.
+
+    Args:
+        classes: [rows] class numbers; used when the split is stratified.
+        own_test: The data brings its own test part: none is taken from these rows.
+
+    Raises:
+        DataError: a part would be empty, or a class is too small to stratify.
+    """
+    test = 0 if own_test else round(rows * spec.test)
+    validation = round(rows * spec.validation)
+    train = rows - test - validation
+    if train < 1 or validation < 1:
+        raise DataError(
+            f"{rows} rows split into {train} for training, {validation} for validation and "
+            f"{test} for test; bring more rows or change the fractions"
+        )
+    generator = np.random.Generator(np.random.PCG64(spec.seed))
+    if spec.stratify and classes is not None:
+        order = _stratified_order(classes, (test, validation, train), generator)
+    else:
+        order = generator.permutation(rows)
+    return SplitRows(
+        train=np.sort(order[test + validation :]),
+        validation=np.sort(order[test : test + validation]),
+        test=np.sort(order[:test]),
+    )
+
+
+def _stratified_order(
+    classes: NDArray[np.int64], sizes: tuple[int, int, int], generator: np.random.Generator
+) -> Index:
+    """Return row numbers, test first, then validation, then train, each with its class shares."""
+    labels, counts = np.unique(classes, return_counts=True)
+    if counts.min() < 2:
+        label = labels[counts.argmin()]
+        raise DataError(
+            f"class number {label} has one row, too few to stratify; "
+            "add rows, remove the class, or set split.stratify to false"
+        )
+    pools = [generator.permutation(np.flatnonzero(classes == label)) for label in labels]
+    parts: list[Index] = []
+    for size in sizes:
+        left = np.array([len(pool) for pool in pools])
+        take = _shares(left, size)
+        parts += [pool[:n] for pool, n in zip(pools, take, strict=True)]
+        pools = [pool[n:] for pool, n in zip(pools, take, strict=True)]
+    return np.concatenate(parts)
+
+
+def _shares(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Divide `size` in proportion to `counts`, largest remainders first; sums to `size`."""
+    exact = counts * (size / max(int(counts.sum()), 1))
+    take: Index = np.minimum(np.floor(exact).astype(np.int64), counts)
+    # Stable: equal remainders go to the lower class number, whatever NumPy's sort does.
+    order = np.argsort(-(exact - take), kind="stable")
+    for at in order[: size - int(take.sum())]:
+        take[at] += 1
+    return take

@@ -1,0 +1,259 @@
+"""The training engine: takes trials on, gives the groups their turns, and says what happened.
+
+No thread, no queue, no database: whoever owns it calls `advance` again and again, and hears what
+happened as a list of events. Trials of one group train together where the step is fused; groups
+take turns, one slice of an epoch each.
+"""
+
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuner_service.definition.spec import TrialSpec
+from workers.protocol import Event, StopMode, TrialStart
+from workers.training import modules, networks
+from workers.training.datasets import DatasetCache
+from workers.training.failures import failure_of
+from workers.training.groups import dtype_of, group_of, hyper_of
+from workers.training.loop import GroupLoop
+from workers.training.losses import LOSSES
+from workers.training.metrics import metric_set
+from workers.training.models import ModelKeeper
+from workers.training.runs import Run, resume
+from workers.training.step import device_of
+from workers.training.steps import PlainSteps, Steps
+from workers.training.trial_log import printing_to
+
+LoopKey = tuple[str, int]  # group key, step within the epoch at which runs come in
+
+IDLE_LOOPS = 4  # groups without trials that keep their step warm for the next one
+
+
+class Engine:
+    """Trains trials on one device.
+
+    Args:
+        device: `cpu` or `cuda`.
+        data_dirs: Where data files may lie.
+        threads: Of torch on the CPU; None leaves them as they are.
+        checkpoint_seconds: How often a running trial's checkpoint is written.
+        steps: Makes the steps; plain ones by default.
+        modules_dir: Where the networks lie that the operator brought.
+        max_groups: Groups that take turns at once; each study gets at least one.
+        clock: Seconds, for durations.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        *,
+        data_dirs: Iterable[Path] = (),
+        threads: int | None = None,
+        checkpoint_seconds: float = 60.0,
+        steps: Steps | None = None,
+        modules_dir: Path | None = None,
+        max_groups: int = 4,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._device = device_of(device)
+        self._data = DatasetCache(self._device, directories=tuple(data_dirs))
+        self._modules = modules.UserModules(modules_dir)
+        self._steps = steps or PlainSteps()
+        self._checkpoint_seconds = checkpoint_seconds
+        self._max_groups = max_groups
+        self._clock = clock
+        self._keeper = ModelKeeper()
+        self._waiting: deque[TrialStart] = deque()
+        self._stops: dict[int, StopMode] = {}
+        self._loops: OrderedDict[LoopKey, GroupLoop] = OrderedDict()  # the next turn's first
+        self._runs: dict[int, Run] = {}  # every run in a loop, by trial
+        self._counts: dict[str, int] = {}
+
+    @property
+    def lanes(self) -> int:
+        """How many trials it can usefully hold at once."""
+        return self._steps.capacity(self._device)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no trial is on board."""
+        return not self._waiting and not self._runs
+
+    @property
+    def runnable(self) -> bool:
+        """Whether `advance` has anything to do; else every trial waits for a verdict."""
+        return bool(self._stops) or self._admissible() or any(
+            loop.runnable for loop in self._loops.values()
+        )  # fmt: skip
+
+    def submit(self, start: TrialStart) -> None:
+        """Take a trial on, after those already there."""
+        self._waiting.append(start)
+
+    def stop(self, trial: int, mode: StopMode) -> None:
+        """Stop a trial at its next step; one that is not on board is none of our business."""
+        self._stops[trial] = mode
+
+    def verdict(self, trial: int, step: int) -> None:
+        """Let a prunable trial go on after this step."""
+        run = self._runs.get(trial)
+        if run is not None:
+            run.verdict = max(run.verdict, step)
+
+    def best(self, study: int, value: float) -> None:
+        """Take note of the worst objective among a study's kept models."""
+        self._keeper.set_bound(study, value)
+
+    def advance(self) -> list[Event]:
+        """Do what was asked, then give one group its turn."""
+        events = self._apply_stops()
+        events += self._admit()
+        loop = self._next()
+        if loop is not None:
+            events += self._ended(loop.turn())
+            self._move(loop.strays(), loop)
+        self._forget_idle_loops()
+        return events
+
+    def shutdown(self) -> list[Event]:
+        """Checkpoint every trial on board and stop it."""
+        for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
+            self._stops[trial] = "checkpoint"
+        return self._apply_stops()
+
+    # -- coming in --------------------------------------------------------------------------
+
+    def _admissible(self) -> bool:
+        if not self._waiting:
+            return False
+        if self._waiting[0]["alone"]:
+            return not self._runs
+        return not any(run.start["alone"] for run in self._runs.values())
+
+    def _admit(self) -> list[Event]:
+        events: list[Event] = []
+        while self._admissible():
+            start = self._waiting.popleft()
+            try:
+                run = self._prepare(start)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  one trial's fault, not ours
+                events.append(_failed(start, failure_of(error, 0)))
+                with printing_to(start["log"]):
+                    sys.stderr.write(events[-1]["failure"]["traceback"] or "")
+                continue
+            self._runs[run.trial] = run
+            self._loop_of(run).queue.append(run)
+        return events
+
+    def _prepare(self, start: TrialStart) -> Run:
+        spec = TrialSpec.model_validate(start["spec"])
+        kind = LOSSES[spec.loss].targets
+        data = self._data.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
+        metrics = metric_set(spec.metrics, numbers=kind == "numbers")
+        with printing_to(start["log"]):
+            spec = self._modules.pinned(spec, data)
+        group = group_of(spec, data, device=self._device, group_network=self._steps.group_network)
+        run = Run(
+            start=start,
+            spec=spec,
+            data=data,
+            group=group,
+            hyper=hyper_of(spec),
+            metrics=metrics,
+            parameter_count=self._parameter_count(spec, data.shape, data.outputs),
+            checkpointed_at=self._clock(),
+        )
+        if start["resume"]:
+            resume(run)
+        return run
+
+    def _parameter_count(self, spec: TrialSpec, shape: tuple[int, ...], outputs: int) -> int:
+        key = repr((sorted(spec.network.items()), shape, outputs))
+        if key not in self._counts:
+            # Shapes only, nothing is allocated; but a user's code may not bear it.
+            with torch.device("cpu" if modules.is_brought(spec.network) else "meta"):
+                module = networks.build(spec.network, inputs=shape, outputs=outputs)
+            if len(self._counts) > 1000:
+                self._counts.clear()
+            self._counts[key] = sum(parameter.numel() for parameter in module.parameters())
+        return self._counts[key]
+
+    def _loop_of(self, run: Run) -> GroupLoop:
+        key = (run.group.key, run.progress.position)
+        if key not in self._loops:
+            self._loops[key] = GroupLoop(
+                run.group,
+                self._steps,
+                keeper=self._keeper,
+                checkpoint_seconds=self._checkpoint_seconds,
+                position=run.progress.position,
+                clock=self._clock,
+            )
+        return self._loops[key]
+
+    # -- turns ------------------------------------------------------------------------------
+
+    def _next(self) -> GroupLoop | None:
+        """Return the group whose turn it is, and put it last in the row."""
+        active = [loop for loop in self._loops.values() if loop.active]
+        served = {run.study for loop in active for run in loop.runs}
+        for key, loop in self._loops.items():
+            if not loop.runnable:
+                continue
+            fresh = not served.issuperset(run.study for run in loop.runs)
+            if loop.active or len(active) < self._max_groups or fresh:
+                self._loops.move_to_end(key)
+                return loop
+        return None
+
+    def _move(self, strays: list[Run], origin: GroupLoop) -> None:
+        """Bring runs to the loop of their position in the epoch; a lowered limit goes along."""
+        for run in reversed(strays):
+            loop = self._loop_of(run)
+            loop.limit, loop.limit_reason = origin.limit, origin.limit_reason
+            loop.queue.appendleft(run)
+
+    def _forget_idle_loops(self) -> None:
+        idle = [key for key, loop in self._loops.items() if not loop.runs]
+        for key in idle[: max(0, len(idle) - IDLE_LOOPS)]:
+            del self._loops[key]
+
+    # -- stops ------------------------------------------------------------------------------
+
+    def _apply_stops(self) -> list[Event]:
+        stops, self._stops = self._stops, {}
+        if not stops:
+            return []
+        events: list[Event] = []
+        for start in [start for start in self._waiting if start["trial"] in stops]:
+            self._waiting.remove(start)
+            events.append(_stopped(start, stops[start["trial"]]))
+        for trial, mode in stops.items():
+            if trial in self._runs:
+                self._runs[trial].stop = mode
+        for loop in self._loops.values():
+            events += self._ended(loop.apply_stops())
+        return events
+
+    def _ended(self, events: list[Event]) -> list[Event]:
+        """Let go of the runs that these events end."""
+        for event in events:
+            if event["kind"] in ("finished", "stopped", "failed"):
+                self._runs.pop(event["trial"], None)
+        return events
+
+
+def _stopped(start: TrialStart, mode: StopMode) -> Event:
+    return {"kind": "stopped", "trial": start["trial"], "mode": mode, "record": {}}
+
+
+def _failed(start: TrialStart, failure: dict[str, Any]) -> Event:
+    event: Event = {"kind": "failed", "trial": start["trial"], "failure": failure, "record": {}}
+    return event

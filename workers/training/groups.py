@@ -1,0 +1,145 @@
+"""What trials must share to train in one group, and the key that says so.
+
+Within a group only what `LaneHyper` holds may differ; everything else is structural: the network
+(but its dropout rate), the data, batch size, loss, precision, and the optimizer where the fused
+update does not know it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuner_service.definition.spec import TrialSpec
+from workers.training.datasets import PreparedData
+from workers.training.networks import NETWORKS, InputShape
+from workers.training.optimizers import OPTIMIZERS
+from workers.training.step import LaneHyper, steps_per_epoch
+
+GroupNetwork = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupSpec:
+    """What a step is made from.
+
+    Attributes:
+        key: Equal for trials that may share a group.
+        network: Without what may differ by lane.
+        optimizer: None where any optimizer of the fused update may come; else the one kind.
+        batch_size: B, at most n.
+        inputs: Shape of one row.
+        train_inputs: [n, …] in the training dtype.
+        train_targets: [n] int64 classes, [n, 1] zeros and ones, or [n, T] numbers.
+        fuse: Whether the trials may be fused at all, and `fuse_reason` why not.
+    """
+
+    key: str
+    network: Mapping[str, Any]
+    optimizer: str | None
+    loss: str
+    batch_size: int
+    precision: str
+    inputs: InputShape
+    outputs: int
+    device: torch.device
+    train_inputs: Tensor
+    train_targets: Tensor
+    fuse: bool
+    fuse_reason: str | None
+
+    @property
+    def rows(self) -> int:
+        """n, rows of the training part."""
+        return len(self.train_inputs)
+
+    @property
+    def steps(self) -> int:
+        """S, optimizer steps per epoch."""
+        return steps_per_epoch(self.rows, self.batch_size)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return the dtype of data and weights (bfloat16 keeps both in float32 and autocasts)."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def group_of(
+    spec: TrialSpec, data: PreparedData, *, device: torch.device, group_network: GroupNetwork
+) -> GroupSpec:
+    """Return the group a trial belongs to."""
+    fusible = spec.optimizer["type"] in OPTIMIZERS and OPTIMIZERS[spec.optimizer["type"]].fusible
+    rows = data.train.rows
+    batch_size = rows if spec.batch_size == "full" else min(int(spec.batch_size), rows)
+    network = group_network(spec.network)
+    optimizer = None if fusible else str(spec.optimizer["type"])
+    parts = {
+        "network": dict(network),
+        "optimizer": optimizer,
+        "loss": spec.loss,
+        "batch_size": batch_size,
+        "precision": spec.precision,
+        "dataset": spec.dataset.model_dump(),
+        "data_hash": data.data_hash,
+        "fuse": spec.fuse,
+    }
+    return GroupSpec(
+        key=_digest(parts),
+        network=network,
+        optimizer=optimizer,
+        loss=spec.loss,
+        batch_size=batch_size,
+        precision=spec.precision,
+        inputs=data.shape,
+        outputs=data.outputs,
+        device=device,
+        train_inputs=data.train.inputs,
+        train_targets=data.train.targets,
+        fuse=spec.fuse and fusible,
+        fuse_reason=_reason(spec, fusible=fusible),
+    )
+
+
+def hyper_of(spec: TrialSpec) -> LaneHyper:
+    """Return what is the trial's own within its group."""
+    options = {k: float(v) for k, v in spec.optimizer.items() if k not in ("type", "learning_rate")}
+    return LaneHyper(
+        optimizer=str(spec.optimizer["type"]),
+        options=options,
+        dropout=_dropout(spec.network),
+        label_smoothing=spec.label_smoothing,
+        l1=spec.l1,
+        gradient_clip=spec.gradient_clip,
+        seed=spec.seed,
+        network=spec.network,
+    )
+
+
+def _dropout(network: Mapping[str, Any]) -> float:
+    return 0.0 if without_dropout(network) is network else float(network.get("dropout", 0.0))
+
+
+def without_dropout(network: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the network without its dropout rate, which every lane has for itself.
+
+    What a user's network calls dropout is its own business.
+    """
+    family = NETWORKS.get(str(network["type"]))
+    if family is not None and family.brought:
+        return network
+    return {name: value for name, value in network.items() if name != "dropout"}
+
+
+def _reason(spec: TrialSpec, *, fusible: bool) -> str | None:
+    if not spec.fuse:
+        return "training.fuse is false"
+    return None if fusible else f"optimizer {spec.optimizer['type']} is not in the fused update"
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

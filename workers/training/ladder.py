@@ -1,0 +1,273 @@
+"""Which rung a group runs on, and how many lanes it has.
+
+    native     our own C++ for small networks on a CPU; nothing to compile per group
+    compiled   the fused program as inductor's code, on a GPU as a CUDA graph
+    traced     the fused program operation by operation, while a child process compiles
+    plain      one trial at a time, by autograd and torch.optim
+
+A rung is trusted only after a probe: a few steps from the same state on both the fused and the
+plain step must end in the same weights, and cost less per lane. What fails is not tried again for
+that group; the reason goes into the trial's record.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.training import native, native_library, networks
+from workers.training.fused import FusedStep, Runner
+from workers.training.groups import GroupSpec, dtype_of, without_dropout
+from workers.training.native import NativeStep
+from workers.training.padding import bucketed
+from workers.training.plain import PlainStep
+from workers.training.precompile import Precompiler
+from workers.training.recipes import recipe_of
+from workers.training.runners import Climbing, Compiled, Traced, missing_tool
+from workers.training.step import LaneHyper, LaneState, Step
+
+logger = logging.getLogger(__name__)
+
+CPU_LANES, GPU_LANES = (4, 32), (64, 512)  # fewest and most of a full group
+SMALL = 4  # a small group has this fraction of a full one's lanes
+CPU_STATE_BYTES = 8 << 20  # weights, gradients and slots beyond this fall out of the caches
+GPU_STATE_SHARE = 0.3  # of the free memory
+# Measured up to here: 1.04 to 100 times the plain step. Larger ones are probed one by one.
+NATIVE_LIMITS = {"hidden_units": 1024, "channels": 64}
+NATIVE_PROBE_LANES = 2
+STATE_COPIES = 4  # weights, gradients, two slots
+PROBE_STEPS = 4
+PROBE_ROUNDS = 2
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+HALF_TOLERANCE = 5e-2  # bfloat16 and tf32
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What is known of a group: whether fusing works and pays, how, and its two sizes."""
+
+    refusal: str | None
+    small: int = 1
+    full: int = 1
+    native: bool = False
+    now: int = 0
+
+
+class Ladder:
+    """Makes the step of every group; one per trainer.
+
+    Args:
+        device: Where the groups train.
+        cache: Where the native library is kept; None goes without it.
+        compile: Whether to go beyond the traced rung.
+        background: Compile in a child process; else where it stands.
+        probe: Whether to compare with the plain step first.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        cache: Path | None = None,
+        compile: bool = True,
+        background: bool = True,
+        probe: bool = True,
+    ) -> None:
+        self._compile = compile
+        self._background = background
+        self._probe = probe
+        self._precompiler = Precompiler()
+        self._verdicts: dict[str, Verdict] = {}
+        self._library: Path | None = None
+        if cache is not None and device.type == "cpu":
+            self._library = _native_library(cache)
+
+    def group_network(self, network: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a network's group has in common.
+
+        Never the dropout rate. Widths are raised to their buckets. Native code takes lanes of
+        different networks, so that there only the type is left.
+        """
+        if self._library is None or not (native.suits(network) and _moderate(network)):
+            return bucketed(without_dropout(network))
+        return {"type": network["type"]}
+
+    def lanes_for(self, group: GroupSpec, wanted: int) -> int:
+        """Return the group's size for `wanted` trials: one, small or full."""
+        verdict = self._verdict(group)
+        if verdict.refusal is not None:
+            return 1
+        # Going down would mean another compilation for the last few trials of a study.
+        verdict.now = max(verdict.now, verdict.full if wanted > verdict.small else verdict.small)
+        return verdict.now
+
+    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+        """Return a step with this many lanes on the highest rung that can be had."""
+        verdict = self._verdict(group)
+        if verdict.refusal is not None and lanes == 1:
+            return PlainStep(group, verdict.refusal)
+        if verdict.native and self._library is not None:
+            return NativeStep(group, lanes, self._library)
+        return FusedStep(group, lanes, self._runner(group, lanes))
+
+    def capacity(self, device: torch.device) -> int:
+        """Return how many trials a trainer can usefully hold: a group at work, one to follow."""
+        return 2 * (CPU_LANES[1] if device.type == "cpu" else GPU_LANES[1])
+
+    def close(self) -> None:
+        """End the compiling child processes."""
+        self._precompiler.close()
+
+    def _runner(self, group: GroupSpec, lanes: int) -> Runner:
+        if not self._compile:
+            return Traced("compiling is switched off")
+        missing = missing_tool(group.device)
+        if missing is not None:
+            return Traced(missing)
+        if not self._background:
+            return Compiled()
+        return Climbing(self._precompiler, lambda program: recipe_of(group, lanes, program).key)
+
+    def _verdict(self, group: GroupSpec) -> Verdict:
+        if group.key not in self._verdicts:
+            self._verdicts[group.key] = self._judge(group)
+        return self._verdicts[group.key]
+
+    def _judge(self, group: GroupSpec) -> Verdict:
+        """Find out whether fusing the group works and pays."""
+        refusal = _declared(group)
+        if refusal is not None:
+            return Verdict(refusal)
+        try:
+            return self._natively(group) or self._fused(group)
+        except Exception as error:  # a user's module may fail under vmap in any way
+            logger.info("group %s runs plain", group.key, exc_info=True)
+            first = str(error).strip().split("\n")[0]
+            return Verdict(f"cannot be fused: {type(error).__name__}: {first}"[:300])
+
+    def _natively(self, group: GroupSpec) -> Verdict | None:
+        """Return the verdict of a group that runs natively; None where it cannot."""
+        if self._library is None:
+            return None
+        unsuitable = native.unsuitable(group)
+        if unsuitable is None and self._probe:
+            unsuitable = probe(group, NativeStep(group, NATIVE_PROBE_LANES, self._library))
+        if unsuitable is None:
+            return Verdict(None, CPU_LANES[0], CPU_LANES[1], native=True)
+        # Nothing else takes lanes of different networks.
+        return Verdict(unsuitable) if set(group.network) == {"type"} else None
+
+    def _fused(self, group: GroupSpec) -> Verdict:
+        small, full = sizes(group)
+        refusal = probe(group, FusedStep(group, full, Traced())) if self._probe else None
+        return Verdict(refusal, small, full)
+
+
+def _native_library(cache: Path) -> Path | None:
+    try:
+        path = native_library.build(cache)
+        native_library.Library(path, torch.float32)  # a directory may forbid to run what is in it
+    except (native_library.NativeError, OSError) as error:
+        logger.warning("networks run without native code: %s", error)
+        return None
+    return path
+
+
+def _moderate(network: Mapping[str, Any]) -> bool:
+    """Whether native code pays for the network as it does for any of its type (then no probe)."""
+    return all(int(network.get(name, 0)) <= most for name, most in NATIVE_LIMITS.items())
+
+
+def _declared(group: GroupSpec) -> str | None:
+    """Return why the group wants no fusing, or its network declares that it cannot be; or None."""
+    if not group.fuse:
+        return group.fuse_reason
+    family = networks.NETWORKS.get(str(group.network["type"]))
+    if family is not None and not family.fusible:
+        return family.reason or f"network {group.network['type']} cannot be fused"
+    return None
+
+
+def sizes(group: GroupSpec) -> tuple[int, int]:
+    """Return the lanes of a small and of a full group, by the memory of their state."""
+    module = networks.build(group.network, inputs=group.inputs, outputs=group.outputs)
+    itemsize = dtype_of(group.precision).itemsize
+    lane = STATE_COPIES * itemsize * sum(p.numel() for p in module.parameters())
+    fewest, most = CPU_LANES if group.device.type == "cpu" else GPU_LANES
+    if group.device.type == "cpu":
+        room = CPU_STATE_BYTES
+    else:
+        free, _ = torch.cuda.mem_get_info(group.device)
+        room = int(free * GPU_STATE_SHARE)
+    full = 1 << max(0, (room // max(lane, 1)).bit_length() - 1)
+    full = min(max(full, fewest), most)
+    return max(1, full // SMALL), full
+
+
+def probe(group: GroupSpec, step: Step) -> str | None:
+    """Compare a few steps with the plain step; return what is wrong with the fused one.
+
+    Every lane trains, as in earnest. Both steps start from the same fresh weights.
+    """
+    plain = PlainStep(group)
+    hyper = _probe_hyper(seed=1)
+    plain.put(0, hyper, None)
+    for lane in range(step.lanes):
+        step.put(lane, hyper, None)
+    steps = min(PROBE_STEPS, group.steps)
+    rows = min(steps * group.batch_size, group.rows)
+    plain_seconds = _timed(plain, rows, steps)
+    fused_seconds = _timed(step, rows, steps)
+    difference = _difference(plain.take(0), step.take(step.lanes - 1))
+    limit = HALF_TOLERANCE if group.precision in ("bfloat16", "tf32") else None
+    limit = limit or TOLERANCE[dtype_of(group.precision)]
+    if not difference <= limit:
+        return f"fused and plain weights differ by {difference:.1e} after {steps} steps"
+    gain = plain_seconds * step.lanes / fused_seconds
+    if gain < 1.0:
+        return f"fusing does not pay: {gain:.2f} times the plain step's speed"
+    return None
+
+
+def _probe_hyper(seed: int) -> LaneHyper:
+    # Momentum, not Adam: Adam's first steps have the sign of the gradient alone, which magnifies
+    # the rounding of gradients near zero.
+    return LaneHyper(
+        optimizer="sgd",
+        options={"momentum": 0.9},
+        dropout=0.0,
+        label_smoothing=0.0,
+        l1=0.0,
+        gradient_clip=None,
+        seed=seed,
+    )
+
+
+def _timed(step: Step, rows: int, steps: int) -> float:
+    """Train on the first rows, twice; return the seconds of the faster call."""
+    orders = torch.arange(rows).expand(step.lanes, -1)
+    rates = torch.full((step.lanes, steps), 1e-2, dtype=torch.float64)
+    best = float("inf")
+    for _ in range(PROBE_ROUNDS):
+        begun = time.perf_counter()
+        step.train_epoch(orders, rates).tolist()
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def _difference(one: LaneState, other: LaneState) -> float:
+    """Return the largest difference of two lanes' weights, relative to each tensor's size."""
+    return max(
+        (_relative(one[name], other[name]) for name in one if name.startswith("parameters/")),
+        default=0.0,
+    )
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    scale = one.abs().max().clamp(min=1e-3)
+    return float(((one - other).abs().max() / scale).double())

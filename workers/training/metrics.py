@@ -1,0 +1,252 @@
+"""Metrics of K lanes at once, most of them read off one confusion matrix.
+
+    K   lanes
+    R   rows
+    C   classes
+    T   target columns
+    M   [K, C, C] confusion counts, M[k, true, predicted]
+
+Every metric maps a `Scores` to [K] float64. Where a denominator is zero the value is 0, as in
+scikit-learn with `zero_division=0`; a class that is neither true nor predicted in any row has no
+part in a macro average.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tuner_service.errors import DataError
+
+
+class Scores:
+    """Outputs of K lanes on the same rows, and what metrics share of them, computed once.
+
+    Args:
+        outputs: [K, R, C] logits, [K, R, 1] binary logits, or [K, R, T] predictions.
+        targets: [R] int64 classes, [R, 1] zeros and ones, or [R, T] numbers.
+        binary: Whether outputs are single logits.
+    """
+
+    def __init__(self, outputs: Tensor, targets: Tensor, *, binary: bool = False) -> None:
+        if binary:
+            # softmax of (0, z) is sigmoid(z): from here on a two-class problem
+            outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=-1)
+            targets = targets.squeeze(-1).long()
+        self.outputs = outputs
+        self.targets = targets
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """[K, C, C] float64 counts."""
+        lanes, _, classes = self.outputs.shape
+        predicted = self.outputs.argmax(dim=-1)  # [K, R]
+        lane = torch.arange(lanes, device=predicted.device).unsqueeze(-1)
+        cell = (lane * classes + self.targets) * classes + predicted
+        counts = torch.bincount(cell.flatten(), minlength=lanes * classes * classes)
+        return counts.view(lanes, classes, classes).double()
+
+    @cached_property
+    def log_probabilities(self) -> Tensor:
+        """[K, R, C] float64."""
+        return self.outputs.double().log_softmax(dim=-1)
+
+    @cached_property
+    def hits(self) -> Tensor:
+        """[K, C] rows of each class that were predicted as it."""
+        return self.confusion.diagonal(dim1=-2, dim2=-1)
+
+    @cached_property
+    def support(self) -> Tensor:
+        """[K, C] rows of each class."""
+        return self.confusion.sum(dim=-1)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """[K, C] rows predicted as each class."""
+        return self.confusion.sum(dim=-2)
+
+    @cached_property
+    def errors(self) -> Tensor:
+        """[K, R, T] float64 residuals."""
+        return self.outputs.double() - self.targets.double()
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return torch.where(denominator > 0, numerator / denominator.clamp(min=1e-300), 0.0)
+
+
+def accuracy(scores: Scores) -> Tensor:
+    """Return the share of rows predicted right."""
+    return _ratio(scores.hits.sum(-1), scores.support.sum(-1))
+
+
+def balanced_accuracy(scores: Scores) -> Tensor:
+    """Return the mean recall over the classes that occur."""
+    present = (scores.support > 0).double()
+    return _ratio((_recalls(scores) * present).sum(-1), present.sum(-1))
+
+
+def _precisions(scores: Scores) -> Tensor:
+    return _ratio(scores.hits, scores.predicted)
+
+
+def _recalls(scores: Scores) -> Tensor:
+    return _ratio(scores.hits, scores.support)
+
+
+def _f1s(scores: Scores) -> Tensor:
+    return _ratio(2 * scores.hits, scores.support + scores.predicted)
+
+
+PerClass = Callable[[Scores], Tensor]
+
+
+def _macro(per_class: PerClass) -> "Metric":
+    def metric(scores: Scores) -> Tensor:
+        present = ((scores.support + scores.predicted) > 0).double()
+        return _ratio((per_class(scores) * present).sum(-1), present.sum(-1))
+
+    return metric
+
+
+def _weighted(per_class: PerClass) -> "Metric":
+    def metric(scores: Scores) -> Tensor:
+        return _ratio((per_class(scores) * scores.support).sum(-1), scores.support.sum(-1))
+
+    return metric
+
+
+def _top(k: int) -> "Metric":
+    def metric(scores: Scores) -> Tensor:
+        outputs, targets = scores.outputs, scores.targets.unsqueeze(-1)  # [K, R, C], [R, 1]
+        true = outputs.gather(-1, targets.expand(outputs.shape[0], -1, 1))  # [K, R, 1]
+        # By counting rather than `topk`, so that ties go to the lower class on every device.
+        lower = torch.arange(outputs.shape[-1], device=outputs.device) < targets
+        ahead = (outputs > true) | ((outputs == true) & lower)
+        return (ahead.sum(-1) < k).double().mean(-1)
+
+    return metric
+
+
+def auroc(scores: Scores) -> Tensor:
+    """Return the area under the ROC curve: of class 1 for two classes, else the mean one-vs-rest.
+
+    Computed by ranks (Mann–Whitney), ties at their middle rank. Classes without rows, or with all
+    rows, have no curve and no part in the mean; 0 where no class has one.
+    """
+    classes = scores.outputs.shape[-1]
+    chosen = [1] if classes == 2 else range(classes)
+    areas = [_area(scores, c) for c in chosen if _has_curve(scores.targets == c)]
+    if not areas:
+        return scores.outputs.new_zeros(scores.outputs.shape[0], dtype=torch.float64)
+    return torch.stack(areas).mean(0)
+
+
+def _has_curve(positive: Tensor) -> bool:
+    return bool(positive.any()) and not bool(positive.all())
+
+
+def _area(scores: Scores, cls: int) -> Tensor:
+    values = scores.log_probabilities[..., cls].contiguous()  # [K, R]
+    positive = scores.targets == cls  # [R]
+    ordered = values.sort(dim=-1).values
+    low = torch.searchsorted(ordered, values)
+    high = torch.searchsorted(ordered, values, right=True)
+    ranks = (low + high + 1).double() / 2  # [K, R], from 1
+    n = int(positive.sum())
+    total = ranks[:, positive].sum(-1) - n * (n + 1) / 2
+    return total / (n * (positive.numel() - n))
+
+
+def log_loss(scores: Scores) -> Tensor:
+    """Return the mean of -log p(true class)."""
+    index = scores.targets.view(1, -1, 1).expand(scores.outputs.shape[0], -1, 1)
+    return -scores.log_probabilities.gather(-1, index).squeeze(-1).mean(-1)
+
+
+def mean_squared_error(scores: Scores) -> Tensor:
+    """Return the mean squared error."""
+    return scores.errors.square().mean((-2, -1))
+
+
+def root_mean_squared_error(scores: Scores) -> Tensor:
+    """Return the square root of the mean squared error."""
+    return mean_squared_error(scores).sqrt()
+
+
+def mean_absolute_error(scores: Scores) -> Tensor:
+    """Return the mean absolute error."""
+    return scores.errors.abs().mean((-2, -1))
+
+
+def r2(scores: Scores) -> Tensor:
+    """Return 1 - SS_res/SS_tot, averaged over target columns; a constant target scores 1 or 0."""
+    targets = scores.targets.double()
+    residual = scores.errors.square().sum(-2)  # [K, T]
+    total = (targets - targets.mean(0)).square().sum(0)  # [T]
+    constant = torch.where(residual == 0, 1.0, 0.0).to(residual)
+    return torch.where(total > 0, 1 - residual / total.clamp(min=1e-300), constant).mean(-1)
+
+
+Metric = Callable[[Scores], Tensor]
+
+CLASS_METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "precision_macro": _macro(_precisions),
+    "precision_micro": accuracy,
+    "precision_weighted": _weighted(_precisions),
+    "recall_macro": _macro(_recalls),
+    "recall_micro": accuracy,
+    "recall_weighted": _weighted(_recalls),
+    "f1_macro": _macro(_f1s),
+    "f1_micro": accuracy,
+    "f1_weighted": _weighted(_f1s),
+    "top_3_accuracy": _top(3),
+    "top_5_accuracy": _top(5),
+    "auroc": auroc,
+    "log_loss": log_loss,
+}
+
+NUMBER_METRICS: dict[str, Metric] = {
+    "mse": mean_squared_error,
+    "rmse": root_mean_squared_error,
+    "mae": mean_absolute_error,
+    "r2": r2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSet:
+    """The metrics of one trial, by name, checked against its kind of target."""
+
+    names: tuple[str, ...]
+    numbers: bool
+
+    def compute(self, scores: Scores) -> dict[str, list[float]]:
+        """Return each metric as K floats; one transfer from the device for all of them."""
+        if not self.names:
+            return {}
+        table = NUMBER_METRICS if self.numbers else CLASS_METRICS
+        rows = torch.stack([table[name](scores) for name in self.names]).tolist()
+        return dict(zip(self.names, rows, strict=True))
+
+
+def metric_set(names: Iterable[str], *, numbers: bool) -> MetricSet:
+    """Return the metrics of these names.
+
+    Raises:
+        DataError: a metric does not fit the targets.
+    """
+    table, other = (NUMBER_METRICS, "class") if numbers else (CLASS_METRICS, "number")
+    wanted = tuple(name for name in names if name != "loss")  # always measured, by the loss itself
+    for name in wanted:
+        if name not in table:
+            raise DataError(
+                f"metric {name!r} is for {other} targets, which this data has not; "
+                f"choose among {', '.join(table)}"
+            )
+    return MetricSet(wanted, numbers)

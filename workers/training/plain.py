@@ -1,0 +1,204 @@
+"""The plain step: one lane, autograd and `torch.optim`; the reference for every other step."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.training import networks, optimizers
+from workers.training.groups import GroupSpec, dtype_of, without_dropout
+from workers.training.losses import row_losses
+from workers.training.step import LaneHyper, LaneState
+
+EVALUATION_ROWS = 4096  # rows of one forward pass: bounds the activations of image networks
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What is in the lane. `steps`: optimizer steps taken."""
+
+    hyper: LaneHyper
+    optimizer: torch.optim.Optimizer
+    steps: int
+
+
+class PlainStep:
+    """One trial at a time on one device.
+
+    Args:
+        reason: Why the group runs plain; None where nothing faster was wanted.
+    """
+
+    lanes = 1
+    rung = "plain"
+
+    def __init__(self, group: GroupSpec, reason: str | None = None) -> None:
+        self.rung_reason = reason
+        self._group = group
+        self._loss = row_losses(group.loss)
+        self._built_from: Mapping[str, Any] | None = None
+        self._template: nn.Module  # float32, on the CPU: where initial weights are drawn
+        self._module: nn.Module  # in the training dtype, on the device
+        self._dropouts: list[networks.Dropout] = []
+        self._brought = False
+        self._trial: _Trial | None = None
+        self._kept: LaneState = {}
+
+    def put(self, lane: int, hyper: LaneHyper, state: LaneState | None) -> None:
+        """Load a trial: from a canonical state, or freshly initialised from its seed."""
+        _only_lane(lane)
+        self._build(without_dropout(hyper.network or self._group.network))
+        module = self._module
+        optimizer = optimizers.build(hyper.optimizer, hyper.options, module.parameters())
+        steps = 0
+        if state is None:
+            networks.initialise(self._template, hyper.seed)
+            module.load_state_dict(self._template.state_dict())
+        else:
+            load_weights(module, state)
+            optimizers.load_state(hyper.optimizer, optimizer, module.named_parameters(), state)
+            steps = int(state["optimizer/steps"])
+        networks.arm(module, rate=hyper.dropout, seed=hyper.seed, step=steps)
+        self._trial = _Trial(hyper, optimizer, steps)
+        self._kept = {}
+
+    def take(self, lane: int) -> LaneState:
+        """Return a copy of the canonical state, on the CPU."""
+        _only_lane(lane)
+        trial = self._trial
+        if trial is None:
+            raise LookupError("the lane is empty")
+        named = self._module.named_parameters()
+        state = optimizers.state_of(
+            trial.hyper.optimizer, trial.optimizer, named, steps=trial.steps
+        )
+        return _on_cpu(_weights(self._module) | state)
+
+    def clear(self, lane: int) -> None:
+        """Make the lane idle."""
+        _only_lane(lane)
+        self._trial = None
+
+    def train_epoch(self, orders: Tensor, learning_rates: Tensor) -> Tensor:
+        """Train on orders [1, rows] with rates [1, steps]; return [1], the rows' summed loss."""
+        total = torch.zeros((), dtype=torch.float64, device=self._group.device)
+        if self._trial is None:
+            return total.unsqueeze(0)
+        self._module.train()
+        for dropout in self._dropouts:
+            # A mask at rate 0 keeps everything, and costs as much as the rest of a small step.
+            dropout.train(self._trial.hyper.dropout > 0)
+        batches = torch.split(orders[0].to(self._group.device), self._group.batch_size)
+        with precision(self._group.precision, self._group.device):
+            for rows, rate in zip(batches, learning_rates[0].tolist(), strict=True):
+                total += self._step(self._trial, rows, rate).double() * len(rows)
+        return total.unsqueeze(0)
+
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """Return [1, rows, …] outputs in evaluation mode."""
+        with precision(self._group.precision, self._group.device):
+            return forward(self._module, inputs).unsqueeze(0)
+
+    def remember(self, lanes: Sequence[int]) -> None:
+        """Keep a copy of the present weights, on the device."""
+        for lane in lanes:
+            _only_lane(lane)
+            self._kept = _weights(self._module)
+
+    def recall(self, lane: int) -> LaneState:
+        """Return the remembered weights, on the CPU."""
+        _only_lane(lane)
+        return _on_cpu(self._kept)
+
+    def _build(self, network: Mapping[str, Any]) -> None:
+        if self._built_from == network:
+            return
+        group = self._group
+        self._template = networks.build(network, inputs=group.inputs, outputs=group.outputs)
+        module = copy.deepcopy(self._template)
+        self._module = module.to(device=group.device, dtype=dtype_of(group.precision))
+        self._dropouts = list(networks.dropouts(self._module).values())
+        self._brought = networks.NETWORKS[str(network["type"])].brought
+        self._built_from = network
+
+    def _step(self, trial: _Trial, rows: Tensor, rate: float) -> Tensor:
+        """Take one optimizer step on `rows` [B]; return the batch's mean loss, without penalty."""
+        group, hyper, module = self._group, trial.hyper, self._module
+        if hyper.dropout > 0:
+            for dropout in self._dropouts:
+                dropout.step.fill_(trial.steps)
+        if self._brought:
+            # Its dropout draws from torch's generator: the same masks wherever the trial runs.
+            torch.manual_seed((hyper.seed * 1_000_003 + trial.steps) % 2**63)
+        outputs = _full(module(group.train_inputs[rows]))
+        losses = self._loss(outputs, group.train_targets[rows], hyper.label_smoothing)
+        loss = losses.mean()
+        trial.optimizer.zero_grad()
+        penalised = loss + hyper.l1 * _magnitude(module) if hyper.l1 else loss
+        penalised.backward()  # type: ignore[no-untyped-call]
+        if hyper.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), hyper.gradient_clip)
+        optimizers.set_rate(trial.optimizer, rate)
+        trial.optimizer.step()
+        trial.steps += 1
+        return loss.detach()
+
+
+def forward(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return [rows, …] outputs in evaluation mode, without gradients, by bounded chunks."""
+    module.eval()
+    with torch.no_grad():
+        return torch.cat([_full(module(part)) for part in torch.split(inputs, EVALUATION_ROWS)])
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy `parameters/…` and `buffers/…` of a canonical state into the module."""
+    prefixes = ("parameters/", "buffers/")
+    weights = {k.split("/", 1)[1]: v for k, v in state.items() if k.startswith(prefixes)}
+    module.load_state_dict(weights)
+
+
+@contextmanager
+def precision(name: str, device: torch.device) -> Iterator[None]:
+    """Compute in tf32 or bfloat16 inside; what torch did before is put back after."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    # Without its cache, which would go on with the rounded weights of the first of several steps.
+    autocast = torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=name == "bfloat16", cache_enabled=False
+    )
+    try:
+        with autocast:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _weights(module: nn.Module) -> LaneState:
+    parameters = {name for name, _ in module.named_parameters()}
+    return {
+        f"{'parameters' if name in parameters else 'buffers'}/{name}": tensor.detach().clone()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _on_cpu(state: LaneState) -> LaneState:
+    return {name: tensor.cpu() for name, tensor in state.items()}
+
+
+def _full(outputs: Tensor) -> Tensor:
+    # Losses and metrics of a bfloat16 network are computed in float32.
+    return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+
+
+def _magnitude(module: nn.Module) -> Tensor:
+    return torch.stack([parameter.abs().sum() for parameter in module.parameters()]).sum()
+
+
+def _only_lane(lane: int) -> None:
+    if lane != 0:
+        raise IndexError(f"the plain step has one lane, 0, but got lane {lane}")
