@@ -164,6 +164,12 @@ def _is_fusible(definition: StudyDefinition, name: str) -> bool:
     return True
 
 
+def required_modules(definition: StudyDefinition) -> tuple[str, ...]:
+    """Return the modules that a worker must have to run the study."""
+    network = definition.network.type
+    return () if network in NETWORKS else (network,)
+
+
 def total_slots(definition: StudyDefinition) -> int:
     """Return the number of slots: the budget's trials, or the grid's size."""
     if definition.sampler.type != "grid" and definition.budget.trials is not None:

@@ -8,11 +8,11 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, RowMapping, Select, func, or_, select, update
 
+from tuner_service.lifecycle.ability import able_workers, has_modules, on_queue, some_worker
 from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
 from tuner_service.lifecycle.ending import ACTIVE, timed_out, worked_seconds
 from tuner_service.lifecycle.messages import Claimed, Lease, StudyWork
 from tuner_service.lifecycle.tally import Tally, lock_rows
-from tuner_service.lifecycle.workers import live_queues, live_workers
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies, trials
 
@@ -43,7 +43,7 @@ def claim(
         fair_share: Take no more of a study than an equal part of what may run at once, by the
             live workers of the queue, so that the first to ask does not leave others idle.
     """
-    wanted = _Wanted(queue, exclude_alone, frozenset(exclude_studies), limit)
+    wanted = _Wanted(queue, worker_id, exclude_alone, frozenset(exclude_studies), limit)
     if limit <= 0:
         return Claimed([], {})
     with db.read() as connection:  # waits for nobody, where there is nothing to claim
@@ -62,19 +62,15 @@ def claim(
 
 def claimable_queues(connection: Connection, now: float) -> list[str]:
     """Return the queues that have a slot a live worker could claim now."""
-    live = live_queues(connection, now)
-    return [
-        queue
-        for queue in ("cuda", "cpu")
-        if queue in live and _claimable(connection, _Wanted(queue), now)
-    ]
+    return [queue for queue in ("cuda", "cpu") if _claimable(connection, _Wanted(queue), now)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What a worker would take."""
+    """What a worker would take; without a name, what any live worker of the queue would."""
 
     queue: str
+    worker_id: str | None = None
     exclude_alone: bool = False
     excluded: frozenset[int] = frozenset()
     limit: int = 1
@@ -82,16 +78,15 @@ class _Wanted:
 
 def _claimable(connection: Connection, wanted: _Wanted, now: float) -> list[int]:
     """Return studies that have a slot ready, the first in the order of claiming."""
-    devices = [wanted.queue]
-    if wanted.queue == "cuda" or "cuda" not in live_queues(connection, now):
-        devices.append("auto")
+    mine = None if wanted.worker_id is None else has_modules(wanted.worker_id)
     ready = _ready(wanted, now).where(slots.c.study_id == studies.c.id).exists()
     return list(
         connection.execute(
             select(studies.c.id)
             .where(
                 studies.c.state.in_(ACTIVE),
-                studies.c.device.in_(devices),
+                on_queue(wanted.queue, now),
+                some_worker(wanted.queue, now) if mine is None else mine,
                 studies.c.slots_open > 0,
                 studies.c.slots_leased < studies.c.parallel_trials,
                 studies.c.id.not_in(sorted(wanted.excluded)),
@@ -259,7 +254,7 @@ def _shares(
     now: float,
 ) -> dict[int, int]:
     """Return how many more slots of each study an equal part for each worker leaves this one."""
-    count = max(1, live_workers(connection, queue, now))
+    able = able_workers(connection, list(studies_by_id), queue, now)
     held = connection.execute(
         select(slots.c.study_id, func.count())
         .where(slots.c.state == "leased", slots.c.owner == worker_id)
@@ -269,7 +264,7 @@ def _shares(
     shares = {}
     for i, study in studies_by_id.items():
         at_once = min(study["parallel_trials"], study["slots_open"] + study["slots_leased"])
-        shares[i] = max(0, -(-at_once // count) - mine.get(i, 0))
+        shares[i] = max(0, -(-at_once // able.get(i, 1)) - mine.get(i, 0))
     return shares
 
 

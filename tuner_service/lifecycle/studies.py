@@ -4,7 +4,7 @@ Each function is one transaction. What the state does not allow is a `ConflictEr
 nothing answers with the study as it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,7 @@ from sqlalchemy import delete as sql_delete
 from tuner_service.definition.study import MAX_TAGS, TagKey
 from tuner_service.definition.types import Int, Seconds, Text
 from tuner_service.errors import ConflictError, InputError, NotFoundError
+from tuner_service.lifecycle.ability import LiveWorker, live_now, needed_modules, waits_for
 from tuner_service.lifecycle.cursors import decode_cursor, encode_cursor
 from tuner_service.lifecycle.ending import (
     ACTIVE,
@@ -30,10 +31,16 @@ from tuner_service.lifecycle.stored import stored_definition
 from tuner_service.lifecycle.tally import lock_rows
 from tuner_service.lifecycle.trials import time_of, views_by_id
 from tuner_service.lifecycle.views import Progress, StudyPage, StudyView, TrialView
-from tuner_service.lifecycle.workers import live_queues
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
-from tuner_service.storage.schema import epochs, idempotency_keys, slots, studies, trials
+from tuner_service.storage.schema import (
+    epochs,
+    idempotency_keys,
+    slots,
+    studies,
+    study_modules,
+    trials,
+)
 
 Action = Callable[[Connection, RowMapping, float], None]
 
@@ -166,7 +173,7 @@ def delete(db: Database, ref: str) -> list[str]:
             )
         ours = select(trials.c.trial_id).where(trials.c.study_id == row["id"])
         connection.execute(sql_delete(epochs).where(epochs.c.trial_id.in_(ours)))
-        for table in (trials, slots, idempotency_keys):
+        for table in (trials, slots, idempotency_keys, study_modules):
             connection.execute(sql_delete(table).where(table.c.study_id == row["id"]))
         connection.execute(sql_delete(studies).where(studies.c.id == row["id"]))
         optuna_rows.delete_study(connection, row["optuna_study_id"])
@@ -345,16 +352,27 @@ def _views(connection: Connection, rows: Sequence[RowMapping], now: float) -> li
     best = views_by_id(
         connection, [row["best_trial_id"] for row in rows if row["best_trial_id"] is not None]
     )
-    live = live_queues(connection, now)
-    return [_one_view(row, best.get(row["best_trial_id"]), live, now) for row in rows]
+    waiting = [row["id"] for row in rows if row["state"] in ACTIVE]
+    live = live_now(connection, now) if waiting else []
+    needed = needed_modules(connection, waiting) if waiting else {}
+    return [
+        _one_view(row, best.get(row["best_trial_id"]), _waits(row, needed, live), now)
+        for row in rows
+    ]
 
 
-def _one_view(row: RowMapping, best: TrialView | None, live: set[str], now: float) -> StudyView:
+def _waits(
+    row: RowMapping, needed: Mapping[int, set[str]], live: Sequence[LiveWorker]
+) -> str | None:
+    return waits_for(row, needed.get(row["id"], ()), live) if row["state"] in ACTIVE else None
+
+
+def _one_view(row: RowMapping, best: TrialView | None, waits: str | None, now: float) -> StudyView:
     return StudyView(
         id=row["public_id"],
         name=row["name"],
         state=row["state"],
-        reason=row["reason"] or _waits_for(row, live),
+        reason=row["reason"] or waits,
         revision=row["revision"],
         definition=row["definition"],
         device=row["device"],
@@ -378,16 +396,6 @@ def _one_view(row: RowMapping, best: TrialView | None, live: set[str], now: floa
         best_trial=best,
         eta_seconds=_eta(row, now),
     )
-
-
-def _waits_for(row: RowMapping, live: set[str]) -> str | None:
-    if row["state"] not in ACTIVE:
-        return None
-    if row["device"] == "auto":
-        return None if live else "waiting for a worker"
-    if row["device"] in live:
-        return None
-    return f"waiting for a worker with {'CUDA' if row['device'] == 'cuda' else 'a CPU'}"
 
 
 def _eta(row: RowMapping, now: float) -> float | None:

@@ -18,6 +18,7 @@ from tuner_service.definition import (
     warnings_of,
 )
 from tuner_service.errors import DefinitionError, Fault, IdempotencyError, UnavailableError
+from tuner_service.lifecycle.ability import insert_required
 from tuner_service.lifecycle.slotrows import insert_slots, slot_rows
 from tuner_service.lifecycle.studies import study_view
 from tuner_service.lifecycle.views import Plan, StudyView
@@ -97,6 +98,7 @@ def _submit(
     now = db.now(connection)
     name = _free_name(connection, definition.name)
     study_id = _insert_study(connection, definition.with_name(name), owner, now)
+    insert_required(connection, study_id, definition)
     insert_slots(connection, study_id, rows)
     if key is not None:
         row = {"owner": owner, "key": key, "body_hash": _hash(definition), "study_id": study_id}

@@ -6,10 +6,8 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     RowMapping,
     delete,
-    func,
     insert,
     select,
     update,
@@ -106,19 +104,7 @@ def list_workers(db: Database) -> list[WorkerView]:
         return [_view(row) for row in rows]
 
 
-def live_queues(connection: Connection, now: float) -> set[str]:
-    """Return the queues (`cpu`, `cuda`) that a live worker serves."""
-    found = connection.execute(select(workers.c.queue).where(_live(now)).distinct())
-    return set(found.scalars())
-
-
-def live_workers(connection: Connection, queue: str, now: float) -> int:
-    """Return how many live workers serve a queue."""
-    found = connection.execute(select(func.count()).where(workers.c.queue == queue, _live(now)))
-    return int(found.scalar_one())
-
-
-def _live(now: float) -> ColumnElement[bool]:
+def is_live(now: float) -> ColumnElement[bool]:
     """Heard of lately; not at a time to come, which is from before the clock was set back."""
     return workers.c.heartbeat_at.between(now - LIVE_SECONDS, now + LIVE_SECONDS)
 

@@ -75,6 +75,20 @@ studies = Table(
     sqlite_autoincrement=True,
 )
 
+# What a worker must have to run a study, beside a device: the modules that its definition names.
+study_modules = Table(
+    "tuner_study_modules",
+    metadata,
+    Column(
+        "study_id",
+        _Id,
+        ForeignKey("tuner_studies.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("name", String(128), primary_key=True),
+)
+
 slots = Table(
     "tuner_slots",
     metadata,

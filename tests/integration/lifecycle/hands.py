@@ -1,13 +1,13 @@
 """What the lifecycle's tests work with: small definitions, and a worker's hand on the lifecycle."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
 from sqlalchemy import Connection, event, update
 
-from tuner_service.definition import StudyDefinition, parse_definition
+from tuner_service.definition import ModuleDescription, StudyDefinition, parse_definition
 from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import (
@@ -30,7 +30,9 @@ SETTINGS = Settings(lease_seconds=30.0, retry_backoff_seconds=0.0, reconcile_sec
 PARAMETERS = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}}
 
 
-def definition(**changes: Any) -> StudyDefinition:
+def definition(
+    modules: Mapping[str, ModuleDescription] | None = None, **changes: Any
+) -> StudyDefinition:
     """A small random study, changed."""
     base = {
         "name": "small",
@@ -42,7 +44,7 @@ def definition(**changes: Any) -> StudyDefinition:
         "training": {"epochs": 3},
         "budget": {"trials": 4},
     }
-    return parse_definition({**base, **changes})
+    return parse_definition({**base, **changes}, modules=modules)
 
 
 def submitted(db: Database, **changes: Any) -> StudyView:

@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from tests.integration.lifecycle.hands import SETTINGS, Hand, submitted
+from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, submitted
 from tests.invariants import check_invariants
+from tuner_service.definition import ModuleDescription
 from tuner_service.lifecycle.messages import HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.studies import StudyPatch, get_study, patch
-from tuner_service.lifecycle.views import Failure
-from tuner_service.lifecycle.workers import register_worker
+from tuner_service.lifecycle.submit import submit
+from tuner_service.lifecycle.views import Failure, StudyView
+from tuner_service.lifecycle.workers import publish_modules, register_worker
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies, workers
 
@@ -178,3 +180,49 @@ def test_what_a_claim_says_of_its_studies(db: Database, hand: Hand) -> None:
     work: Any = claimed.studies[claimed.leases[0].study_id]
     assert (work.public_id, work.name, work.remaining_seconds) == (study.id, "small", 3600.0)
     assert work.definition == study.definition
+
+
+def with_module(name: str) -> dict[str, ModuleDescription]:
+    return {name: ModuleDescription(name=name, source_hash="0" * 64)}
+
+
+def needing(db: Database, module: str, **changes: Any) -> StudyView:
+    body = {"network": {"type": module}, **changes}
+    return submit(db, definition(with_module(module), **body), settings=SETTINGS)[0]
+
+
+@pytest.mark.parametrize(
+    ("device", "queues", "has", "reason"),
+    [
+        ("auto", ["cpu"], [], "waiting for a worker with the module net (--modules DIR)"),
+        ("auto", ["cpu"], ["other"], "waiting for a worker with the module net (--modules DIR)"),
+        ("auto", ["cuda", "cpu"], ["net"], None),  # only the CPU's worker, named last, has it
+        ("cuda", ["cpu"], ["net"], "waiting for a worker with CUDA and the module net"),
+        ("auto", [], [], "waiting for a worker with the module net"),
+    ],
+)
+def test_only_a_worker_with_a_studys_module_claims_its_slots(
+    db: Database, hand: Hand, device: str, queues: list[str], has: list[str], reason: str | None
+) -> None:
+    for queue in queues:
+        worker(db, queue, queue)
+    if queues:
+        publish_modules(db, queues[-1], {name: ({}, "0" * 64) for name in has})
+    study = needing(db, "net", resources={"device": device})
+    waits = get_study(db, study.id).reason
+    assert waits == reason or (reason and waits and waits.startswith(reason))
+    rings = reconcile(db, settings=SETTINGS).rings
+    assert rings == ([] if reason else queues[-1:])
+    for queue in queues:
+        able = reason is None and queue == queues[-1]
+        assert bool(Hand(db, queue).claim(1, queue=queue, fair_share=True).leases) == able
+    assert not Hand(db, "unlisted").claim(1).leases
+
+
+def test_a_fair_share_counts_the_workers_that_can(db: Database) -> None:
+    for name in ("one", "two", "three"):
+        worker(db, name, "cpu")
+    for name in ("one", "two"):
+        publish_modules(db, name, {"net": ({}, "0" * 64)})
+    needing(db, "net", budget={"trials": 6})
+    assert len(Hand(db, "one").claim(9, fair_share=True).leases) == 3

@@ -96,6 +96,19 @@ def test_the_work_goes_on(upgraded: tuple[Database, list[dict[str, Any]]]) -> No
     check_invariants(db, settings=SETTINGS)
 
 
+def test_a_study_of_0001_needs_its_module(
+    database_url: str, request: pytest.FixtureRequest
+) -> None:
+    sql = (FIXTURES / f"0001.{kind_of(database_url)}.sql").read_text()
+    brought = sql.replace('"network": {"type": "mlp"}', '"network": {"type": "mine"}')
+    assert brought != sql
+    fill(request, database_url, brought)
+    migrate(database_url)
+    with contextlib.closing(Database.open(database_url)) as db:
+        assert not Hand(db, "newer").claim(8).leases
+        assert "the module mine" in str(get_study(db, "queued").reason)
+
+
 def test_a_backup_restores(database_url: str, request: pytest.FixtureRequest) -> None:
     """By the tools that the documentation names: `pg_dump`, and SQL of a SQLite file in use."""
     migrate(database_url)

@@ -1,0 +1,119 @@
+"""Which workers can run which studies: the device of their queue, and the modules they have."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select
+
+from tuner_service.definition import StudyDefinition, required_modules
+from tuner_service.lifecycle.workers import is_live
+from tuner_service.storage.schema import modules, studies, study_modules, workers
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """What a live worker can run: its queue (`cpu`, `cuda`) and the names of its modules."""
+
+    queue: str
+    modules: frozenset[str]
+
+
+def insert_required(connection: Connection, study_id: int, definition: StudyDefinition) -> None:
+    """Note which modules a new study needs."""
+    rows = [{"study_id": study_id, "name": name} for name in required_modules(definition)]
+    if rows:
+        connection.execute(insert(study_modules), rows)
+
+
+def has_modules(worker_id: Any) -> ColumnElement[bool]:
+    """Of a query over studies: the worker (an id or a column) has every module they need."""
+    had = select(modules.c.name).where(
+        modules.c.worker_id == worker_id, modules.c.name == study_modules.c.name
+    )
+    return ~(
+        select(study_modules.c.name)
+        .where(
+            study_modules.c.study_id == studies.c.id,
+            ~had.correlate(study_modules, workers).exists(),
+        )
+        .correlate(studies, workers)
+        .exists()
+    )
+
+
+def some_worker(queue: str, now: float) -> ColumnElement[bool]:
+    """Of a query over studies: a live worker of the queue has every module they need."""
+    able = select(workers.c.id).where(
+        workers.c.queue == queue, is_live(now), has_modules(workers.c.id)
+    )
+    return able.correlate(studies).exists()
+
+
+def able_workers(
+    connection: Connection, study_ids: Collection[int], queue: str, now: float
+) -> dict[int, int]:
+    """Return how many live workers of a queue can run each of these studies."""
+    rows = connection.execute(
+        select(studies.c.id, func.count())
+        .join(workers, and_(workers.c.queue == queue, is_live(now), has_modules(workers.c.id)))
+        .where(studies.c.id.in_(study_ids))
+        .group_by(studies.c.id)
+    )
+    return {study_id: count for study_id, count in rows}
+
+
+def on_queue(queue: str, now: float) -> ColumnElement[bool]:
+    """Of a query over studies: they go to this queue; `auto` to CUDA where that can run them."""
+    if queue == "cuda":
+        return studies.c.device.in_(("cuda", "auto"))
+    return or_(
+        studies.c.device == queue,
+        and_(studies.c.device == "auto", ~some_worker("cuda", now)),
+    )
+
+
+# -- what a study waits for -----------------------------------------------------------------
+
+
+def live_now(connection: Connection, now: float) -> list[LiveWorker]:
+    """Return every live worker."""
+    rows = connection.execute(
+        select(workers.c.id, workers.c.queue, modules.c.name)
+        .outerjoin(modules, modules.c.worker_id == workers.c.id)
+        .where(is_live(now))
+    )
+    queues: dict[str, str] = {}
+    names: dict[str, set[str]] = {}
+    for worker_id, queue, name in rows:
+        queues[worker_id] = queue
+        names.setdefault(worker_id, set()).update(() if name is None else (name,))
+    return [LiveWorker(queue, frozenset(names[i])) for i, queue in queues.items()]
+
+
+def needed_modules(connection: Connection, study_ids: Collection[int]) -> dict[int, set[str]]:
+    """Return the modules that each of these studies needs; those that need none are left out."""
+    needed: dict[int, set[str]] = {}
+    rows = connection.execute(select(study_modules).where(study_modules.c.study_id.in_(study_ids)))
+    for study_id, name in rows:
+        needed.setdefault(study_id, set()).add(name)
+    return needed
+
+
+def waits_for(row: RowMapping, needed: Collection[str], live: Sequence[LiveWorker]) -> str | None:
+    """Return what worker a study lacks, in a sentence; None: there is one that can run it."""
+    fitting = [one for one in live if row["device"] in ("auto", one.queue)]
+    if any(one.modules.issuperset(needed) for one in fitting):
+        return None
+    wanted = [] if row["device"] == "auto" else [_DEVICES[row["device"]]]
+    known = frozenset[str]().union(*(one.modules for one in fitting))
+    # Each there, but with no one worker: then all of them are what one must have.
+    missing = sorted(set(needed) - known) or sorted(needed)
+    if missing:
+        plural = "s" if len(missing) > 1 else ""
+        wanted.append(f"the module{plural} {', '.join(missing)}")
+        return f"waiting for a worker with {' and '.join(wanted)} (--modules DIR)"
+    return f"waiting for a worker with {wanted[0]}" if wanted else "waiting for a worker"
+
+
+_DEVICES = {"cuda": "CUDA", "cpu": "a CPU"}
