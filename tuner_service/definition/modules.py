@@ -32,5 +32,5 @@ class ModuleDescription(BaseModel):
             name=self.name,
             description=self.description,
             options=self.parameters,
-            inputs=("table", "image"),
+            inputs=("table", "image", "sequence"),
         )

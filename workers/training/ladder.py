@@ -190,7 +190,7 @@ def _declared(group: GroupSpec) -> str | None:
     family = networks.NETWORKS.get(str(group.network["type"]))
     if family is not None and not family.fusible:
         return family.reason or f"network {group.network['type']} cannot be fused"
-    return None
+    return family.refuses(group.inputs) if family is not None else None
 
 
 def sizes(group: GroupSpec) -> tuple[int, int]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from workers.training.layers import SMALLEST_POOLED, InputShape
 from workers.training.native_library import LayerStruct
-from workers.training.networks import SMALLEST_POOLED, InputShape
 
 NORMS = {"none": 0, "batch": 1, "layer": 2}
 NOT_DROPPED = -1

@@ -21,75 +21,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tuner_service.errors import DataError
-from workers.training.randomness import keep_mask
+from workers.training.layers import (
+    SMALLEST_POOLED,
+    BatchNorm,
+    Dropout,
+    InputShape,
+    activation_of,
+    dropout_of,
+    image_shape,
+    norm_of,
+)
+from workers.training.residual import Resnet
+from workers.training.sequences import Recurrent, Transformer, too_long
 
-InputShape = tuple[int, ...]
 Build = Callable[[Mapping[str, Any], InputShape, int], nn.Module]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
-    "elu": F.elu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
-ZERO_PRESERVING = frozenset(ACTIVATIONS) - {"sigmoid"}  # activation(0) == 0: padding is exact
+__all__ = [
+    "NETWORKS",
+    "BatchNorm",
+    "Dropout",
+    "Family",
+    "InputShape",
+    "arm",
+    "build",
+    "dropouts",
+    "initialise",
+    "register",
+    "seeded",
+]
+
 _REBUILD = "_tuner_rebuild"
-SMALLEST_POOLED = 4  # pixels a side below which images are not halved further
-
-
-class Dropout(nn.Module):
-    """Dropout whose mask is a pure function of (trial seed, optimizer step, layer, position).
-
-    Rate, seed and step are buffers, not Python numbers, so that a fused step can give every lane
-    its own. They are no part of the trained state, hence not persistent.
-    """
-
-    rate: Tensor
-    seed: Tensor
-    step: Tensor
-
-    def __init__(self, rate: float, *, salt: int) -> None:
-        super().__init__()
-        self.salt = salt
-        self.register_buffer("rate", torch.tensor(rate, dtype=torch.float64), persistent=False)
-        self.register_buffer("seed", torch.tensor(0), persistent=False)
-        self.register_buffer("step", torch.tensor(0), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """Move to another device, but keep the rate in float64: a rounded rate moves the mask."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.rate = self.rate.to(torch.float64)
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, …] -> [B, …], survivors scaled by 1 / (1 - rate)."""
-        if not self.training:
-            return x
-        keep = keep_mask(x.shape, rate=self.rate, seed=self.seed, step=self.step, salt=self.salt)
-        return torch.where(keep, x * (1 / (1 - self.rate)).to(x.dtype), 0)
-
-
-class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over all axes but 1, which does not fail on a batch of one value.
-
-    The last batch of an epoch may hold a single row. It has no variance, so it is normalised by
-    the running statistics and leaves them alone.
-    """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of axes from 2 is fine."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, …] -> [B, C, …]."""
-        if self.training and input.numel() == input.shape[1]:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(input)
 
 
 class Mlp(nn.Module):
@@ -101,10 +62,10 @@ class Mlp(nn.Module):
         sizes = [_flat(inputs)] + [width] * int(network.get("hidden_layers", 2))
         pairs = list(itertools.pairwise(sizes))
         self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairs)
-        self.norms = nn.ModuleList(_norm(network, after) for _, after in pairs)
-        self.dropouts = nn.ModuleList(_dropout(network, salt) for salt in range(len(pairs)))
+        self.norms = nn.ModuleList(norm_of(network, after) for _, after in pairs)
+        self.dropouts = nn.ModuleList(dropout_of(network, salt) for salt in range(len(pairs)))
         self.output = nn.Linear(sizes[-1], outputs)
-        self.activation = ACTIVATIONS[network.get("activation", "relu")]
+        self.activation = activation_of(network)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, …inputs] -> [B, outputs]."""
@@ -122,7 +83,7 @@ class Cnn(nn.Module):
 
     def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
         super().__init__()
-        channels, height, width = _image(inputs)
+        channels, height, width = image_shape(inputs, "cnn")
         first, kernel = int(network.get("channels", 16)), int(network.get("kernel_size", 3))
         sizes = [channels] + [first << i for i in range(int(network.get("conv_layers", 2)))]
         self.convolutions = nn.ModuleList()
@@ -130,15 +91,15 @@ class Cnn(nn.Module):
         self.pooled: list[bool] = []
         for before, after in itertools.pairwise(sizes):
             self.convolutions.append(nn.Conv2d(before, after, kernel, padding=kernel // 2))
-            self.norms.append(_norm(network, after))
+            self.norms.append(norm_of(network, after))
             height, width = (side + 1 - kernel % 2 for side in (height, width))
             self.pooled.append(min(height, width) >= SMALLEST_POOLED)
             if self.pooled[-1]:
                 height, width = height // 2, width // 2
         self.hidden = nn.Linear(sizes[-1] * height * width, int(network.get("hidden_units", 64)))
-        self.dropout = _dropout(network, 0)
+        self.dropout = dropout_of(network, 0)
         self.output = nn.Linear(self.hidden.out_features, outputs)
-        self.activation = ACTIVATIONS[network.get("activation", "relu")]
+        self.activation = activation_of(network)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, outputs]."""
@@ -161,6 +122,7 @@ class Family:
         brought: Not ours but a user's (`workers.training.modules`): initial weights are those that
             its own code draws, and nothing is known of it.
         reason: Why it is not fusible.
+        refuses: Why it is not fusible on rows of a shape; None where it is.
     """
 
     build: Build
@@ -168,11 +130,17 @@ class Family:
     widths: tuple[str, ...] = ()
     brought: bool = False
     reason: str | None = None
+    refuses: Callable[[InputShape], str | None] = lambda inputs: None
 
 
 NETWORKS: dict[str, Family] = {
     "mlp": Family(Mlp, widths=("hidden_units",)),
     "cnn": Family(Cnn),
+    "resnet": Family(Resnet),
+    "rnn": Family(Recurrent, refuses=too_long),
+    "gru": Family(Recurrent, refuses=too_long),
+    "lstm": Family(Recurrent, refuses=too_long),
+    "transformer": Family(Transformer),
 }
 
 
@@ -255,35 +223,8 @@ def arm(module: nn.Module, *, rate: float, seed: int, step: int) -> None:
         part.step.fill_(step)
 
 
-def _norm(network: Mapping[str, Any], features: int) -> nn.Module:
-    kind = network.get("norm", "none")
-    if kind == "batch":
-        return BatchNorm(features)
-    if kind == "layer":
-        return ChannelNorm(features)
-    return nn.Identity()
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over axis 1 of [B, C] or [B, C, H, W]."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, …] -> [B, C, …]."""
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
-
-
-def _dropout(network: Mapping[str, Any], salt: int) -> Dropout:
-    return Dropout(float(network.get("dropout", 0.0)), salt=salt)
-
-
 def _flat(inputs: InputShape) -> int:
     size = 1
     for length in inputs:
         size *= length
     return size
-
-
-def _image(inputs: InputShape) -> tuple[int, int, int]:
-    if len(inputs) != 3:
-        raise DataError(f"a cnn needs rows of shape (channels, height, width), but got {inputs}")
-    return inputs[0], inputs[1], inputs[2]

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from workers.training.networks import NETWORKS, ZERO_PRESERVING
+from workers.training.layers import ZERO_PRESERVING
+from workers.training.networks import NETWORKS
 
 # Neighbours differ by at most a half, so that padding wastes little more than twice the arithmetic.
 BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)

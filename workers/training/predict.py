@@ -21,6 +21,7 @@ import csv
 import importlib.util
 import itertools
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,10 +65,18 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
-def norm(network: Mapping[str, Any], features: int) -> nn.Module:
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation in up to 8 groups of at least two channels."""
+
+    def __init__(self, channels: int) -> None:
+        groups = [n for n in (8, 4, 2) if channels % n == 0 and channels >= 2 * n]
+        super().__init__(groups[0] if groups else 1, channels)
+
+
+def norm(network: Mapping[str, Any], features: int, default: str = "none") -> nn.Module:
     """Return the normalisation that the network has after each layer."""
-    kinds = {"batch": BatchNorm, "layer": ChannelNorm}
-    kind = kinds.get(str(network.get("norm", "none")))
+    kinds = {"batch": BatchNorm, "group": GroupNorm, "layer": ChannelNorm}
+    kind = kinds.get(str(network.get("norm", default)))
     return nn.Identity() if kind is None else kind(features)
 
 
@@ -123,9 +132,191 @@ class Cnn(nn.Module):
         return self.output(self.activation(self.hidden(x.flatten(1))))  # type: ignore[no-any-return]
 
 
+class Block(nn.Module):
+    """A residual block of two convolutions."""
+
+    def __init__(self, network: Mapping[str, Any], before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride=stride, padding=1)
+        self.second = nn.Conv2d(after, after, 3, padding=1)
+        self.norms = nn.ModuleList(norm(network, after, "group") for _ in range(2))
+        same = before == after and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride=stride)
+        self.activation = ACTIVATIONS[network.get("activation", "relu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W']."""
+        inner = self.activation(self.norms[0](self.first(x)))
+        return self.activation(self.shortcut(x) + self.norms[1](self.second(inner)))
+
+
+class Resnet(nn.Module):
+    """A convolution, stages of residual blocks, the mean over pixels, then Linear."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        channels, height, width = inputs
+        first = before = int(network.get("channels", 16))
+        self.stem = nn.Conv2d(channels, first, 3, padding=1)
+        self.norm = norm(network, first, "group")
+        self.blocks = nn.ModuleList()
+        for stage in range(int(network.get("stages", 3))):
+            halves = stage > 0 and min(height, width) >= 4
+            if halves:
+                height, width = -(-height // 2), -(-width // 2)
+            for block in range(int(network.get("blocks", 1))):
+                stride = 2 if halves and block == 0 else 1
+                self.blocks.append(Block(network, before, first << stage, stride))
+                before = first << stage
+        self.output = nn.Linear(before, outputs)
+        self.activation = ACTIVATIONS[network.get("activation", "relu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, outputs]."""
+        x = self.activation(self.norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x)
+        return self.output(x.mean((-2, -1)))  # type: ignore[no-any-return]
+
+
+class Cells(nn.Module):
+    """One recurrent layer in one direction: rnn, gru or lstm by its number of gates."""
+
+    def __init__(self, gates: int, features: int, units: int, activation: str) -> None:
+        super().__init__()
+        self.gates, self.units, self.activation = gates, units, ACTIVATIONS[activation]
+        self.weight_ih = nn.Parameter(torch.empty(gates * units, features))
+        self.weight_hh = nn.Parameter(torch.empty(gates * units, units))
+        self.bias_ih = nn.Parameter(torch.empty(gates * units))
+        self.bias_hh = nn.Parameter(torch.empty(gates * units))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, steps, features] -> [B, steps, units]."""
+        hidden = cell = x.new_zeros(len(x), self.units)
+        outputs = []
+        for step in F.linear(x, self.weight_ih, self.bias_ih).unbind(1):
+            recurrent = F.linear(hidden, self.weight_hh, self.bias_hh)
+            if self.gates == 1:
+                hidden = self.activation(step + recurrent)
+            elif self.gates == 3:
+                reset_x, keep_x, new_x = step.chunk(3, -1)
+                reset_h, keep_h, new_h = recurrent.chunk(3, -1)
+                new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+                hidden = new + torch.sigmoid(keep_x + keep_h) * (hidden - new)
+            else:
+                enter, forget, new, leave = (step + recurrent).chunk(4, -1)
+                cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(new)
+                hidden = torch.sigmoid(leave) * torch.tanh(cell)
+            outputs.append(hidden)
+        return torch.stack(outputs, 1)
+
+
+class Recurrent(nn.Module):
+    """Recurrent layers, then Linear on what the last step leaves, in each direction."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        gates = {"rnn": 1, "gru": 3, "lstm": 4}[network["type"]]
+        self.units = int(network.get("hidden_units", 64))
+        directions = 2 if network.get("bidirectional", False) else 1
+        depth, activation = int(network.get("hidden_layers", 1)), network.get("activation", "tanh")
+        sizes = [sequence_shape(inputs)[1]] + [self.units * directions] * (depth - 1)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(Cells(gates, size, self.units, activation) for _ in range(directions))
+            for size in sizes
+        )
+        self.output = nn.Linear(self.units * directions, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, …inputs] -> [B, outputs]."""
+        x = as_sequences(x)
+        for layer in self.layers:
+            forward, *backward = layer.children()
+            x = torch.cat([forward(x), *(cells(x.flip(1)).flip(1) for cells in backward)], -1)
+        last = torch.cat([x[:, -1, : self.units], x[:, 0, self.units :]], -1)
+        return self.output(last)  # type: ignore[no-any-return]
+
+
+class Positions(nn.Module):
+    """A learned vector for each step."""
+
+    def __init__(self, steps: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(steps, width))
+
+
+class EncoderBlock(nn.Module):
+    """Attention and a feed-forward part, each with its norm before it."""
+
+    def __init__(self, network: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, self.heads = int(network.get("width", 64)), int(network.get("heads", 4))
+        inner = self.heads * -(-width // self.heads)
+        wide = width * int(network.get("feedforward_factor", 4))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.queries_keys_values = nn.Linear(width, 3 * inner)
+        self.joined = nn.Linear(inner, width)
+        self.expand, self.contract = nn.Linear(width, wide), nn.Linear(wide, width)
+        self.activation = ACTIVATIONS[network.get("activation", "gelu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, steps, width] -> [B, steps, width]."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.queries_keys_values(self.norms[0](x)).chunk(3, -1)
+        )
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+        x = x + self.joined((weights @ v).transpose(1, 2).flatten(-2))
+        return x + self.contract(  # type: ignore[no-any-return]
+            self.activation(self.expand(self.norms[1](x)))
+        )
+
+
+class Transformer(nn.Module):
+    """An encoder over the steps, their mean, then Linear."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        steps, features = sequence_shape(inputs)
+        width = int(network.get("width", 64))
+        self.embedding = nn.Linear(features, width)
+        self.positions = Positions(steps, width)
+        blocks = range(int(network.get("layers", 2)))
+        self.blocks = nn.ModuleList(EncoderBlock(network) for _ in blocks)
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, …inputs] -> [B, outputs]."""
+        x = self.embedding(as_sequences(x)) + self.positions.weight
+        for block in self.blocks:
+            x = block(x)
+        return self.output(self.norm(x).mean(1))  # type: ignore[no-any-return]
+
+
+def sequence_shape(inputs: Sequence[int]) -> tuple[int, int]:
+    """Return (steps, features): a table's row has one number per step, an image its lines."""
+    shape = tuple(inputs)
+    if len(shape) == 1:
+        return shape[0], 1
+    return shape if len(shape) == 2 else (shape[1], shape[0] * shape[2])
+
+
+def as_sequences(x: Tensor) -> Tensor:
+    """[B, …inputs] -> [B, steps, features]."""
+    if x.dim() == 2:
+        return x.unsqueeze(-1)
+    return x.transpose(1, 2).flatten(2) if x.dim() == 4 else x
+
+
 NETWORKS: dict[str, Callable[[Mapping[str, Any], Sequence[int], int], nn.Module]] = {
     "mlp": Mlp,
     "cnn": Cnn,
+    "resnet": Resnet,
+    "rnn": Recurrent,
+    "gru": Recurrent,
+    "lstm": Recurrent,
+    "transformer": Transformer,
 }
 
 

@@ -22,8 +22,9 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from workers.training.layers import Dropout
 from workers.training.losses import RowLoss
-from workers.training.networks import Dropout, dropouts
+from workers.training.networks import dropouts
 from workers.training.stacked import stacked_update
 from workers.training.step import LaneHyper
 

@@ -39,13 +39,14 @@ def fetch(client: TestClient, directory: Path, study: str = "one") -> Path:
         {"network": {"type": "mlp", "hidden_layers": 1, "norm": "layer", "activation": "gelu"}},
         {"dataset": {"name": "digits"}, "network": {**CNN, "norm": "batch"}},
         {"dataset": {"name": "digits"}, "network": {**CNN, "norm": "layer", "activation": "elu"}},
+        {"dataset": {"name": "digits"}, "network": {"type": "gru", "hidden_units": 16}},
         {"dataset": {"name": "digits", "standardize": False}, "network": {"type": "mlp"}},
         {
             "dataset": {"name": "breast_cancer"},
             "training": {"epochs": 3, "loss": "binary_cross_entropy", "precision": "float64"},
         },
     ],
-    ids=["batch-norm", "layer-norm", "cnn", "cnn-layer-norm", "unscaled", "binary-float64"],
+    ids=["batch-norm", "layer-norm", "cnn", "cnn-layer-norm", "gru", "unscaled", "binary-float64"],
 )
 def test_predict_py_is_as_accurate_as_the_trial(
     client: TestClient, settings: Settings, tmp_path: Path, changes: dict[str, Any]

@@ -1,6 +1,7 @@
 """The catalogue is sound by itself, and is what the trainer and the search build."""
 
 import pytest
+import torch
 
 from tuner_service.definition.binding import KINDS, bind
 from tuner_service.definition.catalogue import (
@@ -19,7 +20,7 @@ from tuner_service.definition.catalogue import (
 from tuner_service.definition.options import Option, option_fault
 from tuner_service.definition.suggest import did_you_mean, suggestion
 from tuner_service.errors import NotFoundError
-from workers.training import losses, metrics, networks, optimizers, schedules
+from workers.training import layers, losses, metrics, networks, optimizers, schedules
 from workers.training.datasets import SOURCES
 
 ENTRIES = [
@@ -66,7 +67,7 @@ def _domain(option: Option) -> tuple[object, ...]:
 
 def test_it_names_what_the_trainer_builds() -> None:
     assert set(NETWORKS) <= set(networks.NETWORKS)
-    assert set(ACTIVATIONS) <= set(networks.ACTIVATIONS)
+    assert set(ACTIVATIONS) <= set(layers.ACTIVATIONS)
     assert set(OPTIMIZERS) <= set(optimizers.OPTIMIZERS)
     assert set(SCHEDULES) <= set(schedules.SCHEDULES)
     assert set(LOSSES) <= set(losses.LOSSES)
@@ -88,7 +89,7 @@ def test_fusible_optimizers_and_zero_preserving_activations_are_the_trainers() -
     for name, optimizer in OPTIMIZERS.items():
         assert optimizer.fusible is optimizers.OPTIMIZERS[name].fusible
     for name, activation in ACTIVATIONS.items():
-        assert activation.zero_at_zero is (name in networks.ZERO_PRESERVING)
+        assert activation.zero_at_zero is (name in layers.ZERO_PRESERVING)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -100,6 +101,32 @@ def test_every_network_builds_with_every_choice(name: str) -> None:
         for choice in option.choices or (option.low or 0, option.default):
             network = {"type": name, **defaults, option.name: choice}
             assert networks.build(network, inputs=shape, outputs=3) is not None
+
+
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n, e in NETWORKS.items() for k in e.inputs])
+def test_every_networks_options_and_defaults_are_the_trainers(name: str, kind: str) -> None:
+    """What is left out takes the catalogue's default, and no option is without effect."""
+    shape = {"table": (5,), "image": (1, 8, 8), "sequence": (6, 3)}[kind]
+    x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+
+    def outputs(**options: object) -> torch.Tensor:
+        module = networks.build({"type": name, **options}, inputs=shape, outputs=3)
+        result: torch.Tensor = networks.initialise(module, 0)(x)
+        return result
+
+    defaults = {option.name: option.default for option in NETWORKS[name].options}
+    assert torch.equal(outputs(), outputs(**defaults))
+    for option in NETWORKS[name].options:
+        changed = outputs(**{**defaults, option.name: _another(option)})
+        assert not torch.equal(outputs(), changed), option.name
+
+
+def _another(option: Option) -> object:
+    if option.choices:
+        return next(choice for choice in option.choices if choice != option.default)
+    if option.type == "boolean":
+        return not option.default
+    return 0.5 if option.type == "float" else option.default + 1
 
 
 @pytest.mark.parametrize("kind", CATALOGUE)

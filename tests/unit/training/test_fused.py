@@ -20,6 +20,16 @@ NETWORKS = {
 }
 
 
+FAMILIES = {
+    "resnet": ({"channels": 4, "stages": 2}, (1, 6, 6)),
+    "resnet with batch norm": ({"channels": 2, "stages": 2, "norm": "batch"}, (1, 6, 6)),
+    "rnn": ({"hidden_units": 6}, (4, 3)),
+    "gru": ({"hidden_units": 6, "hidden_layers": 2}, (5,)),
+    "lstm": ({"hidden_units": 6, "bidirectional": True}, (1, 4, 3)),
+    "transformer": ({"width": 6, "heads": 4, "layers": 1}, (4, 3)),
+}
+
+
 def assert_lanes_equal_plain(spec, hypers, *, epochs, runner=None, tolerance=1e-9):
     step = FusedStep(spec, len(hypers), runner or Traced())
     losses = lanes.curve(step, spec, hypers, epochs)
@@ -38,6 +48,14 @@ def test_fused_trials_equal_plain_trials_for_every_optimizer(name):
     network, shape = NETWORKS[name]
     spec = lanes.group(network, shape=shape)
     assert_lanes_equal_plain(spec, lanes.every_optimizer(), epochs=10)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fused_trials_equal_plain_trials_for_every_family(name):
+    options, shape = FAMILIES[name]
+    spec = lanes.group({"type": name.split()[0], **options}, shape=shape)
+    hypers = [lanes.hyper(dropout=0.2), lanes.hyper("sgd", {"momentum": 0.9}, seed=2)]
+    assert_lanes_equal_plain(spec, hypers, epochs=10)
 
 
 def test_fused_trials_equal_plain_trials_with_everything_on():

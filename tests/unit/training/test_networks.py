@@ -6,9 +6,12 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from tuner_service.errors import DataError
-from workers.training import networks
+from workers.training import networks, predict
+from workers.training.layers import Dropout, GroupNorm
+from workers.training.sequences import EncoderBlock, Transformer
 
-SHAPES = {"mlp": (64,), "cnn": (1, 8, 8)}
+SHAPES = {"mlp": (64,), "cnn": (1, 8, 8), "resnet": (2, 8, 8)}  # the others: (6, 3)
+TORCHS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 VARIANTS = [
     {"type": "mlp"},
     {"type": "mlp", "hidden_layers": 1, "hidden_units": 7, "activation": "tanh", "dropout": 0.2},
@@ -17,16 +20,27 @@ VARIANTS = [
     {"type": "cnn", "channels": 4},
     {"type": "cnn", "channels": 3, "conv_layers": 3, "norm": "batch", "dropout": 0.5},
     {"type": "cnn", "channels": 4, "kernel_size": 2, "norm": "layer", "activation": "silu"},
+    {"type": "resnet", "channels": 4, "stages": 2, "dropout": 0.2},
+    {"type": "resnet", "channels": 2, "stages": 3, "blocks": 2, "norm": "batch"},
+    {"type": "rnn", "hidden_units": 5, "activation": "relu"},
+    {"type": "gru", "hidden_units": 5, "hidden_layers": 2, "dropout": 0.2},
+    {"type": "lstm", "hidden_units": 5, "hidden_layers": 2, "bidirectional": True},
+    {"type": "transformer", "width": 8, "heads": 2, "dropout": 0.1},
+    {"type": "transformer", "width": 7, "heads": 3, "layers": 1, "feedforward_factor": 1},
 ]
 
 
+def shape_of(network):
+    return SHAPES.get(network["type"], (6, 3))
+
+
 def built(network, seed=0):
-    module = networks.build(network, inputs=SHAPES[network["type"]], outputs=5)
+    module = networks.build(network, inputs=shape_of(network), outputs=5)
     return networks.initialise(module, seed)
 
 
 def rows(network, count=6):
-    return torch.rand(count, *SHAPES[network["type"]], generator=torch.Generator().manual_seed(1))
+    return torch.rand(count, *shape_of(network), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("network", VARIANTS)
@@ -81,7 +95,7 @@ def test_dropout_depends_on_step_and_is_off_in_evaluation():
 
 
 def test_dropout_keeps_the_mean():
-    layer = networks.Dropout(0.3, salt=0)
+    layer = Dropout(0.3, salt=0)
     assert layer(torch.ones(400, 100)).mean() == pytest.approx(1.0, abs=0.01)
 
 
@@ -106,3 +120,79 @@ def test_declared_fusible_families_survive_vmap(network):
     modules[2](x).square().mean().backward()
     for name, parameter in modules[2].named_parameters():
         assert torch.allclose(stacked[name][2], parameter.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", VARIANTS)
+def test_predict_py_builds_the_same_network(network):
+    ours = built(network)
+    ours(rows(network))  # moves running statistics
+    theirs = predict.NETWORKS[network["type"]](network, shape_of(network), 5).eval()
+    theirs.load_state_dict(ours.eval().state_dict())
+    assert torch.equal(theirs(rows(network)), ours(rows(network)))
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm", "transformer"])
+def test_sequence_networks_read_images_by_lines_and_tables_by_numbers(kind):
+    network = {"type": kind, "hidden_units": 4, "width": 4}
+    image, table = torch.rand(3, 2, 5, 4), torch.rand(3, 7)
+    for given, read in ((image, image.transpose(1, 2).reshape(3, 5, 8)), (table, table[..., None])):
+        one, other = (
+            networks.initialise(networks.build(network, inputs=x.shape[1:], outputs=2), 0)
+            for x in (given, read)
+        )
+        assert torch.equal(one(given), other(read))
+    with pytest.raises(DataError, match=r"\(steps, features\).*\(1, 2, 3, 4\)"):
+        networks.build(network, inputs=(1, 2, 3, 4), outputs=2)
+
+
+@pytest.mark.parametrize("kind", TORCHS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_networks_equal_torchs(kind, bidirectional):
+    network = {"type": kind, "hidden_units": 5, "hidden_layers": 2, "bidirectional": bidirectional}
+    ours = built(network)
+    theirs = TORCHS[kind](3, 5, num_layers=2, bidirectional=bidirectional, batch_first=True)
+    for depth, layer in enumerate(ours.layers):
+        for cells, end in zip(layer, ("", "_reverse"), strict=False):
+            for name, parameter in cells.named_parameters():
+                setattr(theirs, f"{name}_l{depth}{end}", parameter)
+    last = theirs(rows(network))[1]
+    last = last[0] if kind == "lstm" else last
+    expected = ours.output(last[-2:].movedim(0, 1).flatten(1) if bidirectional else last[-1])
+    assert torch.allclose(ours(rows(network)), expected, atol=1e-6)
+
+
+def test_encoder_block_equals_torchs():
+    ours = networks.initialise(EncoderBlock({"width": 8, "heads": 2}, 0), 0)
+    theirs = nn.TransformerEncoderLayer(
+        8, 2, dim_feedforward=32, dropout=0.0, activation="gelu", norm_first=True, batch_first=True
+    )
+    names = {"norms.0": "norm1", "norms.1": "norm2", "joined": "self_attn.out_proj"}
+    names |= {"expand": "linear1", "contract": "linear2"}
+    state = {}
+    for name, value in ours.state_dict().items():
+        part, kind = name.rsplit(".", 1)
+        attention = part == "queries_keys_values"
+        state[f"self_attn.in_proj_{kind}" if attention else f"{names[part]}.{kind}"] = value
+    theirs.load_state_dict(state)
+    x = torch.rand(4, 6, 8)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+
+
+def test_transformer_knows_the_order_of_steps():
+    network = {"type": "transformer", "width": 8}
+    module, x = built(network), rows(network)
+    assert isinstance(module, Transformer)
+    assert not torch.allclose(module(x), module(x.flip(1)), atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (2, 1), (4, 2), (6, 2), (16, 8), (64, 8)])
+def test_group_norm_has_groups_of_two_channels_or_more(channels, groups):
+    assert GroupNorm(channels).num_groups == groups
+
+
+def test_long_sequences_run_plain_and_say_why():
+    family = networks.NETWORKS["lstm"]
+    assert family.refuses((128, 3)) is None
+    assert family.refuses((200,)) == (
+        "a recurrent network over 200 steps is not fused; the most is 128"
+    )

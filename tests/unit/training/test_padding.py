@@ -6,7 +6,7 @@ import torch
 from tests.unit.training import lanes
 from workers.training import padding
 from workers.training.fused import FusedStep
-from workers.training.networks import ZERO_PRESERVING
+from workers.training.layers import ZERO_PRESERVING
 from workers.training.runners import Traced
 
 WIDE = 12

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from tuner_service.definition.options import Option
 
 Task = Literal["classification", "regression"]
-Inputs = Literal["table", "image"]
+Inputs = Literal["table", "image", "sequence"]
 
 
 class Entry(BaseModel):

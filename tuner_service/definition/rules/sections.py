@@ -60,7 +60,8 @@ def check_network(context: Context) -> None:
     _check_named(context, entry, network.options, ("network",), own=("type",))
     if context.dataset is not None and context.dataset.inputs not in entry.inputs:
         takes = " or ".join(f"{kind}s" for kind in entry.inputs)
-        detail = f"{entry.name} takes {takes}, but {context.dataset.name} is a table; use mlp"
+        got = f"{context.dataset.name} is a {context.dataset.inputs}"
+        detail = f"{entry.name} takes {takes}, but {got}; use mlp"
         context.faults.add(("network", "type"), detail, code="does_not_fit")
 
 
