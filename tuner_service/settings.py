@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         dataset_dirs: Further directories, read-only, in which data files of definitions may lie.
         lease_seconds: How long a worker may keep a slot without renewing its lease.
         flush_seconds: The longest a report may wait in a worker before it is written.
+        max_dataset_bytes: The largest file that may be uploaded, and the most it may unpack to.
         max_attempts: Blamed attempts of one slot before it fails.
     """
 
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     grid_cap: int = Field(default=100_000, ge=1)
     slots_cap: int = Field(default=100_000, ge=1)
     max_body_bytes: int = Field(default=1_000_000, ge=1)
+    max_dataset_bytes: int = Field(default=4 << 30, ge=1)
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tuner_service import __version__
 from tuner_service.api import (
     catalogue,
+    datasets,
     documented,
     health,
     pages,
@@ -76,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.service = service
     problems.install(app)
     documented.install(app, service.settings)
-    for module in (studies, trials, trial_files, catalogue, health, pages):
+    for module in (studies, trials, trial_files, datasets, catalogue, health, pages):
         app.include_router(module.router)
     return app
 

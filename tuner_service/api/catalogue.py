@@ -17,7 +17,7 @@ from tuner_service.lifecycle.workers import known_modules, list_workers
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
 KINDS = (
-    "activations", "datasets", "losses", "metrics", "optimizers", "pruners", "samplers",
+    "activations", "losses", "metrics", "optimizers", "pruners", "samplers",
     "schedules", "training",
 )  # fmt: skip
 

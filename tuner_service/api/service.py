@@ -9,6 +9,7 @@ from tuner_service.api.metrics import Metrics
 from tuner_service.api.reconciler import Reconciler
 from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.broker import Ringer
+from tuner_service.datasets import DatasetStore
 from tuner_service.errors import TunerError
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
@@ -24,6 +25,7 @@ class Service:
     reconciler: Reconciler
     waiters: RevisionWaiters
     metrics: Metrics
+    datasets: DatasetStore
 
     @classmethod
     def open(cls, settings: Settings) -> "Service":
@@ -50,6 +52,7 @@ class Service:
             reconciler=Reconciler(db, ringer, metrics, settings=settings),
             waiters=waiters,
             metrics=metrics,
+            datasets=DatasetStore.of(settings),
         )
 
 

@@ -22,6 +22,7 @@ from tuner_service.definition import (
     StudyDefinition,
     parse_definition,
 )
+from tuner_service.definition.sections import Dataset
 from tuner_service.errors import DefinitionError, Fault
 from tuner_service.lifecycle import studies
 from tuner_service.lifecycle.submit import plan, submit
@@ -69,7 +70,33 @@ def checked(service: Service, data: Any) -> StudyDefinition:
         name: ModuleDescription.model_validate(description)
         for name, description in known_modules(service.db).items()
     }
-    return parse_definition(data, limits=Limits.of(service.settings), modules=modules)
+    definition = parse_definition(
+        data,
+        limits=Limits.of(service.settings),
+        modules=modules,
+        uploads={upload.name: upload for upload in service.datasets.all()},
+    )
+    _check_version(service, definition.dataset)
+    return definition
+
+
+def _check_version(service: Service, dataset: Dataset) -> None:
+    if dataset.format is None or dataset.sha256 is None:
+        return
+    if not service.datasets.has(dataset.name, dataset.format, dataset.sha256):
+        detail = (
+            f"this version of {dataset.name} is not there (any more); leave sha256 out to use the "
+            "present one, or upload the file again"
+        )
+        raise DefinitionError([Fault("/dataset/sha256", detail, "unknown_version")])
+
+
+def _as_asked(definition: StudyDefinition, data: Any) -> StudyDefinition:
+    """Return the definition with no more of its data's version than the request has."""
+    given = data["dataset"]
+    unpinned = {key: None for key in ("format", "sha256") if given.get(key) is None}
+    dataset = definition.dataset.model_copy(update=unpinned)
+    return definition.model_copy(update={"dataset": dataset})
 
 
 @router.post(
@@ -97,9 +124,11 @@ def submit_study(
 
     A name that is taken gets `-2`, `-3`, …; `warnings` says so.
     """
+    definition = checked(service, data)
     study, created = submit(
         service.db,
-        checked(service, data),
+        definition,
+        asked=_as_asked(definition, data),
         settings=service.settings,
         idempotency_key=idempotency_key,
         owner=caller.owner,

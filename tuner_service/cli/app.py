@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from tuner_service import __version__
-from tuner_service.cli import service, show, studies
+from tuner_service.cli import data, service, show, studies
 from tuner_service.cli.codes import DONE, FAILED, code_of
 from tuner_service.client import AccessError, ApiError
 from tuner_service.errors import DefinitionError, TunerError
@@ -43,6 +43,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(service.keys, name="keys")
+app.add_typer(data.data, name="data")
 
 
 @app.callback()

@@ -11,6 +11,8 @@ It needs httpx2 and the standard library; a YAML file also needs the definition'
 `trials_dataframe` pandas. Both are imported when they are used.
 """
 
+import base64
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -173,6 +175,39 @@ class TunerClient:
             cursor = page["next_cursor"]
             if cursor is None:
                 return
+
+    def upload_dataset(self, name: str, path: str | Path) -> dict[str, Any]:
+        """Upload a file, so that studies can train on it as `dataset: {name: NAME}`.
+
+        Args:
+            path: A table in CSV.
+
+        Returns:
+            What the service found in it: format, rows, columns, size and SHA-256.
+
+        Raises:
+            InvalidInputError: The name is taken by a built-in, or the file is refused.
+            OSError: It cannot be read.
+        """
+        file = Path(path)
+        with file.open("rb") as source:
+            digest = hashlib.file_digest(source, "sha256").digest()
+        headers = {"Content-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:"}
+        address = f"/datasets/{quote(name, safe='')}"
+        return dict(self._transport.put_file(address, file, headers=headers))
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """Return the data sets there are, built-in and uploaded."""
+        return list(self._transport.get("/datasets").json()["items"])
+
+    def remove_dataset(self, name: str) -> None:
+        """Delete an uploaded data set.
+
+        Raises:
+            NotFoundError: There is none.
+            ConflictError: A study that has not ended uses it.
+        """
+        self._transport.delete(f"/datasets/{quote(name, safe='')}")
 
     def _handle(self, data: Mapping[str, Any]) -> StudyHandle:
         return StudyHandle(self._transport, StudyStatus.of(data))

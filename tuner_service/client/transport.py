@@ -9,12 +9,14 @@ import random
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from tuner_service.client.errors import ConnectionFailedError, api_error
 
+CHECK_SECONDS = 600.0  # that the service may take to look through an uploaded file
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 
@@ -105,6 +107,14 @@ class Transport:
         """PATCH with JSON, and return the JSON of the answer."""
         return _json(self._send("PATCH", path, json=body))
 
+    def put_file(self, path: str, file: Path, *, headers: Mapping[str, str]) -> Any:
+        """PUT a file's bytes, read anew each time they are sent; return the JSON of the answer."""
+        length = {"Content-Length": str(file.stat().st_size)}
+        timeout = httpx2.Timeout(self._timeout, read=CHECK_SECONDS)
+        return _json(
+            self._send("PUT", path, file=file, headers={**headers, **length}, timeout=timeout)
+        )
+
     def delete(self, path: str) -> None:
         """DELETE."""
         self._send("DELETE", path)
@@ -132,9 +142,12 @@ class Transport:
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     def _attempt(
-        self, method: str, path: str, **options: Any
+        self, method: str, path: str, *, file: Path | None = None, **options: Any
     ) -> tuple[httpx2.Response | None, Exception | None]:
         try:
+            if file is not None:
+                with file.open("rb") as body:
+                    return self._http.request(method, path, content=body, **options), None
             return self._http.request(method, path, **options), None
         except httpx2.UnsupportedProtocol as error:
             raise ConnectionFailedError(_bad_url(self.url)) from error

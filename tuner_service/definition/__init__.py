@@ -31,6 +31,7 @@ from tuner_service.definition.space import (
 )
 from tuner_service.definition.spec import DatasetSpec, EarlyStoppingSpec, SplitSpec, TrialSpec
 from tuner_service.definition.study import StudyDefinition
+from tuner_service.definition.uploads import Upload, upload_path
 
 __all__ = [
     "Budget",
@@ -53,6 +54,7 @@ __all__ = [
     "StudyDefinition",
     "Training",
     "TrialSpec",
+    "Upload",
     "bindings",
     "catalogue_view",
     "fusible",
@@ -68,5 +70,6 @@ __all__ = [
     "study_schema",
     "study_task",
     "total_slots",
+    "upload_path",
     "warnings_of",
 ]

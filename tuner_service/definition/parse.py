@@ -19,6 +19,7 @@ from tuner_service.definition.sections import Objective
 from tuner_service.definition.space import PARAMETER_TYPES, Parameter
 from tuner_service.definition.study import MAX_OBJECTIVES, MAX_PARAMETERS, StudyDefinition
 from tuner_service.definition.suggest import did_you_mean
+from tuner_service.definition.uploads import Upload, pinned_to
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -31,6 +32,7 @@ def parse_definition(
     *,
     limits: Limits | None = None,
     modules: Mapping[str, ModuleDescription] | None = None,
+    uploads: Mapping[str, Upload] | None = None,
 ) -> StudyDefinition:
     """Return the definition that the data describes.
 
@@ -38,6 +40,7 @@ def parse_definition(
         data: As read from JSON or YAML.
         limits: How large a study may be.
         modules: Networks that workers bring, by name.
+        uploads: Data that was uploaded, by name; the definition is pinned to its present version.
 
     Raises:
         DefinitionError: Something is wrong; it lists everything that is.
@@ -46,9 +49,14 @@ def parse_definition(
     # An empty section of a YAML file is null; so is what a program leaves out.
     clean = {key: value for key, value in guarded(data, faults).items() if value is not None}
     draft = _read(clean, faults)
-    check(draft, faults, limits=limits or Limits(), modules=modules or {})
+    uploads = uploads or {}
+    check(draft, faults, limits=limits or Limits(), modules=modules or {}, uploads=uploads)
     faults.raise_if_any()
-    return StudyDefinition.model_validate(clean)
+    definition = StudyDefinition.model_validate(clean)
+    upload = uploads.get(definition.dataset.name)
+    if upload is None:
+        return definition
+    return definition.model_copy(update={"dataset": pinned_to(definition.dataset, upload)})
 
 
 def _read(data: dict[str, Any], faults: Faults) -> Draft:

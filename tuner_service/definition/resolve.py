@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Binding, Group, bind
-from tuner_service.definition.catalogue import DATASETS, METRICS, NETWORKS, TRAINING, Entry
+from tuner_service.definition.catalogue import METRICS, NETWORKS, TRAINING, Dataset, Entry
 from tuner_service.definition.grid import grid_size
 from tuner_service.definition.options import Option, Scalar, coerce
 from tuner_service.definition.space import CategoricalParameter, space_of
 from tuner_service.definition.spec import DatasetSpec, EarlyStoppingSpec, SplitSpec, TrialSpec
 from tuner_service.definition.study import StudyDefinition
 from tuner_service.definition.tasks import task_of
+from tuner_service.definition.uploads import dataset_entry, upload_path
 
 Task = Literal["classification", "regression"]
 
@@ -83,24 +84,35 @@ class _Values:
 def study_task(definition: StudyDefinition) -> Task:
     """Return whether the study's target is a class or a number."""
     names = (*(one.metric for one in definition.objective), *definition.training.metrics)
-    entry = DATASETS[definition.dataset.name]
+    entry = _entry(definition)
     task = task_of(definition.dataset, entry.task, definition.training, names)
     if task is None:
         raise ValueError(f"the task of study {definition.name!r} is not determined")
     return task
 
 
+def _entry(definition: StudyDefinition) -> Dataset:
+    entry = dataset_entry(definition.dataset)
+    if entry is None:
+        raise ValueError(f"the data of study {definition.name!r} is not known")
+    return entry
+
+
 def _dataset(definition: StudyDefinition, values: _Values) -> DatasetSpec:
     dataset = definition.dataset
-    entry = DATASETS[dataset.name]
+    entry = _entry(definition)
+    name, options = dataset.name, values.options(entry.options)
+    if dataset.sha256 is not None and dataset.format is not None:
+        name = dataset.format
+        options["path"] = upload_path(dataset.name, dataset.format, dataset.sha256)
     split = dataset.split
     test = split.test if split.test is not None else DEFAULT_TEST_SHARE
     stratify = split.stratify
     if stratify is None:
         stratify = study_task(definition) == "classification"
     return DatasetSpec(
-        name=dataset.name,
-        options=values.options(entry.options),
+        name=name,
+        options=options,
         split=SplitSpec(
             validation=split.validation,
             test=0.0 if entry.own_test else test,
@@ -138,7 +150,7 @@ def _metrics(definition: StudyDefinition) -> tuple[str, ...]:
 
 def _binding(definition: StudyDefinition, name: str) -> Binding | None:
     network: Entry | None = NETWORKS.get(definition.network.type)
-    return bind(name, network=network, dataset=DATASETS.get(definition.dataset.name))
+    return bind(name, network=network, dataset=dataset_entry(definition.dataset))
 
 
 def bindings(definition: StudyDefinition) -> dict[str, Group]:

@@ -11,6 +11,8 @@ from tuner_service.definition.catalogue import (
     OPTIMIZERS,
     SCHEDULES,
     TRAINING,
+    UPLOAD_FORMATS,
+    UPLOAD_NAME,
     Entry,
 )
 from tuner_service.definition.options import MAX_TEXT, Option, option_schema
@@ -24,8 +26,31 @@ _MODULE_OPTION: JsonSchema = {
 
 
 def dataset_schema(base: JsonSchema) -> JsonSchema:
-    """Return one alternative per data set; `base` has `name` and `split`."""
-    return _alternatives(base, "name", DATASETS)
+    """Return one alternative per data set of the catalogue, and one for uploaded data.
+
+    `base` has `name`, `split`, and what only uploaded data has.
+    """
+    own = {key: base["properties"][key] for key in ("name", "split")}
+    result = _alternatives({**base, "properties": own}, "name", DATASETS)
+    formats = [DATASETS[name] for name in UPLOAD_FORMATS]
+    options = {k: v for k, v in merged_options(formats).items() if k != "path"}
+    uploaded = {
+        "title": "uploaded data",
+        "type": "object",
+        "properties": {
+            **base["properties"],
+            **options,
+            "name": {
+                "type": "string",
+                "pattern": UPLOAD_NAME,
+                "not": {"enum": list(DATASETS)},
+            },
+            "format": {"enum": [*UPLOAD_FORMATS, None], "description": "Filled in by the service."},
+        },
+        "required": ["name"],
+        "additionalProperties": False,
+    }
+    return {**result, "oneOf": [*result["oneOf"], uploaded]}
 
 
 def network_schema(base: JsonSchema) -> JsonSchema:

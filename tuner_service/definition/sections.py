@@ -83,10 +83,20 @@ class Split(Model):
 
 
 class Dataset(OpenSection):
-    """Which data to train on; further keys are that data's options."""
+    """Which data to train on; further keys are that data's options.
+
+    Of uploaded data the service fills in `format` and `sha256`, so that the study keeps to the
+    file it was submitted with.
+    """
 
     name: Text = Field(min_length=1)
     split: Split = Split()
+    format: Text | None = Field(default=None, min_length=1)
+    sha256: Text | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Of the uploaded file; filled in by the service.",
+    )
 
     @classmethod
     def __get_pydantic_json_schema__(

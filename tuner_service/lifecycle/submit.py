@@ -54,10 +54,15 @@ def submit(
     definition: StudyDefinition,
     *,
     settings: Settings,
+    asked: StudyDefinition | None = None,
     idempotency_key: str | None = None,
     owner: str = "",
 ) -> tuple[StudyView, bool]:
     """Store a study with its slots, ready to be claimed.
+
+    Args:
+        asked: What the idempotency key stands for: the definition before it was pinned to the
+            present version of its data. By default the definition itself.
 
     Returns:
         The study, and whether it is new (False: the idempotency key was used for it before). A
@@ -70,14 +75,16 @@ def submit(
     count = _slot_count(definition, settings)
     if idempotency_key is not None:
         with db.read() as connection:
-            known = _known(connection, owner, idempotency_key, definition)
+            known = _known(connection, owner, idempotency_key, asked or definition)
             if known is not None:
                 return _again(db, connection, known, definition), False
     rows = list(slot_rows(definition, first=0, count=count))
     for _ in range(TRIES):
         try:
             with db.write() as connection:
-                return _submit(db, connection, definition, rows, idempotency_key, owner)
+                return _submit(
+                    db, connection, definition, rows, idempotency_key, owner, asked or definition
+                )
         except IntegrityError:
             continue  # another submit took the name or the key a moment before: look again
     raise UnavailableError(f"the name {definition.name!r} is fought over; try again")
@@ -90,9 +97,10 @@ def _submit(
     rows: Sequence[Mapping[str, Any]],
     key: str | None,
     owner: str,
+    asked: StudyDefinition,
 ) -> tuple[StudyView, bool]:
     if key is not None:
-        known = _known(connection, owner, key, definition)
+        known = _known(connection, owner, key, asked)
         if known is not None:
             return _again(db, connection, known, definition), False
     now = db.now(connection)
@@ -101,7 +109,7 @@ def _submit(
     insert_required(connection, study_id, definition)
     insert_slots(connection, study_id, rows)
     if key is not None:
-        row = {"owner": owner, "key": key, "body_hash": _hash(definition), "study_id": study_id}
+        row = {"owner": owner, "key": key, "body_hash": _hash(asked), "study_id": study_id}
         connection.execute(insert(idempotency_keys).values(**row, created_at=now))
     return _again(db, connection, study_id, definition), True
 

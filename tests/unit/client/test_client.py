@@ -1,5 +1,7 @@
 """The client against a service of a few dictionaries."""
 
+import base64
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -368,3 +370,23 @@ def test_the_client_stays_light() -> None:
     code = f"import sys, tuner_service.client; sys.exit(str({heavy} & set(sys.modules) or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_an_upload_sends_the_whole_file_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_bytes(b"a,b\n1,2\n" * 20_000)
+    bodies: list[bytes] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(request.read())
+        digest = base64.b64encode(hashlib.sha256(bodies[-1]).digest()).decode()
+        assert request.headers["content-digest"] == f"sha-256=:{digest}:"
+        assert request.headers["content-length"] == str(len(bodies[-1]))
+        assert request.url.path == "/v1/datasets/mine"
+        if len(bodies) == 1:
+            return problem(503, "unavailable", "the database is away")
+        return httpx2.Response(201, json={"name": "mine"})
+
+    with TunerClient("http://tuner.test", transport=httpx2.MockTransport(answer)) as client:
+        assert client.upload_dataset("mine", file) == {"name": "mine"}
+    assert bodies == [file.read_bytes()] * 2

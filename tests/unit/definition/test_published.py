@@ -22,7 +22,7 @@ STRUCTURAL = {
     "unknown sampler", "unknown sampler option", "epochs as text", "epochs of zero",
     "unknown optimizer", "unknown schedule", "unknown loss", "unknown metric", "zero trials",
     "trials as text", "timeout in words", "unknown device", "no lanes", "unknown training key",
-    "absolute path", "path of home", "backslashes", "csv without path", "unknown data",
+    "absolute path", "path of home", "backslashes", "csv without path",
     "tag name with space", "enqueued list", "four objectives", "direction", "unknown pruner",
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ Option names share one flat name space per study: a name means the same in `para
 from collections.abc import Mapping
 from typing import Any
 
-from tuner_service.definition.catalogue.datasets import DATASETS
+from tuner_service.definition.catalogue.datasets import DATASETS, UPLOAD_FORMATS, UPLOAD_NAME
 from tuner_service.definition.catalogue.entries import (
     Activation,
     Dataset,
@@ -72,6 +72,8 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "TRAINING",
+    "UPLOAD_FORMATS",
+    "UPLOAD_NAME",
     "Activation",
     "Dataset",
     "Entry",

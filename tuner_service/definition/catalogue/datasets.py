@@ -1,7 +1,14 @@
 """The built-in data sets."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from tuner_service.definition.catalogue.entries import Dataset, Inputs, by_name
 from tuner_service.definition.options import Option
+
+UPLOAD_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+UPLOAD_FORMATS: Mapping[str, str] = {"csv": "csv"}
+"""What may be uploaded: the ending of a file by the data set below that reads it."""
 
 _STANDARDIZE = Option(
     name="standardize",

@@ -16,6 +16,7 @@ from tuner_service.definition.rules.sections import (
     check_training,
 )
 from tuner_service.definition.rules.task import check_task
+from tuner_service.definition.uploads import Upload
 
 Rule = Callable[[Context], None]
 
@@ -34,10 +35,15 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(
-    draft: Draft, faults: Faults, *, limits: Limits, modules: Mapping[str, ModuleDescription]
+    draft: Draft,
+    faults: Faults,
+    *,
+    limits: Limits,
+    modules: Mapping[str, ModuleDescription],
+    uploads: Mapping[str, Upload],
 ) -> None:
     """Apply every rule to what could be read of a definition, and collect what breaks them."""
-    context = Context.of(draft, faults, limits=limits, modules=modules)
+    context = Context.of(draft, faults, limits=limits, modules=modules, uploads=uploads)
     for rule in RULES:
         rule(context)
 

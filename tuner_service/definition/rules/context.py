@@ -6,7 +6,7 @@ from typing import Any
 
 from tuner_service.definition import catalogue
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Group
-from tuner_service.definition.catalogue import DATASETS, NETWORKS
+from tuner_service.definition.catalogue import NETWORKS
 from tuner_service.definition.faults import Faults, Path
 from tuner_service.definition.limits import Limits
 from tuner_service.definition.modules import ModuleDescription
@@ -14,6 +14,7 @@ from tuner_service.definition.options import Option, option_fault
 from tuner_service.definition.running import Budget, Resources, Training
 from tuner_service.definition.sections import Dataset, Network, Objective, Pruner, Sampler
 from tuner_service.definition.space import CategoricalParameter, Parameter, Space, ordered
+from tuner_service.definition.uploads import Upload, dataset_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Context:
         dataset: The catalogue's entry; None if the name is missing or unknown.
         network: As `dataset`; also of a worker's module.
         networks: Every network there is, by name.
+        uploads: Data that was uploaded, by name.
     """
 
     draft: Draft
@@ -48,6 +50,7 @@ class Context:
     dataset: catalogue.Dataset | None
     network: catalogue.Network | None
     networks: Mapping[str, catalogue.Network]
+    uploads: Mapping[str, Upload]
 
     @classmethod
     def of(
@@ -57,6 +60,7 @@ class Context:
         *,
         limits: Limits,
         modules: Mapping[str, ModuleDescription],
+        uploads: Mapping[str, Upload],
     ) -> "Context":
         """Look up the entries that the draft names."""
         networks = {**{name: module.network for name, module in modules.items()}, **NETWORKS}
@@ -64,9 +68,10 @@ class Context:
             draft=draft,
             faults=faults,
             limits=limits,
-            dataset=DATASETS.get(draft.dataset.name) if draft.dataset else None,
+            dataset=_dataset(draft.dataset, uploads),
             network=networks.get(draft.network.type) if draft.network else None,
             networks=networks,
+            uploads=uploads,
         )
 
     @property
@@ -107,3 +112,7 @@ class Context:
             elif option.required and option.name not in self.draft.parameters:
                 detail = f"{option.name} is required: {option.description}"
                 self.faults.add((*path, option.name), detail, code="missing")
+
+
+def _dataset(dataset: Dataset | None, uploads: Mapping[str, Upload]) -> catalogue.Dataset | None:
+    return dataset_entry(dataset, uploads.get(dataset.name)) if dataset else None

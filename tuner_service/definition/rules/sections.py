@@ -10,13 +10,14 @@ from tuner_service.definition.catalogue import (
     PRUNERS,
     SAMPLERS,
     SCHEDULES,
+    UPLOAD_FORMATS,
     Entry,
 )
 from tuner_service.definition.faults import Path
 from tuner_service.definition.options import option_fault, show
 from tuner_service.definition.rules.context import Context
 from tuner_service.definition.running import Training
-from tuner_service.definition.sections import Method, Split
+from tuner_service.definition.sections import Dataset, Method, Split
 from tuner_service.definition.suggest import did_you_mean
 
 
@@ -25,11 +26,25 @@ def check_dataset(context: Context) -> None:
     dataset = context.draft.dataset
     if dataset is None:
         return
+    _check_version(context, dataset)
     if context.dataset is None:
-        context.faults.unknown(("dataset", "name"), "data set", dataset.name, DATASETS)
+        known = (*DATASETS, *context.uploads)
+        context.faults.unknown(("dataset", "name"), "data set", dataset.name, known)
         return
     _check_named(context, context.dataset, dataset.options, ("dataset",), own=("split",))
     _check_split(context, dataset.split)
+
+
+def _check_version(context: Context, dataset: Dataset) -> None:
+    """Only uploaded data has a format and a hash; the service fills both in."""
+    for key in ("format", "sha256"):
+        if getattr(dataset, key) is not None and dataset.name in DATASETS:
+            detail = f"{dataset.name} is no uploaded data set; leave {key} out"
+            context.faults.add(("dataset", key), detail, code="does_not_apply")
+    upload = context.uploads.get(dataset.name)
+    known = tuple(UPLOAD_FORMATS) if upload is None else (upload.format,)
+    if dataset.format is not None and dataset.name not in DATASETS and dataset.format not in known:
+        context.faults.unknown(("dataset", "format"), "format", dataset.format, known)
 
 
 def _check_split(context: Context, split: Split) -> None:

@@ -1,0 +1,138 @@
+"""Uploading data over REST, training on it, and what a second upload does not change."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.integration.api.conftest import served
+from tests.integration.api.test_api import definition
+from tests.unit.training.builders import only, run_all, start
+from tuner_service.api.app import create_app
+from tuner_service.cli import run
+from tuner_service.definition import StudyDefinition, resolve
+from tuner_service.settings import Settings
+from workers.training.engine import Engine
+
+TABLE = "x,y,kind\n" + "".join(f"{i},{i % 7},{'ab'[i % 2]}\n" for i in range(40))
+LONGER = TABLE + "3,3,c\n" * 10
+
+
+def study(**dataset: Any) -> dict[str, Any]:
+    return definition(dataset={"name": "mine", "target": "kind", **dataset})
+
+
+def put(client: TestClient, content: str, name: str = "mine", **headers: str) -> Any:
+    return client.put(f"/v1/datasets/{name}", content=content.encode(), headers=headers)
+
+
+def test_an_uploaded_table_is_trained_on(
+    client: TestClient, settings: Settings, tmp_path: Path
+) -> None:
+    answer = put(client, TABLE)
+    assert answer.status_code == 201
+    assert answer.json()["rows"] == 40
+    listed = client.get("/v1/datasets").json()["items"]
+    assert [one["name"] for one in listed if one["kind"] == "uploaded"] == ["mine"]
+    assert "iris" in [one["name"] for one in listed if one["kind"] == "built-in"]
+    assert client.get("/v1/datasets/mine").json() == answer.json()
+
+    stored = client.post("/v1/studies", json=study()).json()["definition"]
+    assert stored["dataset"]["sha256"] == hashlib.sha256(TABLE.encode()).hexdigest()
+    spec = resolve(StudyDefinition.model_validate(stored), {"learning_rate": 0.01})
+    engine = Engine("cpu", data_dirs=[settings.data_dir / "datasets"], threads=1)
+    finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
+    assert 0.0 <= finished["values"][0] <= 1.0
+
+
+def test_a_study_keeps_to_the_version_it_was_submitted_with(
+    client: TestClient, settings: Settings
+) -> None:
+    first = put(client, TABLE).json()
+    key = {"Idempotency-Key": "once"}
+    pinned = client.post("/v1/studies", json=study(), headers=key).json()
+    second = put(client, LONGER)
+    assert second.status_code == 200
+    again = client.post("/v1/studies", json=study(), headers=key).json()
+    assert again["id"] == pinned["id"], "the key stands for what was asked"
+    assert again["definition"]["dataset"]["sha256"] == first["sha256"]
+    newer = client.post("/v1/studies", json=study()).json()
+    assert newer["definition"]["dataset"]["sha256"] == second.json()["sha256"]
+    folder = settings.data_dir / "datasets" / "uploads"
+    assert (folder / first["sha256"] / "mine.csv").read_text() == TABLE
+    older = client.post("/v1/studies", json=study(sha256=first["sha256"])).json()
+    assert older["definition"]["dataset"]["sha256"] == first["sha256"]
+    resent = client.post("/v1/studies", json=pinned["definition"])
+    assert resent.json()["definition"]["dataset"] == pinned["definition"]["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "pointer", "code"),
+    [
+        ({"name": "min"}, "/dataset/name", "unknown_name"),
+        ({"sha256": "0" * 64}, "/dataset/sha256", "unknown_version"),
+        ({"format": "npz"}, "/dataset/format", "unknown_name"),
+        ({"path": "x.csv"}, "/dataset/path", "unknown_key"),
+        ({"name": "iris", "sha256": "0" * 64}, "/dataset/sha256", "does_not_apply"),
+        ({"split": {"test": 0.001}}, "/dataset/split/test", "out_of_range"),
+    ],
+)
+def test_definitions_that_do_not_fit_the_uploaded_data(
+    client: TestClient, dataset: dict[str, Any], pointer: str, code: str
+) -> None:
+    put(client, TABLE)
+    answer = client.post("/v1/studies/validate", json=study(**dataset))
+    assert answer.status_code == 422
+    assert (pointer, code) in [(e["pointer"], e["code"]) for e in answer.json()["errors"]]
+
+
+def test_what_is_refused_on_arrival(settings: Settings) -> None:
+    small = settings.model_copy(update={"max_dataset_bytes": 100})
+    digest = base64.b64encode(hashlib.sha256(b"else").digest()).decode()
+    with TestClient(create_app(small), base_url="http://localhost") as client:
+        for content, name, headers, status, code in (
+            (TABLE, "mine", {}, 413, "limit"),
+            ("a,b\n", "mine", {}, 422, "data"),
+            ("a,b\n1,2\n", "mine", {"Content-Digest": f"sha-256=:{digest}:"}, 422, "data"),
+            ("a,b\n1,2\n", "iris", {}, 422, "invalid_input"),
+            ("a,b\n1,2\n", "a.b", {}, 422, "invalid_input"),
+        ):
+            answer = put(client, content, name, **headers)
+            assert (answer.status_code, answer.json()["code"]) == (status, code), content
+        chunks = (b"x" * 30 for _ in range(5))  # no Content-Length
+        assert client.put("/v1/datasets/mine", content=chunks).status_code == 413
+        assert client.get("/v1/datasets/mine").status_code == 404
+
+
+def test_data_in_use_cannot_be_deleted(client: TestClient) -> None:
+    put(client, TABLE)
+    client.post("/v1/studies", json=study())
+    refused = client.delete("/v1/datasets/mine")
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert "'small'" in refused.json()["detail"]
+    client.post("/v1/studies/small/cancel")
+    assert client.delete("/v1/datasets/mine").status_code == 204
+    assert client.delete("/v1/datasets/mine").status_code == 404
+    assert client.post("/v1/studies", json=study()).status_code == 422
+
+
+def test_the_command_line_brings_lists_and_removes_data(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my flowers.2026.csv"
+    file.write_text(TABLE)
+    with served(settings) as url:
+        assert run(["data", "add", str(file), "--url", url]) == 0
+        assert capsys.readouterr().out == "Added my-flowers: csv, 40 rows, 3 columns, 279 bytes.\n"
+        assert run(["data", "list", "--url", url]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (line,) = (line for line in lines if line.startswith("my-flowers"))
+        assert line.split()[1:5] == ["csv", "40", "table", "279"]
+        assert run(["data", "add", str(file), "--name", "iris", "--url", url]) != 0
+        assert "built-in" in capsys.readouterr().err
+        assert run(["data", "remove", "my-flowers", "--url", url]) == 0
+        assert run(["data", "remove", "my-flowers", "--url", url]) != 0
+        assert run(["data", "add", str(tmp_path / "no.csv"), "--url", url]) != 0

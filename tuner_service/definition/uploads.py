@@ -1,0 +1,70 @@
+"""Data that somebody uploaded: what is known of it, and the catalogue's entry it stands for."""
+
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from tuner_service.definition.catalogue import DATASETS, UPLOAD_FORMATS, Dataset, Inputs
+from tuner_service.definition.sections import Dataset as DatasetSection
+
+FOLDER: Final = "uploads"  # of uploaded files, inside the data directory's `datasets`
+
+
+class Upload(BaseModel):
+    """One uploaded file, as it is now.
+
+    Attributes:
+        format: Which data set of the catalogue reads it.
+        sha256: Of the file's bytes, in hexadecimal; a study keeps to the one it was submitted with.
+        rows: Rows of data; None where only reading all of it would tell.
+        columns: Names of a table's columns, at most the first thousand.
+        shape: Of one row's input, where the file says it.
+        inputs: What kind of inputs it holds; None where the file does not say.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    format: str
+    sha256: str
+    bytes: int
+    rows: int | None = None
+    columns: tuple[str, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    inputs: Inputs | None = None
+    uploaded_at: datetime
+
+
+def upload_path(name: str, file_format: str, sha256: str) -> str:
+    """Return where a version of an uploaded file lies, relative to `datasets`."""
+    return f"{FOLDER}/{sha256}/{name}.{UPLOAD_FORMATS[file_format]}"
+
+
+def pinned_to(dataset: DatasetSection, upload: Upload) -> DatasetSection:
+    """Return the section with the upload's format and hash where it gives none."""
+    missing = {"format": upload.format, "sha256": upload.sha256}
+    given = {key: value for key in missing if (value := getattr(dataset, key)) is not None}
+    return dataset.model_copy(update={**missing, **given})
+
+
+def dataset_entry(dataset: DatasetSection, upload: Upload | None = None) -> Dataset | None:
+    """Return the catalogue's entry for a definition's data, or None where there is none.
+
+    Args:
+        upload: What is known of the data's present version, for uploaded data.
+    """
+    if dataset.name in DATASETS:
+        return DATASETS[dataset.name]
+    if upload is not None:
+        dataset = pinned_to(dataset, upload)
+    if dataset.format is None or dataset.sha256 is None or dataset.format not in UPLOAD_FORMATS:
+        return None
+    entry = DATASETS[dataset.format]
+    known: dict[str, Any] = {
+        "name": dataset.name,
+        "options": tuple(option for option in entry.options if option.name != "path"),
+    }
+    if upload is not None and upload.sha256 == dataset.sha256:
+        known |= {"rows": upload.rows, "inputs": upload.inputs or entry.inputs}
+    return entry.model_copy(update=known)
