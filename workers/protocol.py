@@ -1,6 +1,6 @@
 """The messages between supervisor and trainer: JSON lines over two pipes.
 
-Supervisor → trainer: `start`, `stop`, `verdicts`, `best`, `shutdown`. Trainer → supervisor:
+Supervisor → trainer: `start`, `stop`, `verdicts`, `forget`, `shutdown`. Trainer → supervisor:
 `ready`, `events` (a list, from day one), `alive`. The trainer's standard output and error belong
 to user code and go to log files; they are never the channel. End of file on the command pipe ends
 the trainer at once.
@@ -16,8 +16,10 @@ StopMode = Literal["prune", "cancel", "checkpoint", "timeout"]
 class TrialStart(TypedDict):
     """One trial to train.
 
-    `checkpoint` is the path prefix for this trial's checkpoint files; with `resume` the engine
-    continues from them (from the start, saying so in the record, if they cannot be read).
+    `checkpoint` is the path prefix for this trial's checkpoint files. `resume` is the step of the
+    one that the database knows, null to begin at the start: the engine continues from it, from an
+    earlier one, or from the start, saying so in the record, but never from a later one, whose
+    reports may be lost.
     `model` is where the weights go if the trial ends among the study's `keep_models` best that
     this trainer knows of; null keeps none. With `prunable` the engine runs at most one epoch
     ahead of the last verdict. `alone` wants no other trial on board.
@@ -27,7 +29,7 @@ class TrialStart(TypedDict):
     study: int
     spec: dict[str, Any]  # TrialSpec
     checkpoint: str
-    resume: bool
+    resume: int | None
     model: str | None
     keep_models: int
     prunable: bool
@@ -60,12 +62,11 @@ class VerdictsMessage(TypedDict):
     trials: list[tuple[int, int]]
 
 
-class BestMessage(TypedDict):
-    """The worst objective value among a study's kept models; worse trials need not be kept."""
+class ForgetMessage(TypedDict):
+    """A result of the study was not counted: keep models as if none of it had been seen."""
 
-    type: Literal["best"]
+    type: Literal["forget"]
     study: int
-    value: float
 
 
 class ShutdownMessage(TypedDict):

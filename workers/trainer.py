@@ -1,10 +1,11 @@
 """The trainer: a process that holds torch, the device and the data, and trains what it is told.
 
-    python -m workers.trainer --commands FD --events FD --device auto|cpu|cuda --data-dir DIR …
+    python -m workers.trainer_start --commands FD --events FD --device auto --data-dir DIR …
 
-A message loop around the engine, speaking `workers.protocol`. One thread reads commands, so that
-the end of that pipe (the supervisor is gone) ends the process at once, whatever the engine is
-doing; one says `alive`. Standard output and error belong to user code and are never the channel.
+A message loop around the engine, speaking `workers.protocol`. One thread reads commands from
+before torch is imported (`trainer_start`), so that the end of that pipe (the supervisor is gone)
+ends the process at once, whatever it is doing; one says `alive`. Standard output and error belong
+to user code and are never the channel.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import os
 import queue
 import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ from typing import IO, Any, Literal
 import torch
 
 from workers.protocol import Event, TrialStart
+from workers.trainer_start import Commands
 from workers.training.engine import Engine
 from workers.training.ladder import Ladder
 from workers.training.records import device_name, versions
@@ -76,17 +77,18 @@ class Busy:
 class Trainer:
     """The message loop: obey commands, advance the engine, say what happened."""
 
-    def __init__(self, engine: Engine, speaker: Speaker, device: torch.device) -> None:
+    def __init__(
+        self, engine: Engine, commands: Commands, speaker: Speaker, device: torch.device
+    ) -> None:
         self._engine = engine
         self._speaker = speaker
         self._device = device
-        self._commands: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._commands = commands
         self._busy = Busy()
         self._leaving = False
 
-    def run(self, commands: IO[bytes]) -> None:
+    def run(self) -> None:
         """Serve until told to shut down."""
-        threading.Thread(target=self._read, args=(commands,), daemon=True).start()
         self._speaker.say(self._ready())
         threading.Thread(target=self._stay_alive, daemon=True).start()
         while not self._leaving:
@@ -132,8 +134,8 @@ class Trainer:
             case "verdicts":
                 for trial, step in message["trials"]:
                     self._engine.verdict(trial, step)
-            case "best":
-                self._engine.best(message["study"], message["value"])
+            case "forget":
+                self._engine.forget(message["study"])
             case "shutdown":
                 self._leaving = True
             case other:
@@ -142,13 +144,6 @@ class Trainer:
     def _report(self, events: Sequence[Event]) -> None:
         if events:
             self._speaker.say({"type": "events", "events": list(events)})
-
-    def _read(self, pipe: IO[bytes]) -> None:
-        for line in pipe:
-            self._commands.put(json.loads(line))
-        # The supervisor is gone: what was on board belongs to others now. No cleaning up, which
-        # could hang on the very thing that hangs.
-        os._exit(0)
 
     def _stay_alive(self) -> None:
         while True:
@@ -191,7 +186,6 @@ def warm_up(device: torch.device) -> None:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the command line's values."""
     parser = argparse.ArgumentParser(prog="workers.trainer")
-    parser.add_argument("--commands", type=int, required=True)
     parser.add_argument("--events", type=int, required=True)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -202,7 +196,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], commands: Commands) -> None:
     """Run a trainer until its supervisor ends it."""
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -222,13 +216,8 @@ def main(arguments: Sequence[str]) -> None:
         modules_dir=options.modules,
     )
     warm_up(device)
-    commands, events = os.fdopen(options.commands, "rb"), os.fdopen(options.events, "wb")
-    Trainer(engine, Speaker(events), device).run(commands)
+    Trainer(engine, commands, Speaker(os.fdopen(options.events, "wb")), device).run()
     ladder.close()
     logging.shutdown()
     # Not a return: threads of user code must not keep the process.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -153,11 +153,12 @@ class Books:
             if finish.lease.key not in lost:
                 if run.checkpoint_step is not None:
                     shift.places.drop_checkpoint(run.study.work, finish.lease)
-            elif not self._unsure:
+            elif self._unsure:
+                shift.discount(run, None)  # it may be counted after all
+            else:
                 logger.warning("lease lost, its result is not counted", extra=run.log())
                 run.study.search.forget(finish.trial_id)
-                if finish.model_path is not None:
-                    shift.places.drop(finish.model_path)
+                shift.discount(run, finish.model_path)
         ended: list[Outcome] = [*batch.finishes, *batch.fails, *batch.hand_backs]
         for outcome in ended:
             shift.closing.pop(outcome.lease.key, None)

@@ -53,6 +53,8 @@ class Listener:
     def _on_ghost(self, run: Run, event: Event) -> None:
         if event["kind"] in _LAST_WORDS:
             self._shift.board.remove(run)
+        if event["kind"] == "finished":
+            self._shift.discount(run, self._shift.places.relative(event.get("model")))
 
     def _on_event(self, run: Run, event: Event) -> None:
         shift = self._shift

@@ -95,6 +95,12 @@ class Shift:
             self._withdraw(run)
             self.board.remove(run)
 
+    def discount(self, run: Run, model: str | None) -> None:
+        """The run's result is not counted: its model goes, and no other is measured by it."""
+        self.send({"type": "forget", "study": run.study.work.study_id})
+        if model is not None:
+            self.places.drop(model)
+
     def _withdraw(self, run: Run) -> None:
         """The trial that was about to be created will not be."""
         self.outbox.drop_start(run.lease)

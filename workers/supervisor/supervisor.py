@@ -164,7 +164,7 @@ class Supervisor:
             "study": work.study_id,
             "spec": run.spec,
             "checkpoint": str(places.checkpoint(work, lease)),
-            "resume": run.checkpoint_step is not None,
+            "resume": run.checkpoint_step,
             "model": str(places.model(work, lease)) if run.study.keep_models else None,
             "keep_models": run.study.keep_models,
             "prunable": run.study.prunes,

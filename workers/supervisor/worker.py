@@ -44,7 +44,7 @@ def trainer_command(
 ) -> TrainerCommand:
     """Return how this worker's trainer is started."""
     arguments = [
-        *("-m", "workers.trainer"),
+        *("-m", "workers.trainer_start"),
         *("--device", worker_settings.device),
         *("--threads", str(worker_settings.threads)),
         *("--data-dir", str(settings.data_dir)),

@@ -1,7 +1,9 @@
-"""A run's checkpoint: one safetensors file, its progress as JSON in the header, replaced whole.
+"""A run's checkpoints: one safetensors file for each step, its progress as JSON in the header.
 
 One file rather than two, so that tensors and progress can never be of different steps: the rename
-is the commit.
+is the commit. A file's name holds its step, and the last few stay, since the newest may be ahead of
+the database: a worker that dies between writing a checkpoint and saying so takes the reports since
+the one before with it.
 """
 
 import json
@@ -17,6 +19,7 @@ from torch import Tensor
 from tuner_service.errors import TunerError
 
 SUFFIX = ".safetensors"
+KEPT = 3  # checkpoints of a trial; a worker without a database for a while writes two unheard
 _PROGRESS = "tuner"
 
 
@@ -26,9 +29,24 @@ class CheckpointError(TunerError):
     code = "checkpoint"
 
 
-def checkpoint_path(prefix: str) -> Path:
-    """Return the one file behind a checkpoint prefix."""
-    return Path(prefix + SUFFIX)
+def checkpoint_path(prefix: str, step: int) -> Path:
+    """Return the file of a trial's checkpoint after `step` epochs."""
+    return Path(f"{prefix}.{step}{SUFFIX}")
+
+
+def newest_checkpoint(prefix: str, *, up_to: int) -> Path:
+    """Return the latest checkpoint of at most `up_to` epochs.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    folder, name = Path(prefix).parent, Path(prefix).name
+    parts = [file.name.split(".") for file in folder.glob(f"{name}.*{SUFFIX}")]
+    steps = [int(part[-2]) for part in parts if part[-2].isdecimal()]
+    known = [step for step in steps if step <= up_to]
+    if not known:
+        raise CheckpointError(f"{name} has no checkpoint up to step {up_to}, but {sorted(steps)}")
+    return checkpoint_path(prefix, max(known))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:

@@ -107,9 +107,9 @@ class Engine:
         if run is not None:
             run.verdict = max(run.verdict, step)
 
-    def best(self, study: int, value: float) -> None:
-        """Take note of the worst objective among a study's kept models."""
-        self._keeper.set_bound(study, value)
+    def forget(self, study: int) -> None:
+        """A result of this study was not counted: rank its models anew."""
+        self._keeper.forget(study)
 
     def advance(self) -> list[Event]:
         """Do what was asked, then give one group its turn."""
@@ -170,7 +170,7 @@ class Engine:
             parameter_count=self._parameter_count(spec, data.shape, data.outputs),
             checkpointed_at=self._clock(),
         )
-        if start["resume"]:
+        if start["resume"] is not None:
             resume(run)
         return run
 

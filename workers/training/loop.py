@@ -369,8 +369,7 @@ class GroupLoop:
         except OSError as error:
             logger.warning("no checkpoint of trial %s: %s", run.trial, error)
             return
-        run.saved_step = run.progress.epoch
-        event: Event = {"kind": "checkpointed", "trial": run.trial, "step": run.saved_step}
+        event: Event = {"kind": "checkpointed", "trial": run.trial, "step": run.progress.epoch}
         self._events.append(event)
 
     # When a step breaks --------------------------------------------------------------------

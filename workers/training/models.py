@@ -21,18 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 class ModelKeeper:
-    """Knows the best values per study that this trainer has seen, and the study's own bound.
+    """Knows the best values per study that this trainer has seen.
 
-    With several objectives the first decides.
+    With several objectives the first decides. Of equal values the earliest stands.
     """
 
     def __init__(self) -> None:
         self._best: dict[int, list[float]] = defaultdict(list)
-        self._bounds: dict[int, float] = {}
 
-    def set_bound(self, study: int, value: float) -> None:
-        """Take note that a study keeps models no worse than this value."""
-        self._bounds[study] = value
+    def forget(self, study: int) -> None:
+        """A value of this study was not counted: what comes next is not held against it."""
+        self._best.pop(study, None)
 
     def keep(self, run: Run, weights: Callable[[], LaneState | None]) -> str | None:
         """Write the model if the run is among the best; return its path, or None."""
@@ -47,13 +46,14 @@ class ModelKeeper:
             write_tensors(Path(path), plain, describe(run))
         except OSError as error:  # a full disk costs the model, not the result
             logger.warning("no model of trial %s: %s", run.trial, error)
+            self._best[run.study].remove(values[0])
             return None
         return path
 
     def _ranks(self, run: Run, value: float) -> bool:
         direction, keep = run.spec.objective[0][1], run.start["keep_models"]
-        best, bound = self._best[run.study], self._bounds.get(run.study)
-        if keep < 1 or (bound is not None and gain(value, bound, direction) <= 0):
+        best = self._best[run.study]
+        if keep < 1:
             return False
         if len(best) >= keep and gain(value, best[-1], direction) <= 0:
             return False

@@ -7,7 +7,6 @@ the last epoch, as in the usual loop. Several objectives: the first decides what
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,8 +14,10 @@ import torch
 from tuner_service.definition.spec import TrialSpec
 from workers.protocol import StopMode, TrialStart
 from workers.training.checkpoints import (
+    KEPT,
     CheckpointError,
     checkpoint_path,
+    newest_checkpoint,
     read_tensors,
     write_tensors,
 )
@@ -76,7 +77,7 @@ class Run:
         stop: How it was asked to stop.
         parameter_count: Numbers trained.
         resumed_from: Epoch of the checkpoint it continued from; 0 where that could not be read.
-        saved_step: Epochs completed in the checkpoint that is on disk.
+        saved: Epochs completed in the checkpoints that are on disk, the latest last.
     """
 
     start: TrialStart
@@ -96,7 +97,7 @@ class Run:
     stop: StopMode | None = None
     started: bool = False
     resumed_from: int | None = None
-    saved_step: int | None = None
+    saved: list[int] = field(default_factory=list)
 
     @property
     def trial(self) -> int:
@@ -107,6 +108,11 @@ class Run:
     def study(self) -> int:
         """The study's key."""
         return self.start["study"]
+
+    @property
+    def saved_step(self) -> int | None:
+        """Epochs completed in the latest checkpoint."""
+        return self.saved[-1] if self.saved else None
 
     @property
     def keeps_best(self) -> bool:
@@ -217,17 +223,28 @@ def gain(value: float, other: float, direction: Direction) -> float:
 
 
 def save_checkpoint(run: Run, state: LaneState, best: LaneState | None) -> None:
-    """Write the run's checkpoint: its state, the best weights, its progress."""
+    """Write a checkpoint: the run's state, the best weights, its progress. Drop what is too old."""
     tensors = {f"state/{name}": tensor for name, tensor in state.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
     note = {"format": FORMAT, "seed": run.spec.seed, "progress": asdict(run.progress)}
-    write_tensors(Path(checkpoint_path(run.start["checkpoint"])), tensors, note)
+    prefix, step = run.start["checkpoint"], run.progress.epoch
+    write_tensors(checkpoint_path(prefix, step), tensors, note)
+    if step != run.saved_step:
+        run.saved.append(step)
+    for old in run.saved[:-KEPT]:
+        checkpoint_path(prefix, old).unlink(missing_ok=True)
+    del run.saved[:-KEPT]
 
 
 def resume(run: Run) -> None:
-    """Continue from the run's checkpoint, or from the start where it cannot be read."""
+    """Continue from the checkpoint that the database knows, or from one before it.
+
+    Where none can be read, the run begins at the start.
+    """
+    known = run.start["resume"]
     try:
-        tensors, note = read_tensors(checkpoint_path(run.start["checkpoint"]))
+        path = newest_checkpoint(run.start["checkpoint"], up_to=-1 if known is None else known)
+        tensors, note = read_tensors(path)
         progress = _progress(note, run)
     except CheckpointError:
         run.resumed_from = 0
@@ -235,7 +252,8 @@ def resume(run: Run) -> None:
     run.progress = progress
     run.state = _under("state/", tensors)
     run.best = _under("best/", tensors) or None
-    run.resumed_from = run.saved_step = run.verdict = run.reported = progress.epoch
+    run.resumed_from = run.verdict = run.reported = progress.epoch
+    run.saved = [progress.epoch]
 
 
 def _progress(note: Mapping[str, Any], run: Run) -> Progress:

@@ -73,7 +73,7 @@ def start(
         "study": 1,
         "spec": (trial_spec or spec()).model_dump(mode="json"),
         "checkpoint": str(folder / f"checkpoint-{trial}"),
-        "resume": False,
+        "resume": None,
         "model": None,
         "keep_models": 0,
         "prunable": False,

@@ -417,7 +417,7 @@ def test_a_resumed_trial_continues_bit_for_bit(tmp_path: Path, kind: str) -> Non
     first.stop(1, "checkpoint")
     handed_back = only(first.advance(), 1, "stopped")
     assert handed_back["step"] == 3
-    after = run_all(Engine("cpu"), [start(1, one, folder=tmp_path, resume=True)])
+    after = run_all(Engine("cpu"), [start(1, one, folder=tmp_path, resume=3)])
     assert curve(before, 1) + curve(after, 1) == curve(whole, 1)
     end, same = only(after, 1, "finished"), only(whole, 1, "finished")
     assert end["values"] == same["values"]
@@ -439,7 +439,7 @@ def test_a_trial_stopped_inside_an_epoch_continues_there(tmp_path: Path) -> None
     again = Engine("cpu", steps=LanesOf(2))
     # A neighbour of the same group, at the start of its own first epoch.
     starts = [start(2, spec(dataset=dataset("digits"), batch_size=8), folder=tmp_path)]
-    starts += [start(1, one, folder=tmp_path, resume=True)]
+    starts += [start(1, one, folder=tmp_path, resume=1)]
     after = run_all(again, starts)
     assert curve(before, 1) + curve(after, 1) == curve(whole, 1)
     assert only(after, 1, "finished")["values"] == only(whole, 1, "finished")["values"]
@@ -468,15 +468,15 @@ def engine_clock(steps: Any) -> tuple[Engine, Clock]:
 def test_a_checkpoint_that_cannot_be_read_starts_over(
     engine: Engine, tmp_path: Path, damage: str
 ) -> None:
-    file = tmp_path / "checkpoint-1.safetensors"
     if damage != "missing":
         engine.submit(start(1, ENDLESS, folder=tmp_path))
         until(engine, reported(1, 2))
         engine.stop(1, "checkpoint")
         run_all(engine)
+        (file,) = tmp_path.iterdir()
         data = file.read_bytes()
         file.write_bytes(data[: len(data) // 2] if damage == "cut" else b"garbage" * 99)
-    events = run_all(engine, [start(1, folder=tmp_path, resume=True)])
+    events = run_all(engine, [start(1, folder=tmp_path, resume=2)])
     assert [e["step"] for e in of(events, 1, "report")] == [1, 2, 3]
     assert only(events, 1, "finished")["record"]["resumed_from"] == 0
 
@@ -489,7 +489,7 @@ def test_shutdown_checkpoints_what_has_begun(engine: Engine, tmp_path: Path) -> 
     events = engine.shutdown()
     assert {e["trial"] for e in events if e["kind"] == "stopped"} == set(range(5))
     assert {e["mode"] for e in events if e["kind"] == "stopped"} == {"checkpoint"}
-    assert {int(file.stem.split("-")[1]) for file in tmp_path.iterdir()} == begun
+    assert {int(file.name.split(".")[0].split("-")[1]) for file in tmp_path.iterdir()} == begun
     assert engine.idle
 
 
@@ -499,9 +499,26 @@ def test_a_trial_resumed_after_its_last_epoch_just_finishes(engine: Engine, tmp_
     engine.stop(1, "checkpoint")
     engine.advance()
     short = spec(epochs=3)
-    after = run_all(engine, [start(1, short, folder=tmp_path, resume=True)])
+    after = run_all(engine, [start(1, short, folder=tmp_path, resume=3)])
     assert not of(after, 1, "report")
     assert only(after, 1, "finished")["values"] == [of(events, 1, "report")[-1]["value"]]
+
+
+def test_a_retry_never_continues_past_the_step_that_was_noted(tmp_path: Path) -> None:
+    one = spec(epochs=9)
+    whole = run_all(Engine("cpu"), [start(1, one, folder=tmp_path / "other")])
+    dying = Engine("cpu", checkpoint_seconds=0.0)
+    dying.submit(start(1, one, folder=tmp_path))
+    until(dying, reported(1, 6))  # and dies before anybody hears of the last two
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"checkpoint-1.{step}.safetensors" for step in (4, 5, 6)
+    }
+    for noted, resumed in ((4, 4), (3, 0), (100, 6)):
+        again = Engine("cpu")
+        again.submit(start(1, one, folder=tmp_path, resume=noted))
+        events = run_all(again)
+        assert only(events, 1, "finished")["record"]["resumed_from"] == resumed
+        assert curve(events, 1) == curve(whole, 1)[resumed:]
 
 
 def test_a_full_disk_costs_the_checkpoint_not_the_trial(engine: Engine, tmp_path: Path) -> None:
@@ -799,12 +816,25 @@ def test_models_are_kept_of_the_best_only(engine: Engine, tmp_path: Path) -> Non
     assert not (tmp_path / "model-3.safetensors").exists()
 
 
-def test_a_model_worse_than_the_studys_bound_is_not_kept(engine: Engine, tmp_path: Path) -> None:
-    engine.best(1, 2.0)  # no accuracy is better
-    path = tmp_path / "model.safetensors"
-    events = run_all(engine, [start(1, folder=tmp_path, model=str(path), keep_models=3)])
-    assert only(events, 1, "finished")["model"] is None
-    assert not path.exists()
+def test_a_retry_of_a_result_that_was_not_counted_leaves_its_model(
+    engine: Engine, tmp_path: Path
+) -> None:
+    paths = [str(tmp_path / f"model-{trial}.safetensors") for trial in range(3)]
+    starts = [start(t, folder=tmp_path, model=paths[t], keep_models=1) for t in range(3)]
+    events = run_all(engine, starts[:1]) + run_all(engine, starts[1:2])
+    engine.forget(1)
+    events += run_all(engine, starts[2:])
+    assert [only(events, t, "finished")["model"] for t in range(3)] == [paths[0], None, paths[2]]
+
+
+def test_a_model_that_could_not_be_written_stands_in_no_others_way(
+    engine: Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "full").write_text("not a directory")
+    blocked, path = str(tmp_path / "full" / "model"), str(tmp_path / "model.safetensors")
+    events = run_all(engine, [start(1, folder=tmp_path, model=blocked, keep_models=1)])
+    events += run_all(engine, [start(2, folder=tmp_path, model=path, keep_models=1)])
+    assert [only(events, t, "finished")["model"] for t in (1, 2)] == [None, path]
 
 
 def test_a_model_file_says_how_to_use_it(engine: Engine, tmp_path: Path) -> None:

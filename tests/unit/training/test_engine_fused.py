@@ -102,7 +102,7 @@ def test_a_checkpoint_of_one_step_continues_in_the_other(
     before += engines[0].shutdown()
     left = [n for n in range(6) if not of(before, n, "finished")]
     assert left
-    starts = [start(n, trial(n), folder=tmp_path, resume=True) for n in left]
+    starts = [start(n, trial(n), folder=tmp_path, resume=100) for n in left]
     after = before + run_all(engines[1], starts)
     for n in range(6):
         assert_same(after, plain, n)

@@ -29,7 +29,7 @@ class Child:
     def __init__(self, folder: Path, *arguments: str) -> None:
         commands_in, commands_out = os.pipe()
         events_in, events_out = os.pipe()
-        command = [sys.executable, "-m", "workers.trainer", "--device", "cpu"]
+        command = [sys.executable, "-m", "workers.trainer_start", "--device", "cpu"]
         command += ["--commands", str(commands_in), "--events", str(events_out)]
         with (folder / "trainer.log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -195,6 +195,19 @@ def test_end_of_the_command_pipe_ends_it_while_it_trains_and_all_it_started(
     assert not left
 
 
+def test_an_orphan_that_still_starts_ends_at_once(tmp_path: Path) -> None:
+    one = Child(tmp_path)
+    maps = Path(f"/proc/{one.process.pid}/maps")
+    try:
+        while "libtorch" not in maps.read_text():  # seconds before it would be ready
+            assert one.process.poll() is None, one.log.read_text()
+        one.commands.close()
+        assert one.process.wait(1.5) == 0
+        assert one.inbox.get(timeout=SECONDS) is None  # it never came to say `ready`
+    finally:
+        close(one)
+
+
 def test_shutdown_writes_checkpoints_and_exits(child: Child, tmp_path: Path) -> None:
     child.hear("ready")
     child.send(type="start", trials=[start(t, ENDLESS, folder=tmp_path) for t in (1, 2)])
@@ -205,4 +218,4 @@ def test_shutdown_writes_checkpoints_and_exits(child: Child, tmp_path: Path) -> 
     assert child.process.wait(SECONDS) == 0
     step = next(e["step"] for e in stopped if e["trial"] == 1)
     assert step >= 1
-    assert (tmp_path / "checkpoint-1.safetensors").exists()
+    assert list(tmp_path.glob("checkpoint-1.*.safetensors"))

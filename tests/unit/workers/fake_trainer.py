@@ -77,13 +77,15 @@ class FakeTrainer:
         match message["type"]:
             case "start":
                 for start in message["trials"]:
-                    step = self.checkpoint_step(start) if start["resume"] else 0
+                    step = 0 if start["resume"] is None else self.checkpoint_step(start)
                     self.trials[start["trial"]] = {
                         **start, "step": step, "verdict": step, "due": 0.0, "new": True,
                     }  # fmt: skip
             case "stop":
                 for trial, mode in message["trials"]:
                     self.stop(trial, mode)
+            case "forget":
+                pass
             case "verdicts":
                 for trial, step in message["trials"]:
                     if trial in self.trials:

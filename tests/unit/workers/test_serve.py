@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from tests.unit.workers.conftest import Bench
+from tests.unit.workers.fakes import open_fake_study
+from workers.supervisor.board import Phase
+from workers.supervisor.trainer_process import TrainerProcess
 
 Make = Callable[..., Bench]
 
@@ -384,6 +387,47 @@ def test_dropped_models_are_deleted(bench: Make, tmp_path: Path) -> None:
     b.ledger.add_study(2, [{}], keep_models=0)
     b.serve()
     assert not (tmp_path / finish.model_path).exists()
+
+
+def test_a_result_that_is_not_counted_leaves_no_model_and_outranks_none(
+    bench: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+    b.ledger.add_study(7, [{}])
+    flush, told = b.ledger.flush, []
+
+    def stolen(batch: Any) -> Any:
+        if batch.finishes:
+            b.ledger.steal(7000)
+        return flush(batch)
+
+    monkeypatch.setattr(b.ledger, "flush", stolen)
+    send = TrainerProcess.send
+    monkeypatch.setattr(TrainerProcess, "send", lambda self, m: (told.append(m), send(self, m)))
+    b.serve()
+    assert b.ledger.finishes == []
+    assert {"type": "forget", "study": 7} in told
+    assert not list((tmp_path / "models").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("phase", ["ghost", "other"])
+def test_a_ghosts_model_goes_with_it(bench: Make, tmp_path: Path, phase: str) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{}])
+    shift = b.supervisor._shift
+    (lease,) = b.ledger.claim(
+        limit=1, exclude_alone=False, exclude_studies=(), fair_share=False
+    ).leases
+    run = shift.board.add(lease, open_fake_study(b.ledger.works[1]))
+    run.trial_id, run.phase = 1, Phase.SENT
+    if phase == "ghost":
+        shift.board.disown(run)
+    model = shift.places.model(run.study.work, lease)
+    model.write_bytes(b"weights")
+    event = {"kind": "finished", "trial": run.key, "values": [1.0], "model": str(model)}
+    b.supervisor._listener.take({"type": "events", "events": [event]})
+    assert not shift.board.runs
+    assert model.exists() == (phase == "other")
 
 
 def test_a_trainer_killed_while_idle_is_replaced(bench: Make) -> None:
