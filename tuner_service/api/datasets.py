@@ -34,7 +34,7 @@ Name = Annotated[
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The file: a table in CSV.",
+        "description": "The file: CSV, Parquet, NumPy's .npz, or a zip of images.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }

@@ -19,7 +19,9 @@ _UNITS = ("bytes", "kB", "MB", "GB")
 
 @data.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="A table in CSV.", metavar="FILE")],
+    file: Annotated[
+        Path, typer.Argument(help="CSV, Parquet, NumPy's .npz, or a zip of images.", metavar="FILE")
+    ],
     name: Annotated[
         str | None, typer.Option("--name", help="By default the file's own, without its ending.")
     ] = None,

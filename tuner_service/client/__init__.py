@@ -180,7 +180,7 @@ class TunerClient:
         """Upload a file, so that studies can train on it as `dataset: {name: NAME}`.
 
         Args:
-            path: A table in CSV.
+            path: A table (CSV, Parquet), NumPy arrays (.npz), or images (.zip).
 
         Returns:
             What the service found in it: format, rows, columns, size and SHA-256.

@@ -2,15 +2,22 @@
 
 import csv
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from tuner_service.datasets.arrays import KINDS, read_headers
+from tuner_service.datasets.images import check_zip
 from tuner_service.definition.catalogue import Inputs
 from tuner_service.errors import DataError
 
 MAX_COLUMNS_KEPT: Final = 1000
 DELIMITERS: Final = ",;\t|"
+PARQUET_NEEDS: Final = (
+    "Parquet needs pyarrow, which is not installed here: pip install 'tuner-service[parquet]', in "
+    "the service and in every worker, or bring the table as CSV"
+)
 _QUOTED = re.compile(r'"[^"]*"')
 _START = 1 << 16  # bytes that are looked at to tell the delimiter
 
@@ -39,8 +46,53 @@ def inspect(path: Path, *, max_bytes: int) -> Contents:
         start = file.read(_START)
     if not start.strip():
         raise DataError("the file is empty; it needs rows of data")
+    if start.startswith(b"PK\x03\x04"):
+        return _zip(path, max_bytes)
+    if start.startswith(b"PAR1"):
+        return _parquet(path, max_bytes)
     with path.open(encoding="utf-8-sig", newline="") as file:
         return _csv(file, start)
+
+
+def _zip(path: Path, max_bytes: int) -> Contents:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"the file is a broken zip: {error}; make it anew") from error
+    if all(name.endswith(".npy") for name in names):
+        inputs, _ = read_headers(path, max_bytes=max_bytes)
+        rows, *shape = inputs.shape
+        kind = KINDS[len(inputs.shape)]
+        return Contents(format="npz", rows=rows, shape=tuple(shape), inputs=kind)
+    found = check_zip(path, max_bytes=max_bytes)
+    return Contents(format="images", rows=found.count, shape=found.size, inputs="image")
+
+
+def _parquet(path: Path, max_bytes: int) -> Contents:
+    try:
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415  an optional dependency
+    except ImportError as error:
+        raise DataError(PARQUET_NEEDS) from error
+    try:
+        about = parquet.read_metadata(path)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"the Parquet file cannot be read: {error}") from error
+    size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    if size > max_bytes:
+        raise DataError(
+            f"the file unpacks to {size:,} bytes, more than the {max_bytes:,} that are allowed "
+            "(TUNER_MAX_DATASET_BYTES)"
+        )
+    if not about.num_rows:
+        raise DataError("the Parquet file has no rows; it needs some")
+    names = tuple(about.schema.to_arrow_schema().names)
+    return Contents(
+        format="parquet",
+        rows=about.num_rows,
+        columns=names[:MAX_COLUMNS_KEPT],
+        inputs="table",
+    )
 
 
 def _csv(file: IO[str], start: bytes) -> Contents:

@@ -7,7 +7,12 @@ from tuner_service.definition.catalogue.entries import Dataset, Inputs, by_name
 from tuner_service.definition.options import Option
 
 UPLOAD_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-UPLOAD_FORMATS: Mapping[str, str] = {"csv": "csv"}
+UPLOAD_FORMATS: Mapping[str, str] = {
+    "csv": "csv",
+    "parquet": "parquet",
+    "npz": "npz",
+    "images": "zip",
+}
 """What may be uploaded: the ending of a file by the data set below that reads it."""
 
 _STANDARDIZE = Option(
@@ -53,32 +58,26 @@ def _image_files(name: str, description: str, directory: str, rows: int) -> Data
     )
 
 
-_CSV_OPTIONS = (
-    Option(
-        name="path",
-        type="paths",
-        required=True,
-        searchable=False,
-        description="The file, inside a data directory, or a list of files with the same columns. "
-        "UTF-8.",
-    ),
-    Option(
-        name="target",
-        type="column",
-        required=True,
-        searchable=False,
-        description="Column to predict: its name in the header, or its position from 0 "
-        "(negative: from the end).",
-    ),
-    Option(
-        name="task",
-        type="string",
-        choices=("classification", "regression"),
-        also=(None,),
-        searchable=False,
-        description="Whether the target is a class or a number; null: as the loss or the "
-        "objective's metric says.",
-    ),
+_PATHS = Option(
+    name="path",
+    type="paths",
+    required=True,
+    searchable=False,
+    description="The file, inside a data directory, or a list of files with the same columns.",
+)
+_PATH = _PATHS.model_copy(
+    update={"type": "path", "description": "The file or folder, inside a data directory."}
+)
+_TASK = Option(
+    name="task",
+    type="string",
+    choices=("classification", "regression"),
+    also=(None,),
+    searchable=False,
+    description="Whether the target is a class or a number; null: as the loss or the "
+    "objective's metric says.",
+)
+_TEXT_OPTIONS = (
     Option(
         name="header",
         type="boolean",
@@ -94,6 +93,16 @@ _CSV_OPTIONS = (
         searchable=False,
         description="What stands between two cells.",
     ),
+)
+_TABLE_OPTIONS = (
+    Option(
+        name="target",
+        type="column",
+        required=True,
+        searchable=False,
+        description="Column to predict: its name in the header, or its position from 0 "
+        "(negative: from the end).",
+    ),
     Option(
         name="columns",
         type="columns",
@@ -103,6 +112,26 @@ _CSV_OPTIONS = (
         description="Columns to use as inputs; null: all but the target.",
     ),
     _STANDARDIZE,
+)
+_IMAGE_OPTIONS = (
+    Option(
+        name="image_size",
+        type="int",
+        low=1,
+        high=1024,
+        default=None,
+        also=(None,),
+        searchable=False,
+        description="Height and width that images are resized to; null: all must have one size.",
+    ),
+    Option(
+        name="image_mode",
+        type="string",
+        choices=("color", "grey"),
+        default="color",
+        searchable=False,
+        description="Three channels or one.",
+    ),
 )
 
 DATASETS = by_name(
@@ -133,9 +162,31 @@ DATASETS = by_name(
     ),
     Dataset(
         name="csv",
-        description="A table in a text file: one column to predict from the others.",
+        description="A table in a text file (UTF-8): one column to predict from the others.",
         task=None,
         inputs="table",
-        options=_CSV_OPTIONS,
+        options=(_PATHS, *_TEXT_OPTIONS, _TASK, *_TABLE_OPTIONS),
+    ),
+    Dataset(
+        name="parquet",
+        description="A table in a Parquet file, which needs pyarrow.",
+        task=None,
+        inputs="table",
+        options=(_PATHS, _TASK, *_TABLE_OPTIONS),
+    ),
+    Dataset(
+        name="npz",
+        description="NumPy arrays `inputs` and `targets` in a .npz file: [rows, features], "
+        "[rows, steps, features] or [rows, channels, height, width].",
+        task=None,
+        inputs=None,
+        options=(_PATH, _TASK, _STANDARDIZE),
+    ),
+    Dataset(
+        name="images",
+        description="PNG and JPEG images in a folder per class, as a directory or a zip.",
+        task="classification",
+        inputs="image",
+        options=(_PATH, *_IMAGE_OPTIONS, _STANDARDIZE),
     ),
 )

@@ -67,13 +67,14 @@ class Dataset(Entry):
 
     Attributes:
         task: None when the definition says it: its `task` option, its loss or its metrics.
+        inputs: What a row is; None when only the data can tell.
         rows: Rows outside the data's own test part; None when only the data can tell.
         classes: None for regression, or when only the data can tell.
         own_test: The data brings its own test part.
     """
 
     task: Task | None
-    inputs: Inputs
+    inputs: Inputs | None
     rows: int | None = None
     classes: int | None = None
     own_test: bool = False

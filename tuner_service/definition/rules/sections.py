@@ -73,7 +73,8 @@ def check_network(context: Context) -> None:
         context.faults.unknown(("network", "type"), "network", network.type, context.networks)
         return
     _check_named(context, entry, network.options, ("network",), own=("type",))
-    if context.dataset is not None and context.dataset.inputs not in entry.inputs:
+    inputs = context.dataset.inputs if context.dataset else None
+    if context.dataset is not None and inputs is not None and inputs not in entry.inputs:
         takes = " or ".join(f"{kind}s" for kind in entry.inputs)
         got = f"{context.dataset.name} is a {context.dataset.inputs}"
         detail = f"{entry.name} takes {takes}, but {got}; use mlp"

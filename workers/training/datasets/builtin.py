@@ -22,13 +22,13 @@ def _read(request: Request) -> RawData:
     bunch = _LOADERS[request.name]()
     if request.name == "diabetes":
         rows = Rows(bunch.data, bunch.target.astype(np.float64)[:, None])
-        return RawData(rows, None, classes=None, channels=False, columns=_names(bunch))
+        return RawData(rows, None, classes=None, columns=_names(bunch))
     classes = tuple(str(label) for label in bunch.target_names)
     images = request.name == "digits"
     inputs = bunch.data.reshape(-1, 1, 8, 8) if images else bunch.data
     rows = Rows(inputs, bunch.target.astype(np.int64))
     columns = None if images else _names(bunch)
-    return RawData(rows, None, classes=classes, channels=images, columns=columns)
+    return RawData(rows, None, classes=classes, columns=columns)
 
 
 def _names(bunch: Any) -> tuple[str, ...]:

@@ -97,7 +97,6 @@ def _read(request: Request) -> RawData:
         _rows(train_images, train_labels),
         _rows(test_images, test_labels),
         classes=_CLASSES[request.name],
-        channels=True,
     )
 
 

@@ -13,14 +13,19 @@ from torch import Tensor
 
 from tuner_service.definition.spec import DatasetSpec
 from tuner_service.errors import DataError
+from workers.training.datasets.arrays import ARRAYS
 from workers.training.datasets.builtin import BUILTIN
 from workers.training.datasets.idx import IDX
+from workers.training.datasets.images import IMAGES
 from workers.training.datasets.sources import Array, RawData, Request, Rows, Source, check_finite
 from workers.training.datasets.split import split_rows
 from workers.training.datasets.tables import TABLES
 from workers.training.losses import TargetKind
 
-SOURCES: dict[str, Source] = {**BUILTIN, **IDX, **TABLES}
+SOURCES: dict[str, Source] = {**BUILTIN, **IDX, **TABLES, **ARRAYS, **IMAGES}
+
+_AXES = {2: (0,), 3: (0, 1), 4: (0, 2, 3)}
+"""What a mean is taken over: rows; and a sequence's steps; and an image's pixels."""
 
 _CHUNK = 8192  # rows; keeps float64 temporaries of image data small
 
@@ -136,7 +141,7 @@ def prepare(
     )
     train = _pick(raw.rows, index.train)
     test = raw.test or (_pick(raw.rows, index.test) if len(index.test) else None)
-    scaling = _fit(train.inputs, raw, standardize=bool(spec.options.get("standardize", True)))
+    scaling = _fit(train.inputs, standardize=bool(spec.options.get("standardize", True)))
 
     def part(rows: Rows) -> Part:
         return _part(rows, scaling, request.targets, dtype=dtype, device=device)
@@ -158,8 +163,8 @@ def _pick(rows: Rows, index: Array) -> Rows:
     return Rows(rows.inputs[index], rows.targets[index])
 
 
-def _fit(inputs: Array, raw: RawData, *, standardize: bool) -> Scaling:
-    axes = (0, *range(2, inputs.ndim)) if raw.channels else (0,)
+def _fit(inputs: Array, *, standardize: bool) -> Scaling:
+    axes = _AXES[inputs.ndim]
     shape = [1 if axis in axes else size for axis, size in enumerate(inputs.shape)][1:]
     if not standardize:
         # Pixels still come as fractions: raw bytes make any learning rate meant for them useless.

@@ -13,10 +13,17 @@ from workers.training.losses import TargetKind
 
 Array = NDArray[Any]
 
+MAX_BYTES = 1 << 34
+"""Bound on one data set's arrays: the largest that a worker reads into memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Inputs [n, …] and targets, [n] int64 class numbers or [n, T] numbers."""
+    """Inputs and targets.
+
+    Inputs are tables [n, features], sequences [n, steps, features] or images [n, channels, height,
+    width]; targets are [n] int64 class numbers or [n, T] numbers.
+    """
 
     inputs: Array
     targets: Array
@@ -30,14 +37,12 @@ class RawData:
         rows: Everything that is to be split.
         test: The data's own test part, if it has one.
         classes: Labels by class number; None where targets are numbers.
-        channels: Inputs are images [n, channels, height, width].
         columns: Names of a table's input columns, in their order.
     """
 
     rows: Rows
     test: Rows | None
     classes: tuple[str, ...] | None
-    channels: bool
     columns: tuple[str, ...] | None = None
 
 
@@ -86,6 +91,18 @@ def find(path: str, directories: tuple[Path, ...]) -> Path:
     raise DataError(
         f"no file or directory {path!r} in the data directories; put it there, or correct the path"
     )
+
+
+def one_path(request: Request) -> str:
+    """Return the `path` option.
+
+    Raises:
+        DataError: It is missing.
+    """
+    path = request.options.get("path")
+    if not path:
+        raise DataError(f"{request.name} data needs `path`, its path in the data directory")
+    return str(path)
 
 
 def check_finite(inputs: Array, name: str) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tuner_service.datasets.inspect import PARQUET_NEEDS
 from tuner_service.errors import DataError
+from workers.training.datasets.labels import labelled
 from workers.training.datasets.sources import Array, RawData, Request, Rows, Source, find
 
 ColumnName = str | int
@@ -23,7 +25,7 @@ def _paths(request: Request) -> list[str]:
     path = request.options.get("path")
     paths = [path] if isinstance(path, str) else list(path or [])
     if not paths:
-        raise DataError("a csv data set needs `path`, the file's path in the data directory")
+        raise DataError(f"{request.name} data needs `path`, its path in the data directory")
     return [str(one) for one in paths]
 
 
@@ -35,7 +37,19 @@ def _files(request: Request) -> tuple[Path, ...]:
     return files
 
 
-def _frame(file: Path, request: Request) -> pd.DataFrame:
+def _parquet(file: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(file, engine="pyarrow")
+    except ImportError as error:
+        raise DataError(f"{file.name}: {PARQUET_NEEDS}") from error
+    except (ValueError, OSError) as error:  # pyarrow's own errors are of these kinds
+        raise DataError(f"cannot read {file.name} as Parquet: {error}") from error
+    if frame.empty:
+        raise DataError(f"{file.name} has zero rows of data; it needs some")
+    return frame
+
+
+def _csv(file: Path, request: Request) -> pd.DataFrame:
     header = 0 if request.options.get("header", True) else None
     delimiter = str(request.options.get("delimiter") or ",")
     try:
@@ -127,7 +141,7 @@ def _read(request: Request) -> RawData:
     targets: list[Array] = []
     columns: list[ColumnName] = []
     for file in _files(request):
-        frame = _frame(file, request)
+        frame = _parquet(file) if request.name == "parquet" else _csv(file, request)
         target = _column(frame, request.options["target"], file)
         read = _numbers if request.targets == "numbers" else _labels
         targets.append(read(frame[target], file=file, request=request))
@@ -143,12 +157,8 @@ def _read(request: Request) -> RawData:
 
 def _assemble(inputs: Array, targets: Array, request: Request) -> RawData:
     if request.targets == "numbers":
-        return RawData(Rows(inputs, targets[:, None]), None, classes=None, channels=False)
-    if targets.dtype == object:
-        targets = targets.astype(str)
-    labels, numbers = np.unique(targets, return_inverse=True)
-    classes = tuple(str(label) for label in labels)
-    return RawData(Rows(inputs, numbers.astype(np.int64)), None, classes=classes, channels=False)
+        return RawData(Rows(inputs, targets[:, None]), None, classes=None)
+    return labelled(inputs, targets)
 
 
-TABLES: dict[str, Source] = {"csv": Source(_files, _read)}
+TABLES: dict[str, Source] = {name: Source(_files, _read) for name in ("csv", "parquet")}

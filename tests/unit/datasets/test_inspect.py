@@ -1,0 +1,134 @@
+"""What an uploaded file is, and what is refused of archives that mean harm."""
+
+import builtins
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.unit.datasets.files import flowers, npz, picture, zipped
+from tuner_service.datasets import images
+from tuner_service.datasets.inspect import Contents, inspect
+from tuner_service.errors import DataError
+
+LIMIT = 1 << 20
+
+
+def test_arrays_are_told_by_their_dimensions(tmp_path: Path) -> None:
+    for shape, kind in (((9, 3), "table"), ((9, 5, 3), "sequence"), ((9, 1, 4, 4), "image")):
+        file = npz(tmp_path / "a.npz", inputs=np.zeros(shape), targets=np.arange(9))
+        assert inspect(file, max_bytes=LIMIT) == Contents(
+            "npz",
+            rows=9,
+            shape=shape[1:],
+            inputs=kind,  # type: ignore[arg-type]
+        )
+
+
+def test_a_zip_of_image_folders(tmp_path: Path) -> None:
+    file = zipped(tmp_path / "f.zip", {**flowers(), "__MACOSX/x": b"", "flowers/.DS_Store": b""})
+    assert inspect(file, max_bytes=LIMIT) == Contents(
+        "images", rows=12, shape=(4, 6), inputs="image"
+    )
+    file = zipped(
+        tmp_path / "g.zip", {"a/1.png": picture((3, 3), 1), "b/1.png": picture((2, 2), 1)}
+    )
+    assert inspect(file, max_bytes=LIMIT).shape is None
+
+
+def test_a_parquet_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "t.parquet"
+    pd.DataFrame({"x": [1.0, 2.0], "kind": ["a", "b"]}).to_parquet(file, index=False)
+    found = inspect(file, max_bytes=LIMIT)
+    assert (found.format, found.rows, found.columns) == ("parquet", 2, ("x", "kind"))
+    with pytest.raises(DataError, match="more than the 10"):
+        inspect(file, max_bytes=10)
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(DataError, match=r"pip install 'tuner-service\[parquet\]'"):
+        inspect(file, max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"inputs": np.zeros((3, 2))}, "no array 'targets', only 'inputs'"),
+        ({"inputs": np.zeros((3, 2)), "targets": np.zeros(4)}, "with 3 rows"),
+        ({"inputs": np.zeros(3), "targets": np.zeros(3)}, r"is \[3\]"),
+        ({"inputs": np.zeros((3, 0)), "targets": np.zeros(3)}, "none of them 0"),
+        ({"inputs": np.array([["a"]]), "targets": np.zeros(1)}, "must hold numbers"),
+        ({"inputs": np.zeros((1, 2)), "targets": np.zeros(1, complex)}, "numbers or text"),
+        ({"inputs": np.zeros((1, 2)), "targets": np.array([{}])}, "Python objects"),
+        ({"inputs": np.zeros((2, 1 << 20), np.uint8), "targets": np.zeros(2)}, "unpacked"),
+    ],
+)
+def test_arrays_that_are_no_data_are_refused(
+    tmp_path: Path, arrays: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        inspect(npz(tmp_path / "a.npz", **arrays), max_bytes=LIMIT)
+
+
+def test_an_array_whose_header_lies_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (9999999, 99999), }\n"
+    body = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    file = zipped(tmp_path / "a.npz", {"inputs.npy": body, "targets.npy": body})
+    with pytest.raises(DataError, match="unpacked"):
+        inspect(file, max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"../a/1.png": b""}, "leads out"),
+        ({"/a/1.png": b""}, "leads out"),
+        ({"a\\..\\1.png": b""}, "leads out"),
+        ({"c:/a/1.png": b""}, "leads out"),
+        ({"1.png": b""}, "lies in no folder"),
+        ({"a/readme.txt": b""}, "only PNG and JPEG"),
+        ({"a/": b""}, "no image in the zip"),
+        ({"a/1.png": b"GIF89a"}, "neither PNG nor JPEG"),
+        ({"a/1.png": picture((3, 3), 1, form="BMP")}, "neither PNG nor JPEG"),
+        ({"a/1.png": b"\0" * (LIMIT + 1)}, "unpacks to more"),
+        ({f"a/{i}.png": b"\0" * (LIMIT // 4) for i in range(5)}, "unpacks to more"),
+    ],
+)
+def test_zips_that_lead_elsewhere_or_explode_are_refused(
+    tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        inspect(zipped(tmp_path / "f.zip", files), max_bytes=LIMIT)
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("a/1.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match="is a link"):
+        inspect(tmp_path / "f.zip", max_bytes=LIMIT)
+
+
+def test_an_image_of_too_many_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    with pytest.raises(DataError, match="20×10 pixels"):
+        inspect(zipped(tmp_path / "f.zip", flowers(size=(20, 10))), max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"PAR1"])
+def test_broken_files_are_refused(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "f").write_bytes(start + b"\x07" * 100)
+    with pytest.raises(DataError, match=r"cannot be read|broken"):
+        inspect(tmp_path / "f", max_bytes=LIMIT)

@@ -1,0 +1,133 @@
+"""Arrays, sequences and image folders on their way to the device."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.unit.datasets.files import flowers, npz, picture, zipped
+from tests.unit.training.builders import dataset, only, run_all, spec, start
+from tests.unit.training.test_datasets import load, parts
+from tuner_service.errors import DataError
+from workers.training.engine import Engine
+
+GENERATOR = np.random.default_rng(0)
+SEQUENCES = GENERATOR.normal(3.0, 2.0, (40, 5, 3)).astype(np.float32)
+LABELS = np.array(["up", "down"] * 20)
+
+
+@pytest.mark.parametrize("shape", [(40, 3), (40, 5, 3), (40, 2, 4, 4)])
+def test_arrays_are_standardised_along_their_features(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    inputs = GENERATOR.normal(3.0, 2.0, shape)
+    npz(tmp_path / "a.npz", inputs=inputs, targets=LABELS)
+    data = load(dataset("npz", path="a.npz"), tmp_path, dtype=torch.float64)
+    assert data.shape == shape[1:]
+    assert data.classes == ("down", "up")
+    axes = {2: (0,), 3: (0, 1), 4: (0, 2, 3)}[len(shape)]
+    torch.testing.assert_close(
+        data.train.inputs.mean(axes), torch.zeros(shape[-1] if len(shape) < 4 else 2).double(),
+        atol=1e-9, rtol=0,
+    )  # fmt: skip
+    assert len(torch.tensor(data.preprocessing["mean"]).squeeze()) == (3 if len(shape) < 4 else 2)
+
+
+def test_several_numbers_may_be_the_target(tmp_path: Path) -> None:
+    npz(tmp_path / "a.npz", inputs=SEQUENCES, targets=SEQUENCES[:, 0, :2])
+    data = load(dataset("npz", path="a.npz"), tmp_path, targets="numbers")
+    assert data.outputs == 2
+    assert data.train.targets.shape == (24, 2)
+
+
+@pytest.mark.parametrize("network", ["gru", "mlp"])
+def test_sequences_are_trained_on(tmp_path: Path, network: str) -> None:
+    npz(tmp_path / "a.npz", inputs=SEQUENCES, targets=LABELS)
+    one = spec(
+        dataset=dataset("npz", path="a.npz"),
+        network={"type": network, "hidden_layers": 1, "hidden_units": 4},
+        epochs=1,
+    )
+    engine = Engine("cpu", data_dirs=[tmp_path], threads=1)
+    assert only(run_all(engine, [start(1, one, folder=tmp_path)]), 1, "finished")["values"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "targets", "message"),
+    [
+        ({"targets": np.full(40, 0.5)}, "classes", "row 1 is 0.5, which is no class"),
+        ({"targets": np.eye(2)[[0, 1] * 20]}, "classes", "not a column per class"),
+        ({"targets": LABELS}, "numbers", "are text"),
+        ({"targets": np.where(np.arange(40) == 7, np.nan, 1.0)}, "numbers", "row 8"),
+        ({"inputs": np.where(SEQUENCES > 8, np.nan, SEQUENCES)}, "classes", "row .*, column"),
+        ({"inputs": np.zeros((40, 2, 2, 2, 2))}, "classes", "a.npz: `inputs` must be"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    tmp_path: Path, arrays: dict[str, Any], targets: Any, message: str
+) -> None:
+    npz(tmp_path / "a.npz", **{"inputs": SEQUENCES, "targets": LABELS, **arrays})
+    with pytest.raises(DataError, match=message):
+        load(dataset("npz", path="a.npz"), tmp_path, targets=targets)
+
+
+def images(folder: Path, files: dict[str, bytes], *, as_zip: bool) -> str:
+    if as_zip:
+        return zipped(folder / "f.zip", files).name
+    for name, content in files.items():
+        path = folder / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return "tree"
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+@pytest.mark.parametrize(("mode", "channels"), [("color", 3), ("grey", 1)])
+def test_an_image_folder(tmp_path: Path, as_zip: bool, mode: str, channels: int) -> None:
+    path = images(tmp_path, flowers(40), as_zip=as_zip)
+    described = dataset("images", path=path, image_mode=mode, standardize=False)
+    data = load(described, tmp_path, dtype=torch.float64)
+    assert data.shape == (channels, 4, 6)
+    assert data.classes == ("rose", "tulip")
+    assert sum(part.rows for part in parts(data)) == 40
+    for part in parts(data):
+        bright = part.inputs.mean((1, 2, 3)) > 0.15 * 3 / channels * (1 if channels == 3 else 0.3)
+        assert (bright == (part.targets == 0)).all()
+
+
+def test_images_of_several_sizes_are_resized_when_asked(tmp_path: Path) -> None:
+    files = flowers(20) | {"flowers/rose/big.png": picture((30, 20), 200)}
+    zipped(tmp_path / "f.zip", files)
+    with pytest.raises(DataError, match=r"big.png' is 30×20 pixels, but .* 6×4; set image_size"):
+        load(dataset("images", path="f.zip"), tmp_path)
+    data = load(dataset("images", path="f.zip", image_size=8), tmp_path)
+    assert data.shape == (3, 8, 8)
+
+
+def test_images_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
+    cut = picture((64, 64), 7, form="JPEG")[:-200]
+    zipped(tmp_path / "f.zip", flowers() | {"flowers/rose/cut.jpg": cut})
+    with pytest.raises(DataError, match=r"f\.zip: the image 'flowers/rose/cut\.jpg' cannot be"):
+        load(dataset("images", path="f.zip", image_size=4), tmp_path)
+
+
+def test_a_link_in_an_image_folder_is_refused(tmp_path: Path) -> None:
+    path = images(tmp_path, flowers(), as_zip=False)
+    (tmp_path / path / "flowers/rose/link.png").symlink_to("/etc/passwd")
+    with pytest.raises(DataError, match="is a link"):
+        load(dataset("images", path=path), tmp_path)
+
+
+def test_a_parquet_table_is_read_as_a_csv_table(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": np.arange(40.0), "y": np.arange(40) % 7, "kind": LABELS})
+    frame.to_parquet(tmp_path / "t.parquet", index=False)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    tables = [
+        load(dataset(name, path=f"t.{name}", target="kind"), tmp_path)
+        for name in ("parquet", "csv")
+    ]
+    assert torch.equal(tables[0].train.inputs, tables[1].train.inputs)
+    assert tables[0].classes == tables[1].classes == ("down", "up")

@@ -1,0 +1,89 @@
+"""NumPy archives (.npz): what they hold, told by the arrays' headers; nothing is unpickled."""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tuner_service.definition.catalogue import Inputs
+from tuner_service.errors import DataError
+
+ARRAYS: Final = ("inputs", "targets")
+KINDS: Final[Mapping[int, Inputs]] = {2: "table", 3: "sequence", 4: "image"}
+"""What inputs are by the number of their dimensions: [n, features], [n, steps, features] and
+[n, channels, height, width]."""
+
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Shape and type of one array."""
+
+    shape: tuple[int, ...]
+    dtype: "np.dtype[Any]"
+
+
+def read_headers(path: Path, *, max_bytes: int) -> tuple[Header, Header]:
+    """Return the headers of `inputs` and `targets`.
+
+    Raises:
+        DataError: An array is missing, of a type that is no data, does not fit the other, or is
+            larger than `max_bytes`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inputs, targets = (_header(archive, name, max_bytes) for name in ARRAYS)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+        raise DataError(f"the .npz file cannot be read: {error}") from error
+    _check(inputs, targets)
+    return inputs, targets
+
+
+def _header(archive: zipfile.ZipFile, name: str, max_bytes: int) -> Header:
+    try:
+        member = archive.getinfo(f"{name}.npy")
+    except KeyError as error:
+        found = ", ".join(repr(one.removesuffix(".npy")) for one in archive.namelist()[:20])
+        raise DataError(
+            f"the .npz file has no array {name!r}, only {found or 'none'}; save it with "
+            "np.savez(path, inputs=…, targets=…)"
+        ) from error
+    with archive.open(member) as file:
+        read = _READERS.get(np.lib.format.read_magic(file))
+        if read is None:
+            raise DataError(f"the array {name!r} is of a .npy version that is not read")
+        shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise DataError(f"the array {name!r} holds Python objects; save numbers or text instead")
+    size = prod(shape) * dtype.itemsize
+    if size > max_bytes or member.file_size > max_bytes:
+        raise DataError(
+            f"the array {name!r} takes {max(size, member.file_size):,} bytes unpacked, more than "
+            f"the {max_bytes:,} that are allowed (TUNER_MAX_DATASET_BYTES)"
+        )
+    return Header(tuple(shape), dtype)
+
+
+def _check(inputs: Header, targets: Header) -> None:
+    if inputs.dtype.kind not in "biuf":
+        raise DataError(f"`inputs` must hold numbers, but is of the type {inputs.dtype}")
+    if targets.dtype.kind not in "biufUS":
+        raise DataError(f"`targets` must hold numbers or text, but is of the type {targets.dtype}")
+    if len(inputs.shape) not in KINDS or 0 in inputs.shape:
+        raise DataError(
+            "`inputs` must be of the shape [rows, features], [rows, steps, features] or "
+            f"[rows, channels, height, width], none of them 0, but is {list(inputs.shape)}"
+        )
+    if len(targets.shape) not in (1, 2) or targets.shape[0] != inputs.shape[0]:
+        raise DataError(
+            f"`targets` must be of the shape [rows] or [rows, targets] with {inputs.shape[0]} rows "
+            f"as `inputs` has, but is {list(targets.shape)}"
+        )

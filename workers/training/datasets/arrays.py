@@ -1,0 +1,80 @@
+"""NumPy arrays from .npz files: tables, sequences or images, by their number of dimensions."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tuner_service.datasets.arrays import read_headers
+from tuner_service.errors import DataError
+from workers.training.datasets.labels import labelled
+from workers.training.datasets.sources import (
+    MAX_BYTES,
+    Array,
+    RawData,
+    Request,
+    Rows,
+    Source,
+    find,
+    one_path,
+)
+
+
+def _files(request: Request) -> tuple[Path, ...]:
+    file = find(one_path(request), request.directories)
+    if not file.is_file():
+        raise DataError(f"{file.name!r} is a directory; `path` must name a .npz file")
+    return (file,)
+
+
+def _read(request: Request) -> RawData:
+    (file,) = _files(request)
+    try:
+        read_headers(file, max_bytes=MAX_BYTES)
+        with np.load(file, allow_pickle=False) as arrays:
+            inputs, targets = arrays["inputs"], arrays["targets"]
+    except DataError as error:
+        raise DataError(f"{file.name}: {error}") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"cannot read {file.name}: {error}; save it again") from error
+    if request.targets == "numbers":
+        numbers = _numbers(targets, file)
+        return RawData(Rows(inputs, numbers.reshape(len(numbers), -1)), None, classes=None)
+    return labelled(inputs, _labels(targets, file))
+
+
+def _numbers(targets: Array, file: Path) -> Array:
+    if targets.dtype.kind not in "biuf":
+        raise DataError(
+            f"{file.name}: `targets` are text; for classes use loss cross_entropy, or task "
+            "classification"
+        )
+    numbers = targets.astype(np.float64)
+    wrong = np.argwhere(~np.isfinite(numbers))
+    if len(wrong):
+        raise DataError(f"{file.name}: the target of row {wrong[0][0] + 1} is no finite number")
+    return numbers
+
+
+def _labels(targets: Array, file: Path) -> Array:
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.ndim != 1:
+        raise DataError(
+            f"{file.name}: `targets` of classes must be of the shape [rows], but are "
+            f"{list(targets.shape)}; give the class's number, not a column per class"
+        )
+    if targets.dtype.kind == "S":
+        return np.char.decode(targets, "utf-8", "replace")
+    if targets.dtype.kind != "f":
+        return targets
+    broken = np.flatnonzero(targets != np.round(targets))  # NaN too
+    if len(broken):
+        row = int(broken[0])
+        raise DataError(
+            f"{file.name}: the target of row {row + 1} is {targets[row]}, which is no class; use "
+            "whole numbers, or a loss for numbers (mse, mae, huber)"
+        )
+    return targets.astype(np.int64)
+
+
+ARRAYS: dict[str, Source] = {"npz": Source(_files, _read)}
