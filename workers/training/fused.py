@@ -199,6 +199,7 @@ class FusedStep:
                 features=self._features,
                 autocast=self._group.precision == "bfloat16",
                 arena=arena,
+                update=stacked.update_of(self._group.optimizer),
             )
         return self._programs[key]
 
@@ -216,7 +217,9 @@ class FusedStep:
         feed["total"].zero_()
         feed["orders"][:, :rows].copy_(orders)
         feed["orders"][:, rows : steps * batch].zero_()
-        pace = stacked.step_coefficients(self._source, learning_rates.cpu(), feed["steps"].cpu())
+        kind = self._group.optimizer
+        taken = feed["steps"].cpu()
+        pace = stacked.step_coefficients(self._source, learning_rates.cpu(), taken, kind=kind)
         feed["pace"][:steps].copy_(pace)
         last = rows - (steps - 1) * batch
         feed["weights"][:steps].fill_(1.0 / batch)

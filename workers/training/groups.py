@@ -1,8 +1,8 @@
 """What trials must share to train in one group, and the key that says so.
 
 Within a group only what `LaneHyper` holds may differ; everything else is structural: the network
-(but its dropout rate), the data, batch size, loss, precision, and the optimizer where the fused
-update does not know it.
+(but its dropout rate), the data, batch size, loss, precision, and the optimizer where that has
+an update of its own.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from tuner_service.definition.spec import TrialSpec
 from workers.training.datasets import PreparedData
 from workers.training.networks import NETWORKS, InputShape
 from workers.training.optimizers import OPTIMIZERS
+from workers.training.padding import bucketed
 from workers.training.step import LaneHyper, steps_per_epoch
 
 GroupNetwork = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -30,7 +31,7 @@ class GroupSpec:
     Attributes:
         key: Equal for trials that may share a group.
         network: Without what may differ by lane.
-        optimizer: None where any optimizer of the fused update may come; else the one kind.
+        optimizer: The one kind, if that has its own update; None where the other kinds may mix.
         batch_size: B, at most n.
         inputs: Shape of one row.
         train_inputs: [n, …] in the training dtype.
@@ -72,11 +73,13 @@ def group_of(
     spec: TrialSpec, data: PreparedData, *, device: torch.device, group_network: GroupNetwork
 ) -> GroupSpec:
     """Return the group a trial belongs to."""
-    fusible = spec.optimizer["type"] in OPTIMIZERS and OPTIMIZERS[spec.optimizer["type"]].fusible
+    kind = str(spec.optimizer["type"])
+    optimizer = None if OPTIMIZERS[kind].fusible else kind
     rows = data.train.rows
     batch_size = rows if spec.batch_size == "full" else min(int(spec.batch_size), rows)
     network = group_network(spec.network)
-    optimizer = None if fusible else str(spec.optimizer["type"])
+    if optimizer is not None:  # no native code, whose groups take different networks
+        network = bucketed(without_dropout(spec.network))
     parts = {
         "network": dict(network),
         "optimizer": optimizer,
@@ -99,8 +102,8 @@ def group_of(
         device=device,
         train_inputs=data.train.inputs,
         train_targets=data.train.targets,
-        fuse=spec.fuse and fusible,
-        fuse_reason=_reason(spec, fusible=fusible),
+        fuse=spec.fuse,
+        fuse_reason=None if spec.fuse else "training.fuse is false",
     )
 
 
@@ -132,12 +135,6 @@ def without_dropout(network: Mapping[str, Any]) -> Mapping[str, Any]:
     if family is not None and family.brought:
         return network
     return {name: value for name, value in network.items() if name != "dropout"}
-
-
-def _reason(spec: TrialSpec, *, fusible: bool) -> str | None:
-    if not spec.fuse:
-        return "training.fuse is false"
-    return None if fusible else f"optimizer {spec.optimizer['type']} is not in the fused update"
 
 
 def _digest(parts: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ plain step must end in the same weights, and cost less per lane. What fails is n
 that group; the reason goes into the trial's record.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -164,7 +165,9 @@ class Ladder:
 
     def _fused(self, group: GroupSpec) -> Verdict:
         small, full = sizes(group)
-        refusal = probe(group, FusedStep(group, full, Traced())) if self._probe else None
+        # An optimizer with its own update is probed as SGD: it is the network that may not fuse.
+        probed = dataclasses.replace(group, optimizer=None)
+        refusal = probe(probed, FusedStep(probed, full, Traced())) if self._probe else None
         return Verdict(refusal, small, full)
 
 

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from workers.training.layers import Dropout
 from workers.training.losses import RowLoss
 from workers.training.networks import dropouts
-from workers.training.stacked import stacked_update
+from workers.training.stacked import Update, slots_of
 from workers.training.step import LaneHyper
 
 Named = dict[str, Tensor]
@@ -51,7 +51,7 @@ class Features:
             smoothing=hyper.label_smoothing > 0,
             l1=hyper.l1 > 0,
             clip=hyper.gradient_clip is not None,
-            squares=hyper.optimizer not in ("sgd", "nesterov"),
+            squares="square" in slots_of(hyper.optimizer, hyper.options),
         )
 
     def __or__(self, other: "Features") -> "Features":
@@ -108,6 +108,7 @@ class Program:
         features: What is computed.
         autocast: Compute in bfloat16.
         arena: For names; the tensors it runs on are passed.
+        update: The optimizers' step.
     """
 
     template: nn.Module
@@ -117,6 +118,7 @@ class Program:
     features: Features
     autocast: bool
     arena: Arena
+    update: Update
 
     def __call__(self, *tensors: Tensor) -> tuple[()]:
         """Take the step, in place, on tensors as in `Arena.flat`."""
@@ -204,7 +206,7 @@ class Program:
         pace = feed["pace"].index_select(0, feed["counter"])[0]  # [K, C]
         for name, parameter in arena.parameters.items():
             average, square = arena.averages[name], arena.squares.get(name)
-            new, new_average, new_square = stacked_update(
+            new, new_average, new_square = self.update(
                 parameter, gradients[name], average, square, lane=feed["lane"], step=pace
             )
             parameter.copy_(new)

@@ -20,6 +20,7 @@ class Recipe:
 
     Attributes:
         network: Of the group, at the group's widths.
+        optimizer: Of the group: None, or the one kind that has its own update.
         lanes: K.
         rows: Rows of the batch.
         features: Of the program, as plain data.
@@ -28,6 +29,7 @@ class Recipe:
     """
 
     network: dict[str, Any]
+    optimizer: str | None
     loss: str
     precision: str
     batch_size: int
@@ -58,7 +60,7 @@ class Recipe:
         group = GroupSpec(
             key="recipe",
             network=self.network,
-            optimizer=None,
+            optimizer=self.optimizer,
             loss=self.loss,
             batch_size=self.batch_size,
             precision=self.precision,
@@ -77,6 +79,7 @@ def recipe_of(group: GroupSpec, lanes: int, program: Program) -> Recipe:
     """Return the recipe of a group's program."""
     return Recipe(
         network=dict(group.network),
+        optimizer=group.optimizer,
         loss=group.loss,
         precision=group.precision,
         batch_size=group.batch_size,

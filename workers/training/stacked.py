@@ -16,12 +16,18 @@ an average a and a mean square b (the slots), all [K, …]:
     adam(w)       β₂    1-β₂  1/√c₂      ε     no      β₁    1-β₁      1      0   yes  η/c₁
 
 with c₁ = 1 - β₁ᵗ and c₂ = 1 - β₂ᵗ at step t ≥ 1, and shrink = 1 - ηλ for adamw, else 1.
+
+The other kinds have groups and updates of their own (stacked_own.py).
 """
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from workers.training.optimizers import Options, betas
+from workers.training.stacked_own import OWN, Own
 
 LANE_COLUMNS = (
     "l2", "keep_b", "gain_b", "eps", "early", "keep_a", "gain_a", "use_a", "use_g", "late",
@@ -35,7 +41,12 @@ SQUARE_SLOT = {"adagrad": "sum", "rmsprop": "square", "adam": "second", "adamw":
 
 
 def lane_coefficients(kind: str, options: Options) -> list[float]:
-    """Return what of the update stays the same over a lane's steps, as `LANE_COLUMNS`."""
+    """Return what of the update stays the same over a lane's steps, as `LANE_COLUMNS`.
+
+    Of a kind with its own update: as that has it, filled up with zeros.
+    """
+    if kind in OWN:
+        return _filled(OWN[kind].lane(options), LANE_COLUMNS)
     momentum = momentum_of(kind, options)
     table: dict[str, float] = {"eps": 1.0, "keep_a": momentum, "gain_a": 1.0, "use_a": 1.0}
     if kind == "nesterov" and momentum > 0:
@@ -58,12 +69,20 @@ def lane_coefficients(kind: str, options: Options) -> list[float]:
 
 def pace_coefficients(kind: str, options: Options) -> list[float]:
     """Return what `step_coefficients` makes a lane's changing coefficients from."""
+    if kind in OWN:
+        return _filled(OWN[kind].pace(options), PACE_COLUMNS)
     squared = 1.0 if kind in SQUARE_SLOT else 0.0
     beta1, beta2 = betas(options) if kind in ("adam", "adamw") else (0.0, 0.0)
     return [squared, beta1, beta2, options.get("weight_decay", 1e-2) if kind == "adamw" else 0.0]
 
 
-def step_coefficients(pace: Tensor, rates: Tensor, steps: Tensor) -> Tensor:
+def _filled(row: list[float], columns: Sequence[str]) -> list[float]:
+    return row + [0.0] * (len(columns) - len(row))
+
+
+def step_coefficients(
+    pace: Tensor, rates: Tensor, steps: Tensor, *, kind: str | None = None
+) -> Tensor:
     """Return what of the update changes from step to step, as `STEP_COLUMNS`.
 
     In float64: the bias corrections of late steps drift by 3e-3 when computed in float32. A beta of
@@ -73,12 +92,18 @@ def step_coefficients(pace: Tensor, rates: Tensor, steps: Tensor) -> Tensor:
         pace: [K, 4] float64 as `PACE_COLUMNS`.
         rates: [K, S] float64 learning rates.
         steps: [K] optimizer steps taken before the first of these.
+        kind: Of every lane, where it has its own update.
 
     Returns:
         [S, K, 3] float64.
     """
-    squared, beta1, beta2, decoupled = (column[:, None] for column in pace.unbind(-1))  # [K, 1]
+    columns = tuple(column[:, None] for column in pace.unbind(-1))  # [K, 1]
     t = steps[:, None] + torch.arange(1, rates.shape[1] + 1, device=rates.device)  # [K, S]
+    if kind in OWN:
+        made = OWN[kind].steps(columns, rates, t.to(rates))
+        made += [torch.zeros_like(rates)] * (len(STEP_COLUMNS) - len(made))
+        return torch.stack(made, dim=-1).transpose(0, 1)
+    squared, beta1, beta2, decoupled = columns
     scale = squared * (1.0 - beta2**t).rsqrt()
     size = rates / (1.0 - beta1**t)
     shrink = 1.0 - rates * decoupled
@@ -94,10 +119,58 @@ def momentum_of(kind: str, options: Options) -> float:
 
 def slots_of(kind: str, options: Options) -> dict[str, str]:
     """Return which canonical slots a lane's `average` and `square` are; absent: not its state."""
+    if kind in OWN:
+        return dict(OWN[kind].slots)
     slots = {"square": SQUARE_SLOT[kind]} if kind in SQUARE_SLOT else {}
     if AVERAGE_SLOT.get(kind) == "first" or momentum_of(kind, options) > 0:
         slots["average"] = AVERAGE_SLOT[kind]
     return slots
+
+
+class Update(Protocol):
+    """One optimizer step of K lanes, as `stacked_update`."""
+
+    def __call__(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        average: Tensor,
+        square: Tensor | None,
+        *,
+        lane: Tensor,
+        step: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return new parameter, average and square."""
+
+
+def update_of(kind: str | None) -> Update:
+    """Return the update of groups of one kind with its own arithmetic, or of the others."""
+    return stacked_update if kind is None else _own_update(OWN[kind])
+
+
+def _own_update(own: Own) -> Update:
+    def update(
+        parameter: Tensor,
+        gradient: Tensor,
+        average: Tensor,
+        square: Tensor | None,
+        *,
+        lane: Tensor,
+        step: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        tail = (1,) * (parameter.dim() - 1)
+        of_lane, of_step = (
+            tuple(column.reshape(-1, *tail) for column in table.unbind(-1))
+            for table in (lane, step)
+        )
+        # What has no second slot gets the first, and leaves it alone.
+        second = average if square is None else square
+        new, new_average, new_square = own.update(
+            parameter, gradient, average, second, of_lane, of_step
+        )
+        return new, new_average, None if square is None else new_square
+
+    return update
 
 
 def stacked_update(

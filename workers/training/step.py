@@ -11,7 +11,8 @@ All lanes of a group share data, batch size, loss, dtype and network shape, so t
 steps per epoch and stay aligned, each at its own epoch. A lane's canonical state is a flat dict of
 CPU-or-device tensors, the same from either step, so that a checkpoint of one continues in the
 other: `parameters/NAME`, `buffers/NAME`, `optimizer/SLOT/NAME` with SLOT in `momentum`,
-`square`, `first`, `second`, `sum`, and `optimizer/steps` (int64 scalar, optimizer steps taken).
+`square`, `first`, `second`, `sum`, `delta`, and `optimizer/steps` (int64 scalar, optimizer steps
+taken).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ class LaneHyper:
 
     Attributes:
         optimizer: sgd, momentum-SGD is sgd with momentum > 0; nesterov, adagrad, rmsprop, adam,
-            adamw, and those the plain step alone knows.
+            adamw, adadelta, nadam, radam, lion.
         options: Every other parameter of the optimizer but the learning rate: momentum, betas
             (beta1, beta2), alpha, eps, weight_decay, …
         dropout: Rate for every dropout of the network.

@@ -1,5 +1,7 @@
 """The fused step against the plain step, lane by lane."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,6 +58,22 @@ def test_fused_trials_equal_plain_trials_for_every_family(name):
     spec = lanes.group({"type": name.split()[0], **options}, shape=shape)
     hypers = [lanes.hyper(dropout=0.2), lanes.hyper("sgd", {"momentum": 0.9}, seed=2)]
     assert_lanes_equal_plain(spec, hypers, epochs=10)
+
+
+@pytest.mark.parametrize("kind", ["adadelta", "nadam", "radam", "lion"])
+def test_fused_trials_equal_plain_trials_in_a_group_of_one_optimizer(kind):
+    spec = replace(lanes.group({"type": "mlp", "hidden_units": 8}), optimizer=kind)
+    hypers = [lanes.hyper(kind, {"weight_decay": w}, seed=s) for s, w in ((1, 0.0), (2, 0.1))]
+    assert_lanes_equal_plain(spec, hypers, epochs=10)
+    reference, plain = lanes.plain_curve(spec, hypers[1], 4)
+    start, fused, late = PlainStep(spec), FusedStep(spec, 2, Traced()), PlainStep(spec)
+    lanes.curve(start, spec, hypers[1:], 1)
+    fused.put(1, hypers[1], start.take(0))
+    second = [lanes.epoch(fused, spec, [9, 2], e)[1] for e in (1, 2)]
+    late.put(0, hypers[1], fused.take(1))
+    third = lanes.epoch(late, spec, [2], 3)
+    assert torch.allclose(torch.stack([*second, third[0]]), reference[1:], rtol=1e-9)
+    assert lanes.same_state(late.take(0), plain.take(0), tolerance=1e-7)
 
 
 def test_fused_trials_equal_plain_trials_with_everything_on():

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.unit.training import lanes
 from workers.training import ladder as ladders
-from workers.training import networks, runners
+from workers.training import native, networks, runners
 from workers.training.fused import FusedStep
 from workers.training.ladder import Ladder
 from workers.training.plain import PlainStep
@@ -62,6 +62,19 @@ def test_group_that_does_not_want_fusing_runs_plain():
     assert ladder.lanes_for(spec, 50) == 1
     step = ladder.make_step(spec, 1)
     assert (step.rung, step.rung_reason) == ("plain", "training.fuse is false")
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_group_of_one_optimizer_with_its_own_update_is_fused(monkeypatch, probe):
+    monkeypatch.setattr(ladders, "_timed", lambda step, rows, steps: 1.0 / step.lanes)
+    spec = dataclasses.replace(lanes.group(SMALL), optimizer="lion")
+    ladder = Ladder(CPU, compile=False, probe=probe)
+    step = ladder.make_step(spec, ladder.lanes_for(spec, 50))
+    assert isinstance(step, FusedStep)
+    assert native.unsuitable(spec) == "optimizer lion has no native code"
+    hypers = [lanes.hyper("lion", seed=seed) for seed in range(step.lanes)]
+    expected, _ = lanes.plain_curve(spec, hypers[3], 1)
+    assert torch.allclose(lanes.curve(step, spec, hypers, 1)[:, 3], expected, rtol=1e-9)
 
 
 def test_network_that_vmap_cannot_take_runs_plain_and_says_why(family):

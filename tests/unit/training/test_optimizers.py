@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tuner_service.definition.catalogue import OPTIMIZERS
 from workers.training import networks, optimizers, stacked
 
 CASES = [
@@ -16,6 +17,17 @@ CASES = [
     ("rmsprop", {"momentum": 0.5, "weight_decay": 0.1}),
     ("adam", {"beta1": 0.8, "weight_decay": 0.01}),
     ("adamw", {"weight_decay": 0.1}),
+]
+
+OWN = [
+    ("adadelta", {"weight_decay": 0.01}),
+    ("adadelta", {"rho": 0.7, "eps": 1e-4}),
+    ("nadam", {"beta1": 0.8, "weight_decay": 0.01}),
+    ("nadam", {"momentum_decay": 0.1, "beta2": 0.9}),
+    ("radam", {}),
+    ("radam", {"beta2": 0.9, "weight_decay": 0.01}),
+    ("lion", {"weight_decay": 0.1}),
+    ("lion", {"beta1": 0.5, "beta2": 0.6}),
 ]
 
 
@@ -32,7 +44,7 @@ def train(module, optimizer, batches):
         optimizer.step()
 
 
-@pytest.mark.parametrize(("kind", "options"), CASES)
+@pytest.mark.parametrize(("kind", "options"), CASES + OWN)
 def test_state_survives_a_change_of_optimizer_object(kind, options):
     (straight, data), (moved, _) = problem(), problem()
     train(straight, optimizers.build(kind, options, straight.parameters()), data)
@@ -73,26 +85,28 @@ def double(rows):
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def stacked_train(cases, module, batches, *, rate=0.05):
+def stacked_train(cases, module, batches, *, rate=0.05, own=None):
     """The stacked update driven by autograd, lane by lane; returns [K, …] weights."""
     parameters = module.weight.detach().expand(len(cases), -1, -1).clone()
     average, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
     rates = torch.full((len(cases), len(batches)), rate, dtype=torch.float64)
     lane = double([stacked.lane_coefficients(*case) for case in cases])
     pace = double([stacked.pace_coefficients(*case) for case in cases])
-    steps = stacked.step_coefficients(pace, rates, torch.zeros(len(cases)))
+    steps = stacked.step_coefficients(pace, rates, torch.zeros(len(cases)), kind=own)
     for index, rows in enumerate(batches):
         weights = parameters.clone().requires_grad_()
         (gradient,) = torch.autograd.grad((rows @ weights.mT).square().mean((1, 2)).sum(), weights)
-        parameters, average, square = stacked.stacked_update(
+        parameters, average, square = stacked.update_of(own)(
             parameters, gradient, average, square, lane=lane, step=steps[index]
         )
     return parameters
 
 
-def test_stacked_update_of_mixed_kinds_equals_torch_optim():
-    lanes = stacked_train(CASES, problem()[0], problem()[1])
-    for index, (kind, options) in enumerate(CASES):
+@pytest.mark.parametrize("own", [None, "adadelta", "nadam", "radam", "lion"])
+def test_stacked_update_equals_the_plain_steps_optimizer(own):
+    cases = [case for case in OWN if case[0] == own] or CASES
+    lanes = stacked_train(cases, problem()[0], problem()[1], own=own)
+    for index, (kind, options) in enumerate(cases):
         module, data = problem()
         module.bias.data.zero_()
         module.bias.requires_grad_(False)
@@ -121,3 +135,48 @@ def test_bias_correction_is_right_at_late_steps():
     assert scale == pytest.approx((1 - 0.999**100) ** -0.5, rel=1e-14)
     assert shrink == 1.0
     assert table[0, 1].tolist() == [0.0, 1.0, 1.0]
+
+
+def test_nadam_equals_torchs_whose_product_of_momenta_is_in_single_precision():
+    (ours, data), (theirs, _) = problem(), problem()
+    train(ours, optimizers.build("nadam", {}, ours.parameters()), data)
+    train(theirs, torch.optim.NAdam(theirs.parameters()), data)
+    assert torch.allclose(ours.weight, theirs.weight, rtol=1e-5)
+
+
+def test_nadams_product_of_momenta_goes_on_from_any_step():
+    pace = double([stacked.pace_coefficients("nadam", {"beta1": b}) for b in (0.0, 0.9, 0.99)])
+    rates = torch.full((3, 1500), 0.1, dtype=torch.float64)
+    whole = stacked.step_coefficients(pace, rates, torch.zeros(3), kind="nadam")
+    late = stacked.step_coefficients(pace, rates[:, :3], torch.tensor([0, 1497, 900]), kind="nadam")
+    for lane, begun in enumerate((0, 1497, 900)):
+        assert torch.allclose(late[:, lane], whole[begun : begun + 3, lane], rtol=1e-13)
+
+
+def test_lion_equals_the_papers_update():
+    """Algorithm 2 of Chen et al. 2023, number by number."""
+    optimizer_options = {"weight_decay": 0.1, "beta1": 0.8, "beta2": 0.95}
+    weight = nn.Parameter(double([0.5, -0.2, 0.1]))
+    optimizer = optimizers.build("lion", optimizer_options, [weight])
+    theta, m, rate = weight.tolist(), [0.0] * 3, 0.03
+    for gradients in ([0.3, -0.1, 0.0], [-0.9, 0.2, 0.4], [0.1, 0.1, -0.2], [0.0, -0.3, 0.1]):
+        weight.grad = double(gradients)
+        optimizers.set_rate(optimizer, rate)
+        optimizer.step()
+        for i, g in enumerate(gradients):
+            c = 0.8 * m[i] + 0.2 * g
+            theta[i] -= rate * ((c > 0) - (c < 0) + 0.1 * theta[i])
+            m[i] = 0.95 * m[i] + 0.05 * g
+        assert weight.tolist() == pytest.approx(theta, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_defaults_are_the_catalogues(kind):
+    options = {option.name: option.default for option in OPTIMIZERS[kind].options}
+    options.pop("learning_rate")
+    left_out, given = (
+        optimizers.build(kind, o, [nn.Parameter(torch.ones(2))]).defaults for o in ({}, options)
+    )
+    assert left_out == given
+    for coefficients in (stacked.lane_coefficients, stacked.pace_coefficients):
+        assert coefficients(kind, {}) == coefficients(kind, options)

@@ -119,4 +119,52 @@ OPTIMIZERS = by_name(
             _eps(1e-8),
         ),
     ),
+    Optimizer(
+        name="adadelta",
+        description="Adadelta: steps scaled by running means of squared gradients and updates.",
+        fusible=False,
+        options=(
+            _learning_rate(1.0),
+            _L2,
+            _decay_rate("rho", 0.9, "Decay of both running means."),
+            _eps(1e-6),
+        ),
+    ),
+    Optimizer(
+        name="nadam",
+        description="Adam with Nesterov momentum, with weight decay as an L2 loss term.",
+        fusible=False,
+        options=(
+            _learning_rate(0.002),
+            _L2,
+            *_BETAS,
+            _eps(1e-8),
+            Option(
+                name="momentum_decay",
+                type="float",
+                default=0.004,
+                low=0.0,
+                fusible=True,
+                description="How fast the momentum rises from half of beta1 to beta1.",
+            ),
+        ),
+    ),
+    Optimizer(
+        name="radam",
+        description="Rectified Adam: a warm-up by the variance of its step size; weight decay as "
+        "an L2 loss term.",
+        fusible=False,
+        options=(_learning_rate(0.001), _L2, *_BETAS, _eps(1e-8)),
+    ),
+    Optimizer(
+        name="lion",
+        description="Lion: steps by the sign of an interpolated momentum, decoupled weight decay.",
+        fusible=False,
+        options=(
+            _learning_rate(0.0001),
+            _weight_decay(0.0, "Decoupled: weights shrink by learning_rate × this each step."),
+            _decay_rate("beta1", 0.9, "Weight of the momentum in the step's direction."),
+            _decay_rate("beta2", 0.99, "Decay of the momentum."),
+        ),
+    ),
 )
