@@ -7,7 +7,7 @@ from sqlalchemy import Connection, RowMapping, func, select, update
 
 from tuner_service.lifecycle.outside import adopt, ended_outside, without
 from tuner_service.lifecycle.results import Result, write_results
-from tuner_service.lifecycle.tally import Tally, lock_rows
+from tuner_service.lifecycle.tally import Tally
 from tuner_service.lifecycle.views import Failure
 from tuner_service.storage.schema import slots, studies
 
@@ -40,10 +40,14 @@ def timed_out(study: RowMapping, now: float) -> bool:
     return limit is not None and worked_seconds(study, now) >= limit
 
 
-def settle(connection: Connection, study_ids: Iterable[int], *, now: float) -> list[str]:
-    """End those of the (locked) studies that are through; return their public ids."""
+def settle(connection: Connection, rows: Iterable[RowMapping], *, now: float) -> list[str]:
+    """End those studies that are through; return their public ids.
+
+    Args:
+        rows: The studies' rows, locked, as they stand now.
+    """
     ended = []
-    for study in lock_rows(connection, study_ids).values():
+    for study in rows:
         if study["state"] not in ACTIVE and study["state"] != "paused":
             continue
         state, reason = _verdict(connection, study, now)

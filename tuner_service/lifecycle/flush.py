@@ -5,8 +5,9 @@ lost: what is done already is answered as done.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
-from sqlalchemy import RowMapping, bindparam, update
+from sqlalchemy import RowMapping
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.best import keep_best
@@ -19,7 +20,10 @@ from tuner_service.lifecycle.unit import Key, Unit
 from tuner_service.lifecycle.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
-from tuner_service.storage.schema import epochs, trials
+from tuner_service.storage.bulk import insert_rows
+from tuner_service.storage.schema import epochs
+
+FRESH: Final = 0.8  # a lease that has more than this share of its time left is not renewed
 
 
 def flush(
@@ -69,16 +73,12 @@ def _report(unit: Unit, reports: Sequence[Report]) -> None:
     optuna_rows.report_values(
         unit.connection, [(r.trial_id, r.step, r.value) for r in mine if r.value is not None]
     )
-    unit.connection.execute(
-        optuna_rows.upsert(unit.connection, epochs, ["trial_id", "step"]),
-        [{"trial_id": r.trial_id, "step": r.step, "record": r.record} for r in mine],
-    )
-    last = {r.trial_id: r.step for r in sorted(mine, key=lambda r: r.step)}
-    unit.connection.execute(
-        update(trials)
-        .where(trials.c.trial_id == bindparam("b_id"))
-        .values(last_step=bindparam("b_step")),
-        [{"b_id": trial_id, "b_step": step} for trial_id, step in last.items()],
+    records = {(r.trial_id, r.step): r.record for r in mine}
+    insert_rows(
+        unit.connection,
+        epochs,
+        [{"trial_id": i, "step": step, "record": record} for (i, step), record in records.items()],
+        replace=("trial_id", "step"),
     )
     for study_id in {r.lease.study_id for r in mine}:
         unit.tally.touch(study_id)
@@ -91,7 +91,7 @@ def _finish(unit: Unit, finishes: Sequence[Finish]) -> None:
     written = write_results(unit.connection, [result_of(f) for f in mine], now=unit.now)
     mine = [f for f in mine if f.trial_id in written]
     unit.update_slots(
-        [{"b_id": f.lease.slot_id, "b_epoch": f.lease.epoch, "state": "done"} for f in mine]
+        [{"id": f.lease.slot_id, "epoch": f.lease.epoch, "state": "done"} for f in mine]
     )
     for f in mine:
         row = unit.release(f.lease)
@@ -143,8 +143,8 @@ def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:
     unit.update_slots(
         [
             {
-                "b_id": row["id"],
-                "b_epoch": row["epoch"],
+                "id": row["id"],
+                "epoch": row["epoch"],
                 "state": "open",
                 "owner": None,
                 "lease_expires_at": None,
@@ -161,7 +161,7 @@ def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:
 def _note_checkpoints(unit: Unit, checkpoints: Sequence[tuple[Lease, int]]) -> None:
     unit.update_slots(
         [
-            {"b_id": lease.slot_id, "b_epoch": lease.epoch, "checkpoint_step": step}
+            {"id": lease.slot_id, "epoch": lease.epoch, "checkpoint_step": step}
             for lease, step in checkpoints
             if lease.key in unit.held
         ]
@@ -169,24 +169,26 @@ def _note_checkpoints(unit: Unit, checkpoints: Sequence[tuple[Lease, int]]) -> N
 
 
 def _renew(unit: Unit, lease_seconds: float) -> None:
-    """Renew every lease of the batch that is still held."""
+    """Renew the leases of the batch that are still held, but for those that are fresh.
+
+    A flush comes with every epoch of a short trial; to renew each time would cost as much as the
+    rest of it.
+    """
+    expires = unit.now + lease_seconds
+    fresh = expires - (1.0 - FRESH) * lease_seconds
     unit.update_slots(
         [
-            {
-                "b_id": row["id"],
-                "b_epoch": row["epoch"],
-                "lease_expires_at": unit.now + lease_seconds,
-            }
+            {"id": row["id"], "epoch": row["epoch"], "lease_expires_at": expires}
             for row in unit.held.values()
+            if not fresh < row["lease_expires_at"] <= expires
         ]
     )
 
 
 def _close(unit: Unit, leases: Mapping[Key, Lease]) -> Flushed:
     """Write the counters, end studies that are through, and answer."""
-    unit.tally.write(unit.connection)
-    studies = unit.studies
-    if settle(unit.connection, studies, now=unit.now):
+    studies = {**unit.studies, **unit.tally.write(unit.connection)}
+    if settle(unit.connection, studies.values(), now=unit.now):
         studies = lock_rows(unit.connection, studies)  # as they stand now
     stop = {}
     for key in unit.held:

@@ -47,7 +47,7 @@ def reconcile(db: Database, *, settings: Settings) -> Reconciled:
             rows = lock_rows(connection, [study_id])
             now = db.now(connection)
             reaped += _reap(connection, rows, settings, now)
-            finished += settle(connection, rows, now=now)
+            finished += settle(connection, lock_rows(connection, rows).values(), now=now)
     return Reconciled(reaped, finished, rings)
 
 

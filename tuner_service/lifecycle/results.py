@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select
 
 from tuner_service.lifecycle.messages import Finish
 from tuner_service.lifecycle.texts import fit_or_none, storable
 from tuner_service.lifecycle.views import Failure
 from tuner_service.storage import optuna_rows
+from tuner_service.storage.bulk import update_rows
 from tuner_service.storage.schema import studies, trials
 
 INFEASIBLE: Final = ("diverged", "out_of_memory")
@@ -79,7 +80,8 @@ def write_results(
         return {}
     written = _with_last_values(connection, written)
     optuna_rows.set_values(connection, [(i, r.values) for i, r in written.items() if r.values])
-    connection.execute(_ENDING, [_row(result, now) for result in written.values()])
+    rows = [_row(result, now) for result in written.values()]
+    update_rows(connection, trials, rows, match=("trial_id",))
     _show(connection, list(written.values()))
     return written
 
@@ -94,35 +96,11 @@ def _with_last_values(connection: Connection, results: dict[int, Result]) -> dic
     }
 
 
-_ENDING = (
-    update(trials)
-    .where(trials.c.trial_id == bindparam("b_id"))
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "state",
-                "value",
-                "finished_at",
-                "failure_kind",
-                "failure_message",
-                "failure_traceback",
-                "record",
-                "rung",
-                "rung_reason",
-                "group_key",
-                "model_path",
-            )
-        }
-    )
-)
-
-
 def _row(result: Result, now: float) -> dict[str, Any]:
     failure = None if result.failure is None else storable(result.failure)
     step = {} if failure is None or failure.step is None else {"failure_step": failure.step}
     return {
-        "b_id": result.trial_id,
+        "trial_id": result.trial_id,
         "state": result.state,
         "value": result.values[0] if result.values else None,
         "finished_at": now,

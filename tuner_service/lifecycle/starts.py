@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import RowMapping, select, update
 
 from tuner_service.definition import space_of
 from tuner_service.lifecycle.ending import ACTIVE, timed_out
@@ -14,6 +14,7 @@ from tuner_service.lifecycle.texts import fit_or_none
 from tuner_service.lifecycle.unit import Unit
 from tuner_service.search.distributions import distributions
 from tuner_service.storage import optuna_rows
+from tuner_service.storage.bulk import insert_rows
 from tuner_service.storage.schema import epochs, slots, studies, trials
 
 
@@ -68,8 +69,8 @@ def _refuse(unit: Unit, start: Start) -> None:
     unit.update_slots(
         [
             {
-                "b_id": row["id"],
-                "b_epoch": row["epoch"],
+                "id": row["id"],
+                "epoch": row["epoch"],
                 "state": "cancelled",
                 "owner": None,
                 "lease_expires_at": None,
@@ -96,8 +97,8 @@ def _start_in_study(unit: Unit, study: RowMapping, starts: Sequence[Start]) -> N
     for start, row, (trial_id, number) in zip(starts, rows, created, strict=True):
         unit.started[start.lease.key] = StartedTrial(trial_id, number)
         ours.append(_trial_row(unit, start, row, before, trial_id=trial_id, number=number))
-    unit.connection.execute(insert(trials), ours)
-    _copy_curves(unit, ours, before)
+    insert_rows(unit.connection, trials, ours)
+    _copy_curves(unit, ours, rows, before)
     _point_slots(unit, starts, ours)
     _begin(unit, study)
 
@@ -149,17 +150,20 @@ def _trial_row(
         "worker": unit.worker_id,
         "device": fit_or_none(start.device, 64),
         "started_at": unit.now,
-        "last_step": row["checkpoint_step"] if earlier else None,
         "record": {},
     }
 
 
 def _copy_curves(
-    unit: Unit, ours: Sequence[Mapping[str, Any]], before: Mapping[int, RowMapping]
+    unit: Unit,
+    ours: Sequence[Mapping[str, Any]],
+    rows: Sequence[RowMapping],
+    before: Mapping[int, RowMapping],
 ) -> None:
     """Join a retried trial's curve to that of the attempt before, up to the checkpoint."""
+    checkpoints = {row["id"]: row["checkpoint_step"] for row in rows}
     for row in ours:
-        earlier, step = before.get(row["slot_id"]), row["last_step"]
+        earlier, step = before.get(row["slot_id"]), checkpoints[row["slot_id"]]
         if earlier is None or step is None:
             continue
         source, target = earlier["trial_id"], row["trial_id"]
@@ -170,16 +174,15 @@ def _copy_curves(
             )
         ).mappings()
         copies = [{"trial_id": target, **epoch} for epoch in old]
-        if copies:
-            unit.connection.execute(insert(epochs), copies)
+        insert_rows(unit.connection, epochs, copies)
 
 
 def _point_slots(unit: Unit, starts: Sequence[Start], ours: Sequence[Mapping[str, Any]]) -> None:
     unit.update_slots(
         [
             {
-                "b_id": start.lease.slot_id,
-                "b_epoch": start.lease.epoch,
+                "id": start.lease.slot_id,
+                "epoch": start.lease.epoch,
                 "parameters": dict(start.parameters),
                 "trial_id": row["trial_id"],
                 "attempts": row["attempt"],

@@ -260,7 +260,8 @@ def _patch(
         values |= _raised(connection, row, change, settings, now)
     if values:
         _set(connection, row, **values)
-        settle(connection, [row["id"]], now=now)  # less time or patience may end it here and now
+        # Less time or patience may end it here and now.
+        settle(connection, lock_rows(connection, [row["id"]]).values(), now=now)
 
 
 def _raised(

@@ -2,22 +2,31 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Final
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, select, update
 
 from tuner_service.storage.schema import studies
 
 COUNTED = ("open", "leased", "done", "failed", "cancelled")
 
+_LOCKED: Final = (
+    select(studies)
+    .where(studies.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(studies.c.id)
+    .with_for_update()
+)
+_TOUCHED: Final = (
+    update(studies)
+    .where(studies.c.id == bindparam("b_id"))
+    .values(revision=studies.c.revision + 1)
+    .returning(*studies.c)
+)
+
 
 def lock_rows(connection: Connection, study_ids: Iterable[int]) -> dict[int, RowMapping]:
     """Lock studies, in the order of their ids so that two transactions cannot wait in a circle."""
-    rows = connection.execute(
-        select(studies)
-        .where(studies.c.id.in_(sorted(set(study_ids))))
-        .order_by(studies.c.id)
-        .with_for_update()
-    ).mappings()
+    rows = connection.execute(_LOCKED, {"ids": sorted(set(study_ids))}).mappings()
     return {row["id"]: row for row in rows}
 
 
@@ -40,12 +49,11 @@ class Tally:
         """Raise the study's revision, whatever else changes."""
         self._changes[study_id]
 
-    def write(self, connection: Connection) -> None:
-        """Write every change; the studies' rows must be locked."""
+    def write(self, connection: Connection) -> dict[int, RowMapping]:
+        """Write every change and return the rows; they must be locked."""
+        rows = {}
         for study_id, changes in sorted(self._changes.items()):
             values = {name: studies.c[name] + count for name, count in changes.items() if count}
-            connection.execute(
-                update(studies)
-                .where(studies.c.id == study_id)
-                .values(revision=studies.c.revision + 1, **values)
-            )
+            statement = _TOUCHED.values(values) if values else _TOUCHED
+            rows[study_id] = connection.execute(statement, {"b_id": study_id}).mappings().one()
+        return rows

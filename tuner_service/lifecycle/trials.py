@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import Connection, RowMapping, and_, or_, select
+from sqlalchemy import Connection, RowMapping, and_, func, or_, select
 
 from tuner_service.errors import NotFoundError
 from tuner_service.lifecycle.cursors import decode_cursor, encode_cursor
@@ -35,11 +35,15 @@ _COLUMNS = (
         trials.c[name]
         for name in (
             "attempt", "retry_of", "value", "worker", "device", "rung", "rung_reason", "group_key",
-            "started_at", "finished_at", "last_step", "failure_kind", "failure_message",
-            "failure_traceback", "record", "model_path",
+            "started_at", "finished_at", "failure_kind", "failure_message", "failure_traceback",
+            "record", "model_path",
         )
     ),
     slots.c.number.label("slot_number"),
+    select(func.max(epochs.c.step))
+    .where(epochs.c.trial_id == TRIALS.c.trial_id)
+    .scalar_subquery()
+    .label("last_step"),
 )  # fmt: skip
 _BASE = (
     select(*_COLUMNS)

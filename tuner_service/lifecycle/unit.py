@@ -8,19 +8,21 @@ UPDATE of a slot carries the lease's epoch all the same.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, bindparam, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from tuner_service.lifecycle.messages import Lease, StartedTrial
 from tuner_service.lifecycle.outside import adopt, ended_outside
 from tuner_service.lifecycle.tally import Tally, lock_rows
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
+from tuner_service.storage.bulk import update_rows
 from tuner_service.storage.schema import slots
 
 Key = tuple[int, int]
 
 # Without the JSON, which no part of a flush looks at and which costs more than the rest.
 _COLUMNS: Final = [column for column in slots.c if column.name not in ("parameters", "enqueued")]
+_SLOTS: Final = select(*_COLUMNS).where(slots.c.id.in_(bindparam("ids", expanding=True)))
 
 
 class Unit:
@@ -56,7 +58,8 @@ class Unit:
         optuna_rows.lock_studies(
             connection, (row["optuna_study_id"] for row in self.studies.values())
         )
-        self.now = db.now(connection)  # after the locks: waiting for them may have taken a while
+        # After the locks: waiting for them may have taken a while.
+        self.now = db.now(connection)
         self.held = self._held(leases)
         self._let_go_of_ended()
 
@@ -75,9 +78,7 @@ class Unit:
         return held
 
     def _slots(self, ids: Sequence[int]) -> Sequence[RowMapping]:
-        return list(
-            self.connection.execute(select(*_COLUMNS).where(slots.c.id.in_(ids))).mappings()
-        )
+        return list(self.connection.execute(_SLOTS, {"ids": ids}).mappings())
 
     def _let_go_of_ended(self) -> None:
         """Give up slots whose trial somebody else has ended: what they wrote stands."""
@@ -97,20 +98,8 @@ class Unit:
         return self.held.pop(lease.key)
 
     def update_slots(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Update leased slots; each row carries `b_id` and `b_epoch`, and the same columns."""
-        if not rows:
-            return
-        names = [name for name in rows[0] if not name.startswith("b_")]
-        self.connection.execute(
-            update(slots)
-            .where(
-                slots.c.id == bindparam("b_id"),
-                slots.c.epoch == bindparam("b_epoch"),
-                slots.c.state == "leased",
-            )
-            .values({name: bindparam(name) for name in names}),
-            rows,
-        )
+        """Update leased slots; each row carries `id` and `epoch`, and the same columns."""
+        update_rows(self.connection, slots, rows, match=("id", "epoch"), where={"state": "leased"})
 
     def reread(self, leases: Sequence[Lease]) -> None:
         """Read slots again that this flush has changed: later parts of it look at them."""

@@ -31,13 +31,15 @@ _CLOCK = {
     "postgresql": text("SELECT extract(epoch FROM clock_timestamp())::float8"),
 }
 
+_encode = json.JSONEncoder(allow_nan=False).encode  # dumps() would make an encoder each time
+
 
 def to_json(value: Any) -> str:
     """Serialise for a JSON column; numbers that JSON cannot hold (NaN, infinity) become null."""
     try:
-        return json.dumps(value, allow_nan=False)
+        return _encode(value)
     except ValueError:
-        return json.dumps(_finite(value))
+        return _encode(_finite(value))
 
 
 def _finite(value: Any) -> Any:

@@ -16,8 +16,9 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Table, delete, func, insert, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, text, update
+
+from tuner_service.storage.bulk import insert_rows
 
 STUDIES: Final[Table] = models.StudyModel.__table__
 DIRECTIONS: Final[Table] = models.StudyDirectionModel.__table__
@@ -32,6 +33,19 @@ SYSTEM_ATTRS: Final[Table] = models.TrialSystemAttributeModel.__table__
 HEARTBEATS: Final[Table] = models.TrialHeartbeatModel.__table__
 
 CONSTRAINT_PREFIX: Final = "constraints:"
+
+_LOCKED_STUDIES: Final = (
+    select(STUDIES.c.study_id)
+    .where(STUDIES.c.study_id.in_(bindparam("ids", expanding=True)))
+    .order_by(STUDIES.c.study_id)
+    .with_for_update()
+)
+_LOCKED_TRIALS: Final = (
+    select(TRIALS.c.trial_id, TRIALS.c.state)
+    .where(TRIALS.c.trial_id.in_(bindparam("ids", expanding=True)))
+    .order_by(TRIALS.c.trial_id)
+    .with_for_update()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +96,7 @@ def create_study(
 
 def lock_studies(connection: Connection, study_ids: Iterable[int]) -> None:
     """Lock Optuna's study rows, in order, as plain Optuna does before it numbers a trial."""
-    connection.execute(
-        select(STUDIES.c.study_id)
-        .where(STUDIES.c.study_id.in_(sorted(set(study_ids))))
-        .order_by(STUDIES.c.study_id)
-        .with_for_update()
-    ).all()
+    connection.execute(_LOCKED_STUDIES, {"ids": sorted(set(study_ids))}).all()
 
 
 def create_trials(
@@ -141,14 +150,11 @@ def create_trials(
 def _insert_trials(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
     """Insert trials and return their ids, in order and ascending."""
     fresh = _fresh_ids(connection, TRIALS, len(rows))
-    if fresh is not None:  # RETURNING in order would cost SQLite a statement for each row
-        given = [{**row, "trial_id": i} for i, row in zip(fresh, rows, strict=True)]
-        connection.execute(insert(TRIALS), given)
-        return fresh
-    created = connection.execute(
-        insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True), rows
-    )
-    return [int(trial_id) for trial_id in created.scalars()]
+    if fresh is None:
+        fresh = list(connection.execute(_NEXT_TRIAL_IDS, {"count": len(rows)}).scalars())
+    given = [{**row, "trial_id": i} for i, row in zip(fresh, rows, strict=True)]
+    insert_rows(connection, TRIALS, given)
+    return fresh
 
 
 def _insert_params(
@@ -168,8 +174,7 @@ def _insert_params(
         for trial_id, trial in zip(ids, trials, strict=True)
         for name, value in trial.params.items()
     ]
-    if rows:
-        connection.execute(insert(PARAMS), rows)
+    insert_rows(connection, PARAMS, rows)
 
 
 def report_values(connection: Connection, values: Sequence[tuple[int, int, float]]) -> None:
@@ -187,8 +192,7 @@ def report_values(connection: Connection, values: Sequence[tuple[int, int, float
                 "intermediate_value_type": kind,
             }
         )
-    if rows:
-        connection.execute(upsert(connection, INTERMEDIATE, ["trial_id", "step"]), rows)
+    insert_rows(connection, INTERMEDIATE, rows, replace=("trial_id", "step"))
 
 
 def last_finite_values(connection: Connection, trial_ids: Sequence[int]) -> dict[int, float]:
@@ -214,12 +218,7 @@ def lock_trials(connection: Connection, trial_ids: Sequence[int]) -> dict[int, T
     """
     if not trial_ids:
         return {}
-    rows = connection.execute(
-        select(TRIALS.c.trial_id, TRIALS.c.state)
-        .where(TRIALS.c.trial_id.in_(sorted(trial_ids)))
-        .order_by(TRIALS.c.trial_id)
-        .with_for_update()
-    )
+    rows = connection.execute(_LOCKED_TRIALS, {"ids": sorted(trial_ids)})
     return {trial_id: state for trial_id, state in rows}
 
 
@@ -274,8 +273,7 @@ def set_values(connection: Connection, values: Sequence[tuple[int, Sequence[floa
                     "value_type": kind,
                 }
             )
-    if rows:
-        connection.execute(insert(VALUES), rows)
+    insert_rows(connection, VALUES, rows)
 
 
 def set_attrs(connection: Connection, table: Table, attrs: Sequence[tuple[int, str, Any]]) -> None:
@@ -284,9 +282,7 @@ def set_attrs(connection: Connection, table: Table, attrs: Sequence[tuple[int, s
         {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
         for trial_id, key, value in attrs
     ]
-    if not rows:
-        return
-    connection.execute(upsert(connection, table, ["trial_id", "key"]), rows)
+    insert_rows(connection, table, rows, replace=("trial_id", "key"))
 
 
 def set_notes(connection: Connection, notes: Sequence[tuple[int, int, str]]) -> None:
@@ -296,8 +292,7 @@ def set_notes(connection: Connection, notes: Sequence[tuple[int, int, str]]) -> 
         for study_id, trial_id, text in notes
         for part, value in (("note_ver", "1"), ("note_str:0", json.dumps(text)))
     ]
-    if rows:
-        connection.execute(upsert(connection, STUDY_SYSTEM_ATTRS, ["study_id", "key"]), rows)
+    insert_rows(connection, STUDY_SYSTEM_ATTRS, rows, replace=("study_id", "key"))
 
 
 def copy_values(connection: Connection, source: int, target: int, *, up_to_step: int) -> None:
@@ -310,8 +305,7 @@ def copy_values(connection: Connection, source: int, target: int, *, up_to_step:
         )
     ).mappings()
     copies = [{"trial_id": target, **row} for row in rows]
-    if copies:
-        connection.execute(insert(INTERMEDIATE), copies)
+    insert_rows(connection, INTERMEDIATE, copies)
 
 
 # SQLite gives the highest id out again once its row is deleted, and the dashboard keeps what it
@@ -325,6 +319,9 @@ _NEXT_ID = {
     )
     for table, key in (("studies", "study_id"), ("trials", "trial_id"))
 }
+_NEXT_TRIAL_IDS = text(
+    "SELECT nextval(pg_get_serial_sequence('trials', 'trial_id')) FROM generate_series(1, :count)"
+)
 _FORGET = text("DELETE FROM sqlite_sequence WHERE name = :name")
 _REMEMBER = text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)")
 
@@ -353,18 +350,6 @@ def delete_study(connection: Connection, study_id: int) -> None:
         connection.execute(delete(table).where(table.c.trial_id.in_(trials)))
     for table in (TRIALS, DIRECTIONS, STUDY_USER_ATTRS, STUDY_SYSTEM_ATTRS, STUDIES):
         connection.execute(delete(table).where(table.c.study_id == study_id))
-
-
-def upsert(connection: Connection, table: Table, key: list[str]) -> Any:
-    """Return an INSERT that replaces what a row of the same key holds."""
-    dialect = {"sqlite": sqlite, "postgresql": postgresql}[connection.dialect.name]
-    statement: Any = dialect.insert(table)
-    replaced = {
-        column.name: statement.excluded[column.name]
-        for column in table.columns
-        if column.name not in key and not column.primary_key
-    }
-    return statement.on_conflict_do_update(index_elements=key, set_=replaced)
 
 
 def utc(seconds: float) -> datetime:

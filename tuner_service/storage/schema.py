@@ -147,7 +147,6 @@ trials = Table(
     Column("group_key", String(64), nullable=True),
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double, nullable=True),
-    Column("last_step", Integer, nullable=True),
     Column("failure_kind", String(32), nullable=True),
     Column("failure_message", Text, nullable=True),
     Column("failure_traceback", Text, nullable=True),

@@ -8,6 +8,7 @@ from tests.integration.lifecycle.hands import (
     SETTINGS,
     Hand,
     definition,
+    expire,
     plain_optuna,
     submitted,
 )
@@ -36,6 +37,7 @@ from tuner_service.lifecycle.trials import (
 )
 from tuner_service.lifecycle.views import Failure, StudyView
 from tuner_service.storage import Database
+from tuner_service.storage.schema import slots
 from tuner_service.storage.schema import studies as table
 
 
@@ -288,3 +290,25 @@ def test_a_flush_sent_twice_counts_once(db: Database, hand: Hand) -> None:
     assert not hand.flush(**batch).lost
     assert get_study(db, study.id).progress.done == 1
     check_invariants(db, settings=SETTINGS)
+
+
+def test_a_lease_is_renewed_once_a_part_of_it_is_over(db: Database, hand: Hand) -> None:
+    submitted(db)
+    lease, trial_id = hand.claim_and_start()
+
+    def left() -> float:
+        with db.read() as connection:
+            ends = connection.execute(
+                select(slots.c.lease_expires_at).where(slots.c.id == lease.slot_id)
+            ).scalar_one()
+            return float(ends) - db.now(connection)
+
+    expire(db, lease, seconds=-28.0)  # 28 of 30 seconds are left
+    hand.report(lease, trial_id, 1)
+    assert left() < 28.0
+    expire(db, lease, seconds=-20.0)
+    hand.report(lease, trial_id, 2)
+    assert 25.0 < left() <= 30.0
+    expire(db, lease, seconds=-1000.0)  # of a longer lease, before the setting was changed
+    hand.flush(renew=[lease])
+    assert 25.0 < left() <= 30.0
