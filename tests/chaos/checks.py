@@ -22,6 +22,7 @@ def violations(study: dict[str, Any], trials: list[dict[str, Any]]) -> list[str]
     if sum(progress[part] for part in parts) != progress["total"]:
         found.append(f"the slots do not add up: {progress}")
     found += _repeated_points(study, trials)
+    found += _good_moods(trials)
     return [f"{name}: {what}" for what in found]
 
 
@@ -37,3 +38,14 @@ def _repeated_points(study: dict[str, Any], trials: list[dict[str, Any]]) -> lis
         counts = Counter(tuple(sorted(point.items())) for point in points.values())
         found += [f"point {point} in {n} slots" for point, n in counts.items() if n > 1]
     return found
+
+
+def _good_moods(trials: list[dict[str, Any]]) -> list[str]:
+    """A network that hangs, exits, dies or diverges has no result that counts."""
+    bad = [
+        (trial["number"], trial["parameters"]["mood"])
+        for trial in trials
+        if trial["state"] == "COMPLETE"
+        and trial["parameters"].get("mood", "calm") not in ("calm", "mild")
+    ]
+    return [f"trials that are COMPLETE in a mood: {bad}"] if bad else []

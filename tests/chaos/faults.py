@@ -7,10 +7,12 @@ seed. `Rig.mend` replaces what a fault ended, as `tuner up` or a scheduler would
 import contextlib
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -27,6 +29,7 @@ class Rig:
     lease_seconds: float
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
+    disk: Path | None = None  # the data directory, where it is a small file system of its own
 
     def mend(self) -> None:
         """Replace processes that ended."""
@@ -49,7 +52,10 @@ class Rig:
             "freeze worker": self.freeze_worker,
             "freeze trainer": self.freeze_trainer,
             "stop worker": self.stop_worker,
+            "starve trainer": self.starve_trainer,
         }
+        if self.disk is not None:
+            faults["fill disk"] = self.fill_disk
         if self.redis is not None:
             faults |= {"kill Redis": self.kill_redis, "flush Redis": self.flush_redis}
         if self.postgres is not None:
@@ -96,6 +102,32 @@ class Rig:
         """SIGTERM a worker, as a rolling restart does."""
         if (worker := self._any_worker(rng)) is not None:
             self.service.stop(worker)
+
+    def starve_trainer(self, rng: random.Random) -> None:
+        """Let a trainer have hardly any memory more than it has, for a while."""
+        worker = self._any_worker(rng)
+        more, seconds = rng.choice([0, 1 << 20, 16 << 20]), rng.uniform(0.5, 2.0)
+        trainer = worker.trainer() if worker is not None else None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if trainer is not None:
+                held = trainer.memory_info().vms + more
+                trainer.rlimit(resource.RLIMIT_AS, (held, resource.RLIM_INFINITY))
+                time.sleep(seconds)
+                trainer.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+
+    def fill_disk(self, rng: random.Random) -> None:
+        """Leave no byte in the data directory for a while, sometimes longer than a lease."""
+        assert self.disk is not None
+        ballast = self.disk / "ballast"
+        try:
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                for size in (1 << 20, 1 << 12, 1):
+                    with contextlib.suppress(OSError):
+                        while file.write(b"x" * size) == size:
+                            pass
+            time.sleep(rng.uniform(0.2, 2.0) * self.lease_seconds)
+        finally:
+            ballast.unlink(missing_ok=True)
 
     def kill_redis(self, rng: random.Random) -> None:
         """SIGKILL Redis, which forgets everything, and start it again."""

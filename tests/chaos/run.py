@@ -2,7 +2,8 @@
 
     python -m tests.chaos.run --minutes 5 --seed 1 --backend both
 
-Real studies (grid, random, TPE, one that diverges) run on four workers while faults strike. Every
+Real studies (grid, random, TPE, ones that diverge, hang, exit or eat all memory) run on four
+workers while faults strike. Every
 random choice comes from the printed seed. At the end the faults stop, every study must reach its
 end, and the invariants must hold.
 """
@@ -10,7 +11,9 @@ end, and the invariants must hold.
 import argparse
 import contextlib
 import logging
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +28,7 @@ import httpx2
 from tests.chaos.checks import violations
 from tests.chaos.faults import Rig
 from tests.e2e.service import FINAL, Service, running, until
-from tests.e2e.studies import grid, sampled
+from tests.e2e.studies import base, grid, sampled
 from tests.invariants import check_invariants
 from tests.servers import postgres_server, redis_server
 from tuner_service.errors import UnavailableError
@@ -36,16 +39,20 @@ logger = logging.getLogger("chaos")
 
 LEASE_SECONDS = 2.0
 ACTIVE_STUDIES = 3
-MAX_ATTEMPTS = 50
+MAX_ATTEMPTS = 6
+DISK_MEGABYTES = 256
+MODULES = Path(__file__).with_name("modules")
+MOODS = ("calm", "mild", "nan", "greedy", "exit", "die", "hang")
 SETTINGS = {
     "TUNER_LEASE_SECONDS": str(LEASE_SECONDS),
     "TUNER_RECONCILE_SECONDS": "0.5",
     "TUNER_RETRY_BACKOFF_SECONDS": "0.1",
     "TUNER_CHECKPOINT_SECONDS": "0.5",
     "TUNER_GRACE_SECONDS": "5",
-    "TUNER_PROGRESS_TIMEOUT_SECONDS": "10",
+    "TUNER_PROGRESS_TIMEOUT_SECONDS": "8",
+    "TUNER_MODULES_DIR": str(MODULES),
     "TUNER_LOG_LEVEL": "warning",
-    # Chaos kills trainers that hold one trial only; that must not use a slot's attempts up.
+    # Chaos kills trainers that hold one trial only; that must not soon use a slot's attempts up.
     "TUNER_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
 }
 
@@ -63,7 +70,7 @@ class Tally:
 class Chaos:
     """One run: studies keep coming, faults keep striking, until the time is over."""
 
-    def __init__(self, rig: Rig, rng: random.Random) -> None:
+    def __init__(self, rig: Rig, rng: random.Random, *, only: Sequence[str] = ()) -> None:
         self.rig = rig
         self.rng = rng
         self.tally = Tally()
@@ -73,13 +80,16 @@ class Chaos:
             "pause and resume": self._pause_and_resume,
             "cancel": self._cancel,
         }
+        if unknown := set(only) - set(self._moves):
+            raise ValueError(f"faults must be of {sorted(self._moves)}, but got {sorted(unknown)}")
+        self._names = list(only) or list(self._moves)
 
     def run(self, seconds: float) -> Tally:
         """Attack for `seconds`, then wait for every study's end and check everything."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._top_up()
-            name = self.rng.choice(list(self._moves))
+            name = self.rng.choice(self._names)
             pause = self.rng.uniform(0.1, 1.5)
             logger.info("%s", name)
             self._moves[name](self.rng)
@@ -181,10 +191,12 @@ class Chaos:
 
 
 def _some_study(rng: random.Random, number: int) -> dict[str, Any]:
-    kind = rng.choice(["grid", "random", "tpe", "wild"])
+    kind = rng.choice(["grid", "random", "tpe", "wild", "moody"])
     name = f"{kind}-{number}"
     if kind == "grid":
         return grid(name)
+    if kind == "moody":
+        return moody(name, trials=rng.randint(3, 8), seed=number)
     sampler = "random" if kind == "wild" else kind
     pruner = {"type": rng.choice(["none", "median"])}
     definition = sampled(
@@ -195,25 +207,53 @@ def _some_study(rng: random.Random, number: int) -> dict[str, Any]:
     return definition
 
 
+def moody(name: str, *, trials: int, seed: int) -> dict[str, Any]:
+    """Return a study whose network hangs, exits, dies or eats all memory in some of its trials."""
+    return base(
+        name,
+        network={"type": "moody"},
+        parameters={"mood": {"type": "categorical", "choices": list(MOODS)}},
+        sampler={"type": "random", "seed": seed},
+        budget={"trials": trials, "max_failures": trials},
+    )
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path) -> Iterator[Path | None]:
+    """Make the directory a small file system of its own, where we may; else yield None."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "tmpfs", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False).returncode != 0:
+        logger.warning("no small disk to fill: that takes the right to mount")
+        yield None
+        return
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=False)
+
+
 @contextlib.contextmanager
 def rig_on(backend: str, directory: Path, *, workers: int) -> Iterator[Rig]:
     """Run a service for an attack, on servers of its own."""
     with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(small_disk(directory))
         if backend == "sqlite":
             url = f"sqlite:///{directory / 'tuner.db'}"
             service = Service(directory, url, settings=SETTINGS)
-            rig = Rig(service, workers, LEASE_SECONDS)
+            rig = Rig(service, workers, LEASE_SECONDS, disk=disk)
         else:
             postgres = stack.enter_context(postgres_server(durable=True))
             redis = stack.enter_context(redis_server())
             url = postgres.url(postgres.create_database())
             service = Service(directory, url, redis.url, settings=SETTINGS)
-            rig = Rig(service, workers, LEASE_SECONDS, postgres, redis)
+            rig = Rig(service, workers, LEASE_SECONDS, postgres, redis, disk)
         stack.enter_context(running(service, workers=workers))
         yield rig
 
 
-def attack(backend: str, *, seconds: float, seed: int, workers: int) -> Tally:
+def attack(
+    backend: str, *, seconds: float, seed: int, workers: int, only: Sequence[str] = ()
+) -> Tally:
     """Run one attack and return what came of it."""
     logger.warning("chaos on %s, seed %d, %g s, %d workers", backend, seed, seconds, workers)
     with (
@@ -221,7 +261,7 @@ def attack(backend: str, *, seconds: float, seed: int, workers: int) -> Tally:
         rig_on(backend, Path(name), workers=workers) as rig,
     ):
         # The generator is for reproducing a run, not for secrets.
-        tally = Chaos(rig, random.Random(seed)).run(seconds)
+        tally = Chaos(rig, random.Random(seed), only=only).run(seconds)
         if tally.violations:
             sys.stderr.write(rig.service.logs())
     logger.warning(
@@ -245,13 +285,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--backend", choices=["sqlite", "postgresql", "both"], default="both")
+    parser.add_argument("--only", action="append", default=[], help="a fault; several are allowed")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     seed = options.seed if options.seed is not None else int(time.time())
     backends = ["sqlite", "postgresql"] if options.backend == "both" else [options.backend]
     tallies = [
-        attack(one, seconds=options.minutes * 60, seed=seed, workers=options.workers)
+        attack(
+            one, seconds=options.minutes * 60, seed=seed, workers=options.workers, only=options.only
+        )
         for one in backends
     ]
     return 1 if any(tally.violations for tally in tallies) else 0

@@ -1,0 +1,32 @@
+"""A network that misbehaves as its mood says; what a user may bring."""
+
+import os
+import sys
+import time
+
+from torch import Tensor, nn
+
+
+class Moody(nn.Module):
+    """A linear layer behind a mood."""
+
+    def __init__(self, inputs: int, outputs: int, mood: str) -> None:
+        super().__init__()
+        self.mood = mood
+        self.layer = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mood == "hang" and self.training:
+            time.sleep(3600.0)
+        if self.mood == "greedy":
+            bytearray(1 << 50)
+        output: Tensor = self.layer(x)
+        return output * float("nan") if self.mood == "nan" else output
+
+
+def build(inputs, outputs, mood: str = "calm") -> nn.Module:  # type: ignore[no-untyped-def]
+    if mood == "exit":
+        sys.exit(3)
+    if mood == "die":
+        os._exit(3)
+    return Moody(inputs[0], outputs, mood)
