@@ -9,7 +9,9 @@ TunerError                      everything this software raises on purpose
 │   └── IdempotencyError        the key was used with another body                        (422)
 ├── AuthenticationError         no key, or an unknown one                                 (401)
 ├── PermissionDeniedError       a key without the scope                                   (403)
-├── LimitError                  too large, or too many                                    (413, 429)
+├── LimitError                  too large                                                 (413)
+├── RateError                   the key asks too often                                    (429)
+│   └── QuotaError              the key has too much under way                            (429)
 ├── UnavailableError            database or broker cannot be reached                      (503)
 ├── SettingsError               a setting is wrong or unsafe
 ├── SchemaVersionError          the database's schema is not this software's
@@ -111,10 +113,34 @@ class PermissionDeniedError(TunerError):
 
 
 class LimitError(TunerError):
-    """A size or rate limit was passed."""
+    """A size limit was passed."""
 
     code = "limit"
     status = 413
+
+
+class RateError(TunerError):
+    """An API key asks too often.
+
+    Attributes:
+        retry_after: Seconds after which to ask again.
+    """
+
+    code = "too_many_requests"
+    status = 429
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class QuotaError(RateError):
+    """An API key has too much under way."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, *, retry_after: int = 60) -> None:
+        super().__init__(message, retry_after=retry_after)
 
 
 class UnavailableError(TunerError):

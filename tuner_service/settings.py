@@ -6,12 +6,14 @@ Nothing happens at import. Entry points build one `Settings` and pass it down.
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tuner_service.errors import SettingsError
+
+KeyLimit = Literal["key_studies", "key_open_slots", "key_requests_per_second"]
 
 
 def default_data_dir() -> Path:
@@ -38,6 +40,10 @@ class Settings(BaseSettings):
         flush_seconds: The longest a report may wait in a worker before it is written.
         max_dataset_bytes: The largest file that may be uploaded, and the most it may unpack to.
         max_attempts: Blamed attempts of one slot before it fails.
+        key_studies: Studies that one API key may have under way (`key_…`: each for one key; callers
+            without one, on loopback, are limited only by what is set explicitly).
+        key_open_slots: Open slots of those studies together.
+        key_requests_per_second: Requests, with bursts of twice as many.
     """
 
     model_config = SettingsConfigDict(env_prefix="TUNER_", frozen=True, extra="ignore")
@@ -64,6 +70,9 @@ class Settings(BaseSettings):
     grid_cap: int = Field(default=100_000, ge=1)
     slots_cap: int = Field(default=100_000, ge=1)
     max_body_bytes: int = Field(default=1_000_000, ge=1)
+    key_studies: int = Field(default=1_000, ge=1)
+    key_open_slots: int = Field(default=1_000_000, ge=1)
+    key_requests_per_second: float = Field(default=100.0, gt=0)
     max_dataset_bytes: int = Field(default=4 << 30, ge=1)
 
     @model_validator(mode="after")
@@ -74,6 +83,11 @@ class Settings(BaseSettings):
                 f"(flush_seconds={self.flush_seconds}, lease_seconds={self.lease_seconds})"
             )
         return self
+
+    def key_limit(self, name: KeyLimit, owner: str) -> float | None:
+        """Return a limit as it holds for an API key, or, with an empty `owner`, without one."""
+        limit: float = getattr(self, name)
+        return limit if owner or name in self.model_fields_set else None
 
     @property
     def resolved_database_url(self) -> str:

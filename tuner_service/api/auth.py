@@ -17,11 +17,12 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tuner_service.api.problems import problem
+from tuner_service.api.problems import problem, problem_of
 from tuner_service.api.service import Service, ServiceDep
 from tuner_service.errors import (
     AuthenticationError,
     PermissionDeniedError,
+    RateError,
     SettingsError,
     UnavailableError,
 )
@@ -67,8 +68,10 @@ def authenticate(request: Request, service: ServiceDep) -> Caller:
     Raises:
         AuthenticationError: No key, or one that is unknown, revoked or past its end.
         PermissionDeniedError: The key may read only, and this writes.
+        RateError: The key asks too often.
     """
     caller = _caller(service, _given_key(request.headers))
+    service.rates.take(caller.owner)
     needed = "read" if request.method in READING else "write"
     if needed not in caller.scopes:
         raise PermissionDeniedError(
@@ -130,8 +133,8 @@ class BasicAuth:
         try:
             if secret is not None and await run_in_threadpool(self._is_valid, secret):
                 return None
-        except UnavailableError as error:
-            return problem(error.status, error.code, str(error))
+        except (UnavailableError, RateError) as error:
+            return problem_of(error)
         return problem(
             401,
             "unauthenticated",
@@ -140,4 +143,7 @@ class BasicAuth:
         )
 
     def _is_valid(self, secret: str) -> bool:
-        return verify_key(self._service.db, secret) is not None
+        key = verify_key(self._service.db, secret)
+        if key is not None:
+            self._service.rates.take(key.id)
+        return key is not None

@@ -21,10 +21,10 @@ _MEANINGS = {
     413: "The body is too large.",
     415: "The body is not of type application/json.",
     422: "The request is well-formed but wrong; `errors` says where.",
-    429: "Too many requests; try again after `Retry-After` seconds.",
+    429: "The key asks too often or has too much under way; try again after `Retry-After` seconds.",
     503: "Database or broker cannot be reached just now; try again after `Retry-After` seconds.",
 }
-_ALWAYS = (401, 403, 503)
+_ALWAYS = (401, 403, 429, 503)
 _BODY = (400, 413, 415, 422)
 
 Responses = dict[int | str, dict[str, Any]]

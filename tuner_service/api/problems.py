@@ -19,6 +19,7 @@ from tuner_service.errors import (
     AuthenticationError,
     DefinitionError,
     Fault,
+    RateError,
     SettingsError,
     TunerError,
 )
@@ -90,7 +91,9 @@ def problem_of(error: TunerError) -> ProblemResponse:
 def _headers(error: TunerError) -> dict[str, str]:
     if isinstance(error, AuthenticationError):
         return {"WWW-Authenticate": 'Bearer realm="tuner"'}
-    if error.status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
+    if isinstance(error, RateError):
+        return {"Retry-After": str(error.retry_after)}
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return {}
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tuner_service.api.metrics import Metrics
+from tuner_service.api.rates import Rates
 from tuner_service.api.reconciler import Reconciler
 from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.broker import Ringer
@@ -26,6 +27,7 @@ class Service:
     waiters: RevisionWaiters
     metrics: Metrics
     datasets: DatasetStore
+    rates: Rates
 
     @classmethod
     def open(cls, settings: Settings) -> "Service":
@@ -53,6 +55,7 @@ class Service:
             waiters=waiters,
             metrics=metrics,
             datasets=DatasetStore.of(settings),
+            rates=Rates(settings),
         )
 
 

@@ -26,6 +26,7 @@ from tuner_service.lifecycle.ending import (
     worked_seconds,
 )
 from tuner_service.lifecycle.lookup import find_study
+from tuner_service.lifecycle.quotas import check_quota
 from tuner_service.lifecycle.slotrows import insert_slots, slot_rows
 from tuner_service.lifecycle.stored import stored_definition
 from tuner_service.lifecycle.tally import lock_rows
@@ -149,6 +150,7 @@ def patch(db: Database, ref: str, change: StudyPatch, *, settings: Settings) -> 
     Raises:
         ConflictError: The budget of a study that was cancelled or failed.
         InputError: The budget is lowered, or the trials of a grid are changed.
+        QuotaError: The study's owner has too much under way.
     """
     return _change(
         db, ref, lambda connection, row, now: _patch(connection, row, change, settings, now)
@@ -283,6 +285,7 @@ def _raised(
         values["budget_trials"] = change.trials
     again = _reopened(connection, row, change) if row["reason"] == TIMEOUT else 0
     if more or again:
+        check_quota(connection, row["owner"] or "", settings, slots=more + again)
         values["slots_open"] = row["slots_open"] + more + again
         values["slots_cancelled"] = row["slots_cancelled"] - again
     if row["state"] == "completed" and (more or again):

@@ -19,6 +19,7 @@ from tuner_service.definition import (
 )
 from tuner_service.errors import DefinitionError, Fault, IdempotencyError, UnavailableError
 from tuner_service.lifecycle.ability import insert_required
+from tuner_service.lifecycle.quotas import check_quota
 from tuner_service.lifecycle.slotrows import insert_slots, slot_rows
 from tuner_service.lifecycle.studies import study_view
 from tuner_service.lifecycle.views import Plan, StudyView
@@ -71,6 +72,7 @@ def submit(
     Raises:
         DefinitionError: It has more slots than the service allows.
         IdempotencyError: The key was used with another definition.
+        QuotaError: The owner has too much under way.
     """
     count = _slot_count(definition, settings)
     if idempotency_key is not None:
@@ -83,7 +85,14 @@ def submit(
         try:
             with db.write() as connection:
                 return _submit(
-                    db, connection, definition, rows, idempotency_key, owner, asked or definition
+                    db,
+                    connection,
+                    definition,
+                    rows,
+                    key=idempotency_key,
+                    owner=owner,
+                    asked=asked or definition,
+                    settings=settings,
                 )
         except IntegrityError:
             continue  # another submit took the name or the key a moment before: look again
@@ -95,14 +104,17 @@ def _submit(
     connection: Connection,
     definition: StudyDefinition,
     rows: Sequence[Mapping[str, Any]],
+    *,
     key: str | None,
     owner: str,
     asked: StudyDefinition,
+    settings: Settings,
 ) -> tuple[StudyView, bool]:
     if key is not None:
         known = _known(connection, owner, key, asked)
         if known is not None:
             return _again(db, connection, known, definition), False
+    check_quota(connection, owner, settings, slots=len(rows), study=True)
     now = db.now(connection)
     name = _free_name(connection, definition.name)
     study_id = _insert_study(connection, definition.with_name(name), owner, now)

@@ -261,6 +261,52 @@ def test_keys_and_scopes_guard_everything_off_loopback(open_settings: Settings) 
     db.close()
 
 
+def test_a_keys_limits(open_settings: Settings) -> None:
+    """Each of its own: what one key has under way takes nothing from another."""
+    limits = {"key_studies": 2, "key_open_slots": 6, "key_requests_per_second": 4.0}
+    db = Database.open(open_settings.resolved_database_url)
+    one, other = ({"X-API-Key": create_key(db, name)[1]} for name in ("one", "other"))
+    db.close()
+    app = create_app(Settings(**{**open_settings.model_dump(exclude_unset=True), **limits}))
+    with TestClient(app, raise_server_exceptions=False) as client:
+
+        def submit(key: dict[str, str], trials: int) -> Any:
+            body = definition(budget={"trials": trials})
+            return client.post("/v1/studies", json=body, headers=key)
+
+        assert submit(one, 4).status_code == 202
+        for refused in (
+            submit(one, 3),  # seven open slots
+            client.patch("/v1/studies/small", json={"trials": 7}, headers=one),
+        ):
+            assert (refused.status_code, refused.json()["code"]) == (429, "quota_exceeded")
+            assert int(refused.headers["retry-after"]) > 0
+        assert submit(one, 1).status_code == 202
+        assert "key_studies=2" in submit(one, 1).json()["detail"]
+        assert submit(other, 6).status_code == 202
+        page = client.get("/v1/studies", headers=other)
+        assert sorted(study["progress"]["total"] for study in page.json()["items"]) == [1, 4, 6]
+        answers = [client.get("/v1/studies", headers=one) for _ in range(10)]
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert refused.json()["code"] == "too_many_requests"
+        assert int(refused.headers["retry-after"]) > 0
+        pages = [client.get("/", auth=("any", one["X-API-Key"])) for _ in range(4)]
+        assert 429 in [answer.status_code for answer in pages]
+
+
+def test_an_expired_key_lets_nobody_in(
+    open_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = Database.open(open_settings.resolved_database_url)
+    with TestClient(create_app(open_settings), raise_server_exceptions=False) as client:
+        key = {"X-API-Key": create_key(db, "brief", expires_seconds=60.0)[1]}
+        assert client.get("/v1/studies", headers=key).status_code == 200
+        now = Database.now
+        monkeypatch.setattr(Database, "now", lambda self, connection: now(self, connection) + 61)
+        assert client.get("/v1/studies", headers=key).status_code == 401
+    db.close()
+
+
 def test_a_database_that_is_away_answers_503(tmp_path: Path, migrated_sqlite: Path) -> None:
     file = tmp_path / "tuner.db"
     file.write_bytes(migrated_sqlite.read_bytes())
