@@ -346,6 +346,7 @@ class Model:
         shape: Of one row.
         classes: Labels by output; None for numbers.
         columns: Names of a table's input columns, in the network's order.
+        encoding: How each of them becomes features; None where they are numbers as they are.
     """
 
     network: nn.Module
@@ -355,6 +356,7 @@ class Model:
     deviation: Array
     classes: list[str] | None
     columns: list[str] | None
+    encoding: list[dict[str, Any]] | None = None
 
     @classmethod
     def load(cls, directory: str | Path | None = None) -> "Model":
@@ -375,6 +377,7 @@ class Model:
             deviation=np.asarray(prepared["deviation"]),
             classes=prepared["classes"],
             columns=prepared["columns"],
+            encoding=prepared.get("encoding"),
         )
 
     def scores(self, rows: Array) -> Array:
@@ -396,7 +399,7 @@ class Model:
         return labels
 
     def _outputs(self, rows: Array) -> Tensor:
-        raw = np.asarray(rows)
+        raw = np.asarray(rows) if self.encoding is None else encode(rows, self.encoding)
         if raw.size % int(np.prod(self.shape)):
             raise ValueError(f"rows must be of the shape {self.shape}, but got {raw.shape[1:]}")
         raw = raw.reshape(-1, *self.shape)
@@ -419,7 +422,43 @@ class Model:
         if self.columns is not None and set(self.columns) <= set(header):
             places = [header.index(name) for name in self.columns]
             lines = [[line[place] for place in places] for line in lines[1:]]
-        return np.array(lines, dtype=np.float64)
+        return np.array(lines, dtype=np.float64 if self.encoding is None else object)
+
+
+def encode(rows: Array, columns: Sequence[Mapping[str, Any]]) -> Array:
+    """[n, columns] cells -> [n, features], as the training part had them.
+
+    Empty cells are "", None or NaN.
+    """
+    cells = np.asarray(rows, dtype=object).reshape(-1, len(columns))
+    parts = [_encoded(cells[:, at], column) for at, column in enumerate(columns)]
+    return np.concatenate(parts, axis=1)
+
+
+def _encoded(cells: Array, column: Mapping[str, Any]) -> Array:
+    empty = [cell is None or cell == "" or cell != cell for cell in cells]  # NaN last
+    if column["kind"] == "number":
+        fill = math.nan if column["fill"] is None else column["fill"]
+        values = [fill if gap else float(cell) for cell, gap in zip(cells, empty, strict=True)]
+        return np.array(values, dtype=np.float64)[:, None]
+    place = {label: at for at, label in enumerate(column["categories"])}
+    usual = place.get(column["fill"], -1)
+    nowhere = usual if column["kind"] == "ordinal" else -1
+    places = np.array(
+        [
+            usual if gap else place.get(_text(cell), nowhere)
+            for cell, gap in zip(cells, empty, strict=True)
+        ]
+    )[:, None]
+    if column["kind"] == "ordinal":
+        return places.astype(np.float64)
+    hot: Array = places == np.arange(len(place))
+    return hot.astype(np.float64)
+
+
+def _text(cell: object) -> str:
+    """Return a category's text: a whole number's without a point."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def main() -> None:

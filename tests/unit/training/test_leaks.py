@@ -90,6 +90,48 @@ def test_an_outlier_in_the_training_part_does_change_them(tmp_path: Path) -> Non
     assert prepared(tmp_path).preprocessing != before
 
 
+MIXED = dataset("csv", path="t.csv", target="kind", missing="mean")
+
+
+def mixed(folder: Path, rows: SplitRows, part: str | None = None) -> Path:
+    """Write a table with text and gaps; in one row of `part` an outlier and an unseen category."""
+    generator = np.random.default_rng(0)
+    numbers = [f"{value:.6f}" for value in generator.normal(size=60)]
+    texts = list(generator.choice(["red", "green"], 60))
+    numbers[int(rows.train[3])] = ""
+    texts[int(rows.train[5])] = ""
+    if part is not None:
+        at = int(getattr(rows, part)[0])
+        numbers[at], texts[at] = "1e9", "ultraviolet"
+    lines = [
+        f"{n},{t},{'ab'[i % 2]}\n" for i, (n, t) in enumerate(zip(numbers, texts, strict=True))
+    ]
+    folder.mkdir()
+    (folder / "t.csv").write_text("size,colour,kind\n" + "".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("part", ["test", "validation", "train"])
+def test_fills_and_categories_come_from_the_training_part_alone(tmp_path: Path, part: str) -> None:
+    rows = rows_of(np.arange(60) % 2)
+    described = DatasetSpec.model_validate(MIXED)
+    clean, planted = (
+        DatasetCache(torch.device("cpu"), directories=(folder,)).get(
+            described, targets="classes", dtype=torch.float64
+        )
+        for folder in (mixed(tmp_path / "a", rows), mixed(tmp_path / "b", rows, part))
+    )
+    leaks = part == "train"
+    assert (clean.preprocessing != planted.preprocessing) is leaks
+    assert (planted.shape == (4,)) is leaks, "a category of the training part is a feature"
+    assert (clean.shape == planted.shape) is not leaks
+    if not leaks:
+        assert torch.equal(clean.train.inputs, planted.train.inputs)
+        touched = getattr(planted, part).inputs
+        assert touched[0, 0] > 1e8
+        assert touched[0, 1:].tolist() == [0.0, 0.0], "no category that training knows"
+
+
 def test_the_test_part_is_looked_at_once_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

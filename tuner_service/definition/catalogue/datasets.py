@@ -111,6 +111,29 @@ _TABLE_OPTIONS = (
         searchable=False,
         description="Columns to use as inputs; null: all but the target.",
     ),
+    Option(
+        name="categorical",
+        type="columns",
+        default=None,
+        also=(None,),
+        searchable=False,
+        description="Input columns of numbers that are categories; columns of text always are.",
+    ),
+    Option(
+        name="encode",
+        type="string",
+        choices=("one_hot", "ordinal"),
+        default="one_hot",
+        description="What a category becomes: a feature of its own, or its position among them.",
+    ),
+    Option(
+        name="missing",
+        type="string",
+        choices=("refuse", "drop_rows", "mean", "median", "zero"),
+        default="refuse",
+        description="What becomes of empty cells: refused; their rows left out; or filled, by the "
+        "training part's mean or median (categories: the most frequent one), or with zero.",
+    ),
     _STANDARDIZE,
 )
 _IMAGE_OPTIONS = (

@@ -15,6 +15,7 @@ from tuner_service.definition.spec import DatasetSpec
 from tuner_service.errors import DataError
 from workers.training.datasets.arrays import ARRAYS
 from workers.training.datasets.builtin import BUILTIN
+from workers.training.datasets.encode import Encoder
 from workers.training.datasets.idx import IDX
 from workers.training.datasets.images import IMAGES
 from workers.training.datasets.sources import Array, RawData, Request, Rows, Source, check_finite
@@ -79,6 +80,10 @@ class Scaling:
     mean: Array
     deviation: Array
 
+    def only(self, chosen: Array) -> "Scaling":
+        """Return the scaling that leaves all features [F] but the chosen as they are."""
+        return Scaling(np.where(chosen, self.mean, 0.0), np.where(chosen, self.deviation, 1.0))
+
     def apply(self, inputs: Array, dtype: np.dtype[Any]) -> Array:
         """Return scaled inputs, computed in float64 and rounded once."""
         out = np.empty(inputs.shape, dtype=dtype)
@@ -101,7 +106,8 @@ def read_raw(request: Request) -> RawData:
     if not len(raw.rows.inputs):
         raise DataError(f"{request.name}: the data has zero rows")
     for rows in (raw.rows, *([raw.test] if raw.test else [])):
-        check_finite(rows.inputs, request.name)
+        if raw.table is None:  # a table's gaps are no faults, and the rest was checked
+            check_finite(rows.inputs, request.name)
     _check_targets(raw, request)
     return raw
 
@@ -141,20 +147,26 @@ def prepare(
     )
     train = _pick(raw.rows, index.train)
     test = raw.test or (_pick(raw.rows, index.test) if len(index.test) else None)
-    scaling = _fit(train.inputs, standardize=bool(spec.options.get("standardize", True)))
+    encoder = Encoder.fit(train.inputs, raw.table) if raw.table else None
+    features = encoder.encode(train.inputs) if encoder else train.inputs
+    scaling = _fit(features, standardize=bool(spec.options.get("standardize", True)))
+    if encoder is not None:
+        scaling = scaling.only(encoder.scaled)
 
     def part(rows: Rows) -> Part:
+        if encoder is not None:
+            rows = Rows(encoder.encode(rows.inputs), rows.targets)
         return _part(rows, scaling, request.targets, dtype=dtype, device=device)
 
     return PreparedData(
         train=part(train),
         validation=part(_pick(raw.rows, index.validation)),
         test=part(test) if test else None,
-        shape=tuple(raw.rows.inputs.shape[1:]),
+        shape=tuple(features.shape[1:]),
         outputs=_outputs(raw, request.targets),
         targets=request.targets,
         classes=raw.classes,
-        preprocessing=_preprocessing(scaling, raw),
+        preprocessing=_preprocessing(scaling, encoder, raw),
         data_hash=_hash(raw),
     )
 
@@ -200,11 +212,12 @@ def _outputs(raw: RawData, kind: TargetKind) -> int:
     return len(raw.classes) if raw.classes is not None else raw.rows.targets.shape[1]
 
 
-def _preprocessing(scaling: Scaling, raw: RawData) -> dict[str, Any]:
+def _preprocessing(scaling: Scaling, encoder: Encoder | None, raw: RawData) -> dict[str, Any]:
     return {
         "mean": scaling.mean.tolist(),
         "deviation": scaling.deviation.tolist(),
         "classes": list(raw.classes) if raw.classes is not None else None,
+        "encoding": encoder.described() if encoder is not None else None,
         "columns": list(raw.columns) if raw.columns is not None else None,
     }
 
@@ -215,4 +228,6 @@ def _hash(raw: RawData) -> str:
         for array in (rows.inputs, rows.targets):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if raw.table is not None:
+        digest.update(repr(raw.table.labels).encode())
     return digest.hexdigest()

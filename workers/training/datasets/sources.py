@@ -30,6 +30,29 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """What the columns of a table are whose text and gaps are to be encoded.
+
+    Attributes:
+        names: [C].
+        labels: [C] Texts by the numbers that stand for them; None for a column of numbers.
+        missing: What becomes of empty cells: `refuse`, `drop_rows` (both: there are none any
+            more), `mean`, `median` or `zero`.
+        encode: What becomes of text: `one_hot` or `ordinal`.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[tuple[str, ...] | None, ...]
+    missing: str
+    encode: str
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing to encode: only numbers, and no gaps."""
+        return self.missing in ("refuse", "drop_rows") and not any(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
 class RawData:
     """Data as read.
 
@@ -38,12 +61,14 @@ class RawData:
         test: The data's own test part, if it has one.
         classes: Labels by class number; None where targets are numbers.
         columns: Names of a table's input columns, in their order.
+        table: What is to be encoded of them; None where inputs are numbers as they are.
     """
 
     rows: Rows
     test: Rows | None
     classes: tuple[str, ...] | None
     columns: tuple[str, ...] | None = None
+    table: Columns | None = None
 
 
 @dataclass(frozen=True, slots=True)
