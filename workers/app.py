@@ -17,6 +17,7 @@ from workers.settings import WorkerSettings
 from workers.supervisor.worker import Worker
 
 _POOL = "threads"
+LOOK_SECONDS = 0.05
 
 
 class WorkerPlace:
@@ -94,9 +95,21 @@ def set_up_logging(**_: Any) -> None:
     )
 
 
-def appear(**_: Any) -> None:
+def appear(sender: Any = None, **_: Any) -> None:
     """Be listed, and start reconciling."""
     current_worker().appear()
+    _stay_attentive(getattr(sender, "hub", None))
+
+
+def _stay_attentive(hub: Any) -> None:
+    """Have Celery's event loop look often whether the thread is free for the next ring.
+
+    With prefetching disabled Redis is not read from while a task runs, and nothing wakes the loop
+    when it ends: a ring would wait for the loop's next timer, up to a second. The filesystem
+    broker has no event loop, and polls.
+    """
+    if hub is not None:
+        hub.call_repeatedly(LOOK_SECONDS, lambda: None)
 
 
 def stop(**_: Any) -> None:

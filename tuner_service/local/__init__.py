@@ -7,6 +7,7 @@ second Ctrl-C kills at once.
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tuner_service import __version__
-from tuner_service.errors import SettingsError, TunerError
+from tuner_service.errors import SettingsError, TunerError, UnavailableError
 from tuner_service.lifecycle.keys import has_valid_key, keep_settings_key
+from tuner_service.lifecycle.workers import list_workers
 from tuner_service.local.household import POLL_SECONDS, Child, Household, Say
 from tuner_service.local.machine import default_workers, free_port, only_one, visible_gpus
 from tuner_service.settings import Settings
@@ -83,7 +85,9 @@ def _run(household: Household, settings: Settings, lifeline: int, workers: str) 
     url = address(settings)
     say(f"  API         {url}  (description: {url}/docs)")
     say(f"  Dashboard   {url}/dashboard")
-    say(f"  Workers     {workers}")
+    say(f"  Workers     {workers}, starting")
+    if not _await_worker(household, settings, lifeline):
+        return
     say(f"Ready. Submit a study: tuner submit {_example()} --watch{_url_hint(url)}")
     say("Stop with Ctrl-C; studies go on where they stand at the next `tuner up`.")
     while not household.stopping.wait(POLL_SECONDS):
@@ -106,6 +110,35 @@ def _await_api(household: Household, settings: Settings, lifeline: int) -> bool:
                 f"The API does not answer within {START_SECONDS:g} s. "
                 f"The end of {api.log}:\n{api.tail()}"
             )
+    return False
+
+
+def _await_worker(household: Household, settings: Settings, lifeline: int) -> bool:
+    """Wait for the first worker; return whether nobody asked to stop before.
+
+    The service is of use without one: what is submitted waits. So it goes on, and says why.
+    """
+    workers = household.children[1:]
+    deadline = time.monotonic() + START_SECONDS
+    with contextlib.closing(Database.open(settings.resolved_database_url)) as db:
+        while workers and not _one_listed(db, workers):
+            if household.stopping.wait(POLL_SECONDS):
+                return False
+            household.tend(lifeline)
+            if time.monotonic() > deadline:
+                household.say(
+                    f"No worker has started within {START_SECONDS:g} s; see {workers[0].log}. "
+                    "What is submitted waits for one."
+                )
+                return True
+    return True
+
+
+def _one_listed(db: Database, workers: Sequence[Child]) -> bool:
+    pids = {child.process.pid for child in workers if child.process is not None}
+    host = socket.gethostname()
+    with contextlib.suppress(UnavailableError):
+        return any(one.pid in pids and one.host == host for one in list_workers(db))
     return False
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kombu.asynchronous import Hub
 
 from workers import app as module
 from workers.app import app
@@ -50,3 +51,17 @@ def test_the_rings_are_acknowledged_early_and_hold_json_only() -> None:
 def test_the_task_has_the_name_that_rings_carry() -> None:
     app.loader.import_default_modules()
     assert "workers.serve" in app.tasks
+
+
+def test_the_event_loop_of_redis_is_kept_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    appeared: list[bool] = []
+    worker = SimpleNamespace(appear=lambda: appeared.append(True))
+    monkeypatch.setattr(module, "current_worker", lambda: worker)
+    hub = Hub()
+    module.appear(sender=SimpleNamespace(hub=hub))
+    assert appeared
+    hub.fire_timers()
+    delay, _ = next(iter(hub.scheduler))
+    assert delay is not None
+    assert delay <= module.LOOK_SECONDS
+    module.appear(sender=SimpleNamespace(hub=None))  # the filesystem broker has none
