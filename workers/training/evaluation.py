@@ -9,6 +9,8 @@ from workers.training.datasets import Part
 from workers.training.losses import LOSSES, row_losses
 from workers.training.metrics import MetricSet, Scores
 
+MOST_CONFUSED = 50  # classes: the counts of more would bloat every trial's record
+
 
 def measure(
     outputs: Tensor, part: Part, *, loss: str, metrics: Sequence[MetricSet | None]
@@ -31,6 +33,22 @@ def measure(
         {"loss": losses[lane], **{name: table[name][lane] for name in one.names}} if one else {}
         for lane, one in enumerate(metrics)
     ]
+
+
+def confusion(outputs: Tensor, part: Part, *, loss: str) -> list[list[list[int]]] | None:
+    """Return each lane's rows by true class, then by predicted class.
+
+    None for numbers, and for more than `MOST_CONFUSED` classes.
+
+    Args:
+        outputs: [K, R, …].
+    """
+    kind = LOSSES[loss].targets
+    if kind == "numbers" or outputs.shape[-1] > MOST_CONFUSED:
+        return None
+    scores = Scores(outputs, part.targets, binary=kind == "binary")
+    counts: list[list[list[int]]] = scores.confusion.long().tolist()
+    return counts
 
 
 def pick(outputs: Tensor, lanes: Sequence[int]) -> Tensor:

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from workers.training import networks
 from workers.training.datasets import Part
-from workers.training.evaluation import measure, pick
+from workers.training.evaluation import confusion, measure, pick
 from workers.training.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.occupancy import Occupancy
 from workers.training.plain import forward, load_weights, precision
 from workers.training.runs import Run
 from workers.training.step import LaneState
 
-Scores = dict[str, float]
+Scores = dict[str, Any]
 
 
 class Examiner:
@@ -57,7 +57,11 @@ class Examiner:
 
     def _measure(self, outputs: Tensor, part: Part, runs: Sequence[Run]) -> list[Scores]:
         metrics = [run.metrics for run in runs]
-        return measure(outputs, part, loss=self._group.loss, metrics=metrics)
+        loss = self._group.loss
+        scores: list[Scores] = [*measure(outputs, part, loss=loss, metrics=metrics)]
+        for one, counts in zip(scores, confusion(outputs, part, loss=loss) or [], strict=False):
+            one["confusion"] = counts
+        return scores
 
     def _build(self, network: Mapping[str, Any]) -> nn.Module:
         if self._module is None or self._built_from != network:

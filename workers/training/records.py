@@ -47,7 +47,7 @@ def objective_values(run: Run, record: Mapping[str, Any]) -> list[float]:
     return [float(known[key]) for key, _ in run.spec.objective]
 
 
-def final_record(run: Run, device: torch.device, test: Mapping[str, float]) -> Record:
+def final_record(run: Run, device: torch.device, test: Mapping[str, Any]) -> Record:
     """Return the record of a trial that ends.
 
     `seconds` is device time: of an epoch that K lanes share, each takes the K-th part.

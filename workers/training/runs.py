@@ -212,7 +212,8 @@ class Run:
             return
         progress.plateau_stale += 1
         if progress.plateau_stale > int(schedule.get("patience", 5)):
-            progress.plateau *= float(schedule.get("factor", 0.1))
+            lowered = progress.plateau * float(schedule.get("factor", 0.1))
+            progress.plateau = max(lowered, float(schedule.get("min_factor", 0.0)))
             progress.plateau_stale = 0
 
 

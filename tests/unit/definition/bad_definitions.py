@@ -351,6 +351,9 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("early stopping of a constant", definition(
         objective={"metric": "parameter_count"}, training={"early_stopping": {"patience": 3}}),
      "/training/early_stopping", "epochs improve"),
+    ("plateau of a constant", definition(
+        objective={"metric": "parameter_count"}, training={"schedule": "plateau"}),
+     "/training/schedule", "epochs improve"),
     ("stratified numbers", definition(
         dataset={"name": "diabetes", "split": {"stratify": True}}, objective={"metric": "val_r2"}),
      "/dataset/split/stratify", "only classes"),

@@ -98,6 +98,10 @@ def test_a_trial_starts_reports_every_epoch_and_finishes(engine: Engine, tmp_pat
     } <= set(final["record"])  # fmt: skip
     assert final["record"]["parameter_count"] == 4 * 16 + 16 + 16 * 3 + 3
     assert final["record"]["epochs_run"] == 3
+    counts = final["record"]["test_confusion"]
+    right = sum(counts[c][c] for c in range(3)) / 30
+    assert [sum(row) for row in counts] == [10, 10, 10]
+    assert right == pytest.approx(final["record"]["test_accuracy"])
     json.dumps(events, allow_nan=False)
 
 
@@ -105,7 +109,9 @@ def test_a_regression_trial_has_its_metrics(engine: Engine, tmp_path: Path) -> N
     events = run_all(engine, [start(1, regression(), folder=tmp_path)])
     record = events[1]["record"]
     assert record["val_loss"] == pytest.approx(record["val_mse"], rel=1e-6)
-    assert {"test_mse", "test_r2"} <= set(only(events, 1, "finished")["record"])
+    final = only(events, 1, "finished")["record"]
+    assert {"test_mse", "test_r2"} <= set(final)
+    assert "test_confusion" not in final
 
 
 @pytest.mark.parametrize(
@@ -315,6 +321,7 @@ def test_without_early_stopping_the_last_epoch_counts(engine: Engine, tmp_path: 
 
 def test_a_plateau_schedule_follows_the_objective_like_torchs(tmp_path: Path) -> None:
     schedule = {"type": "plateau", "factor": 0.5, "patience": 1, "min_delta": 0.02}
+    schedule["min_factor"] = 0.3
     one = spec(
         epochs=25,
         schedule=schedule,
@@ -327,14 +334,14 @@ def test_a_plateau_schedule_follows_the_objective_like_torchs(tmp_path: Path) ->
     ]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)
     reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=0.5, patience=1, threshold=0.02, threshold_mode="abs"
+        optimizer, factor=0.5, patience=1, threshold=0.02, threshold_mode="abs", min_lr=0.015
     )
     expected = []
     for record in records:
         expected.append(optimizer.param_groups[0]["lr"])
         reference.step(record["val_loss"])
     assert [record["learning_rate"] for record in records] == pytest.approx(expected)
-    assert expected[-1] < 0.05
+    assert expected[-1] == 0.015, "the floor was never reached"
 
 
 # Stops ------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from tuner_service.errors import DataError
+from workers.training.datasets import Part
+from workers.training.evaluation import confusion
 from workers.training.metrics import (
     CLASS_METRICS,
     NUMBER_METRICS,
@@ -173,3 +175,15 @@ def test_every_number_metric_is_tested_above() -> None:
 def test_a_metric_of_the_other_kind_is_refused_by_name(name: str, numbers: bool) -> None:
     with pytest.raises(DataError, match=name):
         metric_set([name], numbers=numbers)
+
+
+def test_confusion_of_the_test_part_equals_scikit_learns() -> None:
+    outputs, targets = logits(6, seed=2)
+    counts = confusion(outputs, Part(outputs[0], targets), loss="cross_entropy")
+    assert counts is not None
+    for lane in range(LANES):
+        expected = sk.confusion_matrix(targets.numpy(), outputs[lane].argmax(-1).numpy())
+        assert counts[lane] == expected.tolist()
+    wide = torch.zeros(1, 5, 51)
+    part = Part(wide[0], torch.zeros(5, dtype=torch.int64))
+    assert confusion(wide, part, loss="cross_entropy") is None

@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
+from tuner_service.definition.catalogue import SCHEDULES as CATALOGUED
 from workers.training.schedules import SCHEDULES, Span, learning_rates
 
 BASE, EPOCHS, STEPS = 0.3, 7, 5
@@ -102,3 +103,9 @@ def test_every_rate_is_finite_positive_and_float64(kind: str, epochs: int, steps
         assert np.isfinite(rates).all()
         assert (rates > 0).all()
         assert (rates <= BASE * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("kind", CATALOGUED)
+def test_defaults_are_the_catalogues(kind: str) -> None:
+    defaults = {option.name: option.default for option in CATALOGUED[kind].options}
+    assert ours({"type": kind}, epochs=12) == ours({"type": kind, **defaults}, epochs=12)

@@ -14,6 +14,16 @@ _WARMUP = Option(
     "schedule, which starts after them.",
 )
 
+_MIN_FACTOR = Option(
+    name="min_factor",
+    type="float",
+    default=0.0,
+    low=0.0,
+    high=1.0,
+    fusible=True,
+    description="The lowest rate, as a share of learning_rate.",
+)
+
 
 def _gamma(default: float) -> Option:
     return Option(
@@ -76,15 +86,7 @@ SCHEDULES = by_name(
         description="Half a cosine, step by step, from the rate to `min_factor` times it at the "
         "last epoch's end.",
         options=(
-            Option(
-                name="min_factor",
-                type="float",
-                default=0.0,
-                low=0.0,
-                high=1.0,
-                fusible=True,
-                description="The final rate, as a share of learning_rate.",
-            ),
+            _MIN_FACTOR,
             _WARMUP,
         ),
     ),
@@ -120,6 +122,43 @@ SCHEDULES = by_name(
                 fusible=True,
                 description="The first rate over the last.",
             ),
+        ),
+    ),
+    Schedule(
+        name="plateau",
+        description="The rate is multiplied by `factor` when the first objective has not improved "
+        "for more than `patience` epochs (torch's ReduceLROnPlateau without cooldown).",
+        options=(
+            Option(
+                name="factor",
+                type="float",
+                default=0.1,
+                low=0.0,
+                low_open=True,
+                high=1.0,
+                high_open=True,
+                fusible=True,
+                description="Factor of each decay.",
+            ),
+            Option(
+                name="patience",
+                type="int",
+                default=5,
+                low=0,
+                high=100_000,
+                fusible=True,
+                description="Epochs without improvement that are let pass.",
+            ),
+            Option(
+                name="min_delta",
+                type="float",
+                default=0.0,
+                low=0.0,
+                fusible=True,
+                description="What counts as improvement must be more than this.",
+            ),
+            _MIN_FACTOR,
+            _WARMUP,
         ),
     ),
 )

@@ -29,6 +29,7 @@ def check_task(context: Context) -> None:
         for position, name in enumerate(draft.training.metrics):
             _check_metric(context, name, ("training", "metrics", position), task)
         _check_early_stopping(context, draft.training)
+        _check_plateau(context, draft.training)
     _check_objectives(context, task)
     if draft.dataset is not None and task == "regression" and draft.dataset.split.stratify:
         detail = "only classes can be stratified; leave stratify out"
@@ -156,6 +157,14 @@ def _check_early_stopping(context: Context, training: Training) -> None:
         return
     detail = f"early stopping needs a first objective that epochs improve, not {first.metric}"
     context.faults.add(("training", "early_stopping"), detail, code="conflict")
+
+
+def _check_plateau(context: Context, training: Training) -> None:
+    first = context.draft.objectives[0] if context.draft.objectives else None
+    if training.schedule != "plateau" or first is None or _is_per_epoch(first.metric):
+        return
+    detail = f"plateau needs a first objective that epochs improve, not {first.metric}"
+    context.faults.add(("training", "schedule"), detail, code="conflict")
 
 
 def _is_per_epoch(name: str) -> bool:
