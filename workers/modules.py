@@ -1,6 +1,7 @@
-"""What a worker brings: the networks in the operator's directory of modules, described.
+"""What a worker brings: the modules in the operator's directory, described.
 
-A module is a Python file with `def build(…) -> torch.nn.Module`. It is read as text here, never
+A module is a Python file with `def build(…) -> torch.nn.Module`, a network, or with
+`def train(trial, …)`, a training loop. It is read as text here, never
 imported: the supervisor has no torch, and must not run what a user wrote.
 """
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 GIVEN: Final = frozenset({"inputs", "outputs"})
 """Parameters of `build` that the data decides: the shape of one row, and how many outputs."""
 
+_PARTS: Final = ("loss", "train")
 MAX_SOURCE: Final = 1_000_000
 _TYPES: Final = {"int": "int", "float": "float", "bool": "boolean", "str": "string"}
 _NO_DEFAULT: Final = object()
@@ -113,17 +115,30 @@ def describe(path: Path) -> ModuleDescription:
     except (SyntaxError, ValueError) as error:
         raise ModuleFaultError(name, f"the file is not Python: {error}") from error
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    if "build" not in functions:
-        detail = "the file must have `def build(…) -> torch.nn.Module` at its top level"
-        raise ModuleFaultError(name, detail)
-    build = functions["build"]
+    main = _main(name, functions)
+    parameters = tuple(_options(name, main))
     return ModuleDescription(
         name=name,
-        description=_first_line(ast.get_docstring(tree) or ast.get_docstring(build) or ""),
-        parameters=tuple(_options(name, build)),
-        defines=("loss",) if "loss" in functions else (),
+        description=_first_line(ast.get_docstring(tree) or ast.get_docstring(main) or ""),
+        parameters=parameters,
+        defines=tuple(one for one in _PARTS if one in functions),
         source_hash=source_hash(raw),
+        open=main.name == "train" and not parameters,
     )
+
+
+def _main(name: str, functions: Mapping[str, ast.FunctionDef]) -> ast.FunctionDef:
+    """Return `build` or `train`, whose parameters are the module's."""
+    found = [functions[one] for one in ("build", "train") if one in functions]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModuleFaultError(name, "the file must have `build` or `train`, not both")
+    detail = (
+        "the file must have `def build(…) -> torch.nn.Module` (a network) or `def train(trial, …)` "
+        "(a training loop) at its top level"
+    )
+    raise ModuleFaultError(name, detail)
 
 
 def source_hash(source: bytes) -> str:
@@ -143,31 +158,41 @@ def _options(name: str, build: ast.FunctionDef) -> Iterator[Option]:
     given = build.args
     if given.kwarg or given.vararg or given.posonlyargs:
         raise ModuleFaultError(
-            name, "build must name every parameter: no *args, no **kwargs, no positional-only ones"
+            name,
+            f"{build.name} must name every parameter: no *args, no **kwargs, no positional-only "
+            "ones",
         )
+    if build.name == "train" and not given.args:
+        raise ModuleFaultError(name, "train must take the trial as its first parameter")
     told = _told(ast.get_docstring(build) or "")
     missing: list[ast.expr | None] = [None] * (len(given.args) - len(given.defaults))
     pairs = [
         *zip(given.args, [*missing, *given.defaults], strict=True),
         *zip(given.kwonlyargs, given.kw_defaults, strict=True),
     ]
-    for argument, default in pairs:
-        if argument.arg not in GIVEN:
+    for argument, default in pairs[1:] if build.name == "train" else pairs:
+        if build.name == "train":
+            yield _option(name, argument, default, told.get(argument.arg, ""))
+        elif argument.arg not in GIVEN:
+            _refuse_taken(name, argument.arg)
             yield _option(name, argument, default, told.get(argument.arg, ""))
 
 
-def _option(name: str, argument: ast.arg, default: ast.expr | None, told: str) -> Option:
-    if bind(argument.arg, network=None, dataset=None) is not None:
+def _refuse_taken(name: str, parameter: str) -> None:
+    if bind(parameter, network=None, dataset=None) is not None:
         raise ModuleFaultError(
             name,
-            f"build's parameter {argument.arg!r} already means something in training; "
+            f"build's parameter {parameter!r} already means something in training; "
             "name it otherwise",
         )
+
+
+def _option(name: str, argument: ast.arg, default: ast.expr | None, told: str) -> Option:
     value = _NO_DEFAULT if default is None else _plain(default)
     plain = value is not _NO_DEFAULT and value is not _NOT_PLAIN
     return Option(
         name=argument.arg,
-        description=told or f"Parameter of {name}'s build.",
+        description=told or f"Parameter of {name}.",
         default=value if plain else None,
         required=value is _NO_DEFAULT,
         **_domain(name, argument, value),
@@ -193,7 +218,7 @@ def _domain(name: str, argument: ast.arg, value: object) -> dict[str, Any]:
         return {"type": "any", "choices": tuple(_plain(item) for item in items), "also": also}
     raise ModuleFaultError(
         name,
-        f"build's parameter {argument.arg!r} must be of type int, float, bool, str, Literal[…] or "
+        f"the parameter {argument.arg!r} must be of type int, float, bool, str, Literal[…] or "
         f"one of these | None, but got {text}",
     )
 

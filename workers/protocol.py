@@ -27,7 +27,7 @@ class TrialStart(TypedDict):
 
     trial: int
     study: int
-    spec: dict[str, Any]  # TrialSpec
+    spec: dict[str, Any]  # TrialSpec, or LoopSpec
     checkpoint: str
     resume: int | None
     model: str | None
@@ -84,6 +84,7 @@ class ReadyMessage(TypedDict):
     queue: Literal["cpu", "cuda"]
     versions: dict[str, str]
     lanes: int  # how many trials it can usefully hold at once
+    loops: NotRequired[int]  # how many training loops it runs at once
 
 
 class AliveMessage(TypedDict):
@@ -97,14 +98,15 @@ class AliveMessage(TypedDict):
 class Event(TypedDict):
     """What happened to one trial.
 
-    kinds: `started`; `report` (step, value, record); `checkpointed` (step); `finished` (values,
-    record, …); `stopped` (mode, step, values, record); `failed` (failure, record).
+    kinds: `started`; `report` (step, value, record); `checkpointed` (step); `working` (a training
+    loop that has its process, whatever it is at); `finished` (values, record, …); `stopped` (mode,
+    step, values, record); `failed` (failure, record; `alone` if no other trial can be its cause).
 
     `failure` is `{kind, message, step, traceback}` with kind diverged, out_of_memory, user_code
     or data.
     """
 
-    kind: Literal["started", "report", "checkpointed", "finished", "stopped", "failed"]
+    kind: Literal["started", "report", "checkpointed", "working", "finished", "stopped", "failed"]
     trial: int
     step: NotRequired[int]
     value: NotRequired[float | None]
@@ -112,6 +114,7 @@ class Event(TypedDict):
     mode: NotRequired[StopMode]
     record: NotRequired[dict[str, Any]]
     failure: NotRequired[dict[str, Any]]
+    alone: NotRequired[bool]
     rung: NotRequired[str]
     rung_reason: NotRequired[str | None]
     group: NotRequired[str | None]

@@ -21,7 +21,9 @@ class WorkerSettings(BaseSettings):
             worker per core instead.
         memory_limit_bytes: A trainer that holds more main memory is ended; by default nine tenths
             of the machine's.
-        modules_dir: Where networks of the operator's own lie (docs/bring-a-network.md).
+        loops: How many training loops of the operator's run at once (docs/bring-a-loop.md), each
+            in a process of its own.
+        modules_dir: Where the operator's modules lie (docs/bring-a-network.md).
         log_json: One JSON object per log line, as containers want it.
     """
 
@@ -30,6 +32,7 @@ class WorkerSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1)
     memory_limit_bytes: int = Field(default_factory=_most_of_memory, gt=0)
+    loops: int = Field(default=1, ge=1, le=1024)
     modules_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False

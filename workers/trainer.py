@@ -27,6 +27,8 @@ from workers.protocol import Event, TrialStart
 from workers.trainer_start import Commands
 from workers.training.engine import Engine
 from workers.training.ladder import Ladder
+from workers.training.loops.loops import LoopTrials
+from workers.training.models import ModelKeeper
 from workers.training.records import device_name, versions
 
 logger = logging.getLogger(__name__)
@@ -109,6 +111,7 @@ class Trainer:
             "queue": kind,
             "versions": versions(),
             "lanes": self._engine.lanes,
+            "loops": self._engine.loops,
         }
 
     def _obey(self) -> None:
@@ -138,6 +141,8 @@ class Trainer:
                 self._engine.forget(message["study"])
             case "shutdown":
                 self._leaving = True
+            case "wake":
+                pass
             case other:
                 logger.warning("dropped a command of the unknown type %r", other)
 
@@ -193,6 +198,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--modules", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
+    parser.add_argument("--loops", type=int, default=1)
+    parser.add_argument("--loop-stop-seconds", type=float, default=5.0)
+    parser.add_argument("--progress-seconds", type=float, default=600.0)
+    parser.add_argument("--memory-limit", type=int)
     return parser.parse_args(arguments)
 
 
@@ -207,6 +216,17 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     compiled = options.data_dir / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     ladder = Ladder(device, cache=compiled)
+    loops = LoopTrials(
+        str(device),
+        modules_dir=options.modules,
+        keeper=ModelKeeper(),
+        capacity=options.loops,
+        threads=options.threads,
+        stop_seconds=options.loop_stop_seconds,
+        progress_seconds=options.progress_seconds,
+        memory_limit_bytes=options.memory_limit,
+        wake=lambda: commands.put({"type": "wake"}),
+    )
     engine = Engine(
         device.type,
         data_dirs=(*options.dataset_dir, options.data_dir / "datasets", options.data_dir),
@@ -214,6 +234,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
         checkpoint_seconds=options.checkpoint_seconds,
         steps=ladder,
         modules_dir=options.modules,
+        loops=loops,
     )
     warm_up(device)
     Trainer(engine, commands, Speaker(os.fdopen(options.events, "wb")), device).run()

@@ -76,7 +76,8 @@ def checked(service: Service, data: Any) -> StudyDefinition:
         modules=modules,
         uploads={upload.name: upload for upload in service.datasets.all()},
     )
-    _check_version(service, definition.dataset)
+    if definition.dataset is not None:
+        _check_version(service, definition.dataset)
     return definition
 
 
@@ -93,6 +94,8 @@ def _check_version(service: Service, dataset: Dataset) -> None:
 
 def _as_asked(definition: StudyDefinition, data: Any) -> StudyDefinition:
     """Return the definition with no more of its data's version than the request has."""
+    if definition.dataset is None:
+        return definition
     given = data["dataset"]
     unpinned = {key: None for key in ("format", "sha256") if given.get(key) is None}
     dataset = definition.dataset.model_copy(update=unpinned)

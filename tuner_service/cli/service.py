@@ -29,7 +29,7 @@ Modules = Annotated[
     typer.Option(
         "--modules",
         envvar="TUNER_MODULES_DIR",
-        help="Where networks of your own lie: Python files with a build().",
+        help="Where modules of your own lie: Python files with a build() or a train().",
         metavar="DIR",
         exists=True,
         file_okay=False,
@@ -97,12 +97,17 @@ def worker(
     device: Device = "auto",
     modules: Modules = None,
     threads: Annotated[int | None, typer.Option(min=1, help="torch's threads on a CPU.")] = None,
+    loops: Annotated[
+        int | None, typer.Option(min=1, help="Training loops of your own to run at once.")
+    ] = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Run one worker; start one per GPU, or per core."""
     options = ["--device", device, "--log-level", log_level]
     if threads is not None:
         options += ["--threads", str(threads)]
+    if loops is not None:
+        options += ["--loops", str(loops)]
     environment = dict(os.environ)
     if data_dir is not None:
         environment["TUNER_DATA_DIR"] = str(data_dir.absolute())

@@ -16,6 +16,7 @@ from tuner_service.definition.resolve import (
     parallel_trials,
     required_modules,
     resolve,
+    resolve_loop,
     study_task,
     total_slots,
 )
@@ -29,7 +30,13 @@ from tuner_service.definition.space import (
     Space,
     space_of,
 )
-from tuner_service.definition.spec import DatasetSpec, EarlyStoppingSpec, SplitSpec, TrialSpec
+from tuner_service.definition.spec import (
+    DatasetSpec,
+    EarlyStoppingSpec,
+    LoopSpec,
+    SplitSpec,
+    TrialSpec,
+)
 from tuner_service.definition.study import StudyDefinition
 from tuner_service.definition.uploads import Upload, upload_path
 
@@ -41,6 +48,7 @@ __all__ = [
     "FloatParameter",
     "IntParameter",
     "Limits",
+    "LoopSpec",
     "ModuleDescription",
     "Objective",
     "Option",
@@ -66,6 +74,7 @@ __all__ = [
     "parse_definition",
     "required_modules",
     "resolve",
+    "resolve_loop",
     "space_of",
     "study_schema",
     "study_task",

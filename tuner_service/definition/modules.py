@@ -1,4 +1,4 @@
-"""Networks that workers bring: what a worker publishes of a user module."""
+"""Networks and training loops that workers bring: what a worker publishes of a user module."""
 
 from typing import Literal
 
@@ -13,7 +13,8 @@ class ModuleDescription(BaseModel):
 
     Attributes:
         parameters: From the signature of `build` (or of `train`'s declared parameters).
-        defines: What the module has beside `build`.
+        defines: What the module has beside `build`; with `train` it is a loop and has no `build`.
+        open: Of a loop that names no parameters: a study may give it any.
         source_hash: SHA-256 of its source; part of a fused group's key.
     """
 
@@ -24,6 +25,12 @@ class ModuleDescription(BaseModel):
     parameters: tuple[Option, ...] = ()
     defines: tuple[Literal["loss", "metrics", "load_data", "train"], ...] = ()
     source_hash: str
+    open: bool = False
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether it trains by itself, as it likes, instead of bringing a network."""
+        return "train" in self.defines
 
     @property
     def network(self) -> Network:

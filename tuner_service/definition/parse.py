@@ -15,7 +15,7 @@ from tuner_service.definition.limits import Limits
 from tuner_service.definition.modules import ModuleDescription
 from tuner_service.definition.options import show
 from tuner_service.definition.rules import Draft, check
-from tuner_service.definition.sections import Objective
+from tuner_service.definition.sections import Dataset, Objective
 from tuner_service.definition.space import PARAMETER_TYPES, Parameter
 from tuner_service.definition.study import MAX_OBJECTIVES, MAX_PARAMETERS, StudyDefinition
 from tuner_service.definition.suggest import did_you_mean
@@ -53,10 +53,11 @@ def parse_definition(
     check(draft, faults, limits=limits or Limits(), modules=modules or {}, uploads=uploads)
     faults.raise_if_any()
     definition = StudyDefinition.model_validate(clean)
-    upload = uploads.get(definition.dataset.name)
-    if upload is None:
+    dataset = definition.dataset
+    upload = None if dataset is None else uploads.get(dataset.name)
+    if dataset is None or upload is None:
         return definition
-    return definition.model_copy(update={"dataset": pinned_to(definition.dataset, upload)})
+    return definition.model_copy(update={"dataset": pinned_to(dataset, upload)})
 
 
 def _read(data: dict[str, Any], faults: Faults) -> Draft:
@@ -94,17 +95,19 @@ def _adapter(key: str) -> TypeAdapter[Any]:
 
 _ADAPTERS = {key: _adapter(key) for key in _FIELDS}
 _MODELS: dict[str, type[BaseModel]] = {
-    key: annotation
-    for key in _SECTIONS
-    if isinstance(annotation := StudyDefinition.model_fields[key].annotation, type)
+    "dataset": Dataset,
+    **{
+        key: annotation
+        for key in _SECTIONS
+        if isinstance(annotation := StudyDefinition.model_fields[key].annotation, type)
+    },
 }
 
 
 def _read_section(data: dict[str, Any], key: str, faults: Faults) -> Any:
     model = _MODELS[key]
-    required = StudyDefinition.model_fields[key].is_required()
     if key not in data:
-        return None if required else model()
+        return None if key in ("dataset", "network") else model()
     return _read_model(model, data[key], (key,), faults)
 
 

@@ -11,8 +11,15 @@ from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Binding, Group
 from tuner_service.definition.catalogue import METRICS, NETWORKS, TRAINING, Dataset, Entry
 from tuner_service.definition.grid import grid_size
 from tuner_service.definition.options import Option, Scalar, coerce
+from tuner_service.definition.sections import Dataset as DatasetSection
 from tuner_service.definition.space import CategoricalParameter, space_of
-from tuner_service.definition.spec import DatasetSpec, EarlyStoppingSpec, SplitSpec, TrialSpec
+from tuner_service.definition.spec import (
+    DatasetSpec,
+    EarlyStoppingSpec,
+    LoopSpec,
+    SplitSpec,
+    TrialSpec,
+)
 from tuner_service.definition.study import StudyDefinition
 from tuner_service.definition.tasks import task_of
 from tuner_service.definition.uploads import dataset_entry, upload_path
@@ -59,6 +66,16 @@ def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> Tr
     )
 
 
+def resolve_loop(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> LoopSpec:
+    """Return what a worker's training loop is given for one trial."""
+    return LoopSpec(
+        module=definition.network.type,
+        parameters={**definition.network.options, **parameters},
+        objective=tuple((one.metric, one.direction) for one in definition.objective),
+        seed=definition.training.seed or 0,
+    )
+
+
 class _Values:
     """Looks a name up in the trial's parameters, then in what the definition fixes."""
 
@@ -66,7 +83,7 @@ class _Values:
         self._given: dict[str, Any] = {
             **definition.training.fixed,
             **definition.network.options,
-            **definition.dataset.options,
+            **_data(definition).options,
             **parameters,
         }
 
@@ -85,21 +102,27 @@ def study_task(definition: StudyDefinition) -> Task:
     """Return whether the study's target is a class or a number."""
     names = (*(one.metric for one in definition.objective), *definition.training.metrics)
     entry = _entry(definition)
-    task = task_of(definition.dataset, entry.task, definition.training, names)
+    task = task_of(_data(definition), entry.task, definition.training, names)
     if task is None:
         raise ValueError(f"the task of study {definition.name!r} is not determined")
     return task
 
 
+def _data(definition: StudyDefinition) -> DatasetSection:
+    if definition.dataset is None:
+        raise ValueError(f"study {definition.name!r} is a training loop, which has no data set")
+    return definition.dataset
+
+
 def _entry(definition: StudyDefinition) -> Dataset:
-    entry = dataset_entry(definition.dataset)
+    entry = dataset_entry(_data(definition))
     if entry is None:
         raise ValueError(f"the data of study {definition.name!r} is not known")
     return entry
 
 
 def _dataset(definition: StudyDefinition, values: _Values) -> DatasetSpec:
-    dataset = definition.dataset
+    dataset = _data(definition)
     entry = _entry(definition)
     name, options = dataset.name, values.options(entry.options)
     if dataset.sha256 is not None and dataset.format is not None:
@@ -150,7 +173,9 @@ def _metrics(definition: StudyDefinition) -> tuple[str, ...]:
 
 def _binding(definition: StudyDefinition, name: str) -> Binding | None:
     network: Entry | None = NETWORKS.get(definition.network.type)
-    return bind(name, network=network, dataset=dataset_entry(definition.dataset))
+    dataset = definition.dataset
+    entry = None if dataset is None else dataset_entry(dataset)
+    return bind(name, network=network, dataset=entry)
 
 
 def bindings(definition: StudyDefinition) -> dict[str, Group]:
@@ -166,7 +191,7 @@ def fusible(definition: StudyDefinition) -> tuple[list[str], list[str]]:
 
 
 def _is_fusible(definition: StudyDefinition, name: str) -> bool:
-    binding = _binding(definition, name)
+    binding = None if definition.is_loop else _binding(definition, name)
     if binding is None or not binding.option.fusible:
         return False
     parameter = definition.parameters[name]
@@ -208,7 +233,10 @@ def most_epochs(definition: StudyDefinition) -> int:
     parameter = definition.parameters.get("epochs")
     if parameter is None:
         option = TRAINING["training"].option("epochs")
-        return definition.training.epochs or (option.default if option else 1)
+        # Of a loop only a parameter of that name tells; else what a network's trials would have.
+        own = definition.network.options.get("epochs") if definition.is_loop else None
+        given = own if isinstance(own, int) and own > 0 else definition.training.epochs
+        return given or (option.default if option else 1)
     if isinstance(parameter, CategoricalParameter):
-        return max(int(choice) for choice in parameter.choices if isinstance(choice, int))
-    return int(parameter.high)
+        return max((int(one) for one in parameter.choices if isinstance(one, int)), default=1)
+    return max(1, int(parameter.high))

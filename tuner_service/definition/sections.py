@@ -138,7 +138,7 @@ class Objective(Model):
         description="`val_` and a metric, train_loss, seconds or parameter_count.",
         examples=list(OBJECTIVES),
     )
-    direction: Direction
+    direction: Direction = "maximize"
 
     @model_validator(mode="before")
     @classmethod
@@ -146,7 +146,8 @@ class Objective(Model):
         if not isinstance(data, Mapping) or data.get("direction") is not None:
             return data
         metric = objective_metric(name) if isinstance(name := data.get("metric"), str) else None
-        return {**data, "direction": metric.direction if metric else "maximize"}
+        rest = {key: value for key, value in data.items() if key != "direction"}
+        return {**rest, "direction": metric.direction} if metric else rest
 
     @classmethod
     def __get_pydantic_json_schema__(

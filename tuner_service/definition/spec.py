@@ -1,5 +1,7 @@
 """One trial's complete training instructions: what `resolve` makes of a definition and parameters.
 
+A `LoopSpec` instead leaves everything to a worker's module.
+
 A `TrialSpec` is plain JSON, so that it can cross the pipe to the trainer. Everything is filled in
 (defaults included); the training engine never looks at a definition.
 """
@@ -70,4 +72,22 @@ class TrialSpec(BaseModel):
     gradient_clip: float | None
     precision: Literal["float32", "float64", "tf32", "bfloat16"]
     fuse: bool
+    seed: int
+
+
+class LoopSpec(BaseModel):
+    """What a training loop of a worker's module is given.
+
+    Attributes:
+        parameters: Fixed and searched ones; the loop's own defaults are added where it runs.
+        objective: `(name, "maximize" | "minimize")`, one per objective.
+        seed: Seeds torch, NumPy and `random` before the loop begins.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["loop"] = "loop"
+    module: str
+    parameters: dict[str, Any]
+    objective: tuple[tuple[str, Literal["maximize", "minimize"]], ...]
     seed: int

@@ -42,7 +42,9 @@ class StudyDefinition(Model):
     """One study: data, network, search space, search method, training and budget."""
 
     name: Name = Field(description="Letters, digits, `.`, `_`, `-`; at most 128.")
-    dataset: Dataset
+    dataset: Dataset | None = Field(
+        default=None, description="Required, but for a training loop, which brings its own data."
+    )
     network: Network
     objective: Annotated[
         tuple[Objective, ...], Field(min_length=1, max_length=MAX_OBJECTIVES), OneOrMore()
@@ -73,6 +75,11 @@ class StudyDefinition(Model):
     priority: Int = Field(
         default=0, ge=-100, le=100, description="Studies of higher priority are served first."
     )
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether a worker's module trains by itself; only then is there no data set."""
+        return self.dataset is None
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

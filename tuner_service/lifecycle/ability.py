@@ -50,6 +50,12 @@ def some_worker(queue: str, now: float) -> ColumnElement[bool]:
     return able.correlate(studies).exists()
 
 
+def is_loop() -> ColumnElement[bool]:
+    """Of a query over studies: their trials are training loops, which bring their own data."""
+    data: ColumnElement[str | None] = studies.c.definition["dataset"].as_string()
+    return data.is_(None)
+
+
 def able_workers(
     connection: Connection, study_ids: Collection[int], queue: str, now: float
 ) -> dict[int, int]:

@@ -8,7 +8,13 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, RowMapping, Select, func, or_, select, update
 
-from tuner_service.lifecycle.ability import able_workers, has_modules, on_queue, some_worker
+from tuner_service.lifecycle.ability import (
+    able_workers,
+    has_modules,
+    is_loop,
+    on_queue,
+    some_worker,
+)
 from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
 from tuner_service.lifecycle.ending import ACTIVE, timed_out, worked_seconds
 from tuner_service.lifecycle.messages import Claimed, Lease, StudyWork
@@ -32,6 +38,7 @@ def claim(
     exclude_alone: bool = False,
     exclude_studies: Collection[int] = (),
     fair_share: bool = False,
+    loops: int | None = None,
 ) -> Claimed:
     """Lease up to `limit` open slots: highest priority, then fewest running trials, then oldest.
 
@@ -42,8 +49,11 @@ def claim(
     Args:
         fair_share: Take no more of a study than an equal part of what may run at once, by the
             live workers of the queue, so that the first to ask does not leave others idle.
+        loops: The most slots of training loops to take; each needs a process of its own. None
+            for no bound.
     """
-    wanted = _Wanted(queue, worker_id, exclude_alone, frozenset(exclude_studies), limit)
+    room = limit if loops is None else min(loops, limit)
+    wanted = _Wanted(queue, worker_id, exclude_alone, frozenset(exclude_studies), limit, room)
     if limit <= 0:
         return Claimed([], {})
     with db.read() as connection:  # waits for nobody, where there is nothing to claim
@@ -74,6 +84,7 @@ class _Wanted:
     exclude_alone: bool = False
     excluded: frozenset[int] = frozenset()
     limit: int = 1
+    loops: int = 1
 
 
 def _claimable(connection: Connection, wanted: _Wanted, now: float) -> list[int]:
@@ -87,6 +98,7 @@ def _claimable(connection: Connection, wanted: _Wanted, now: float) -> list[int]
                 studies.c.state.in_(ACTIVE),
                 on_queue(wanted.queue, now),
                 some_worker(wanted.queue, now) if mine is None else mine,
+                *(() if wanted.loops > 0 else (~is_loop(),)),
                 studies.c.slots_open > 0,
                 studies.c.slots_leased < studies.c.parallel_trials,
                 studies.c.id.not_in(sorted(wanted.excluded)),
@@ -145,11 +157,15 @@ def _choose(
     order = [(*offer.place, i) for i, offer in offers.items()]
     heapify(order)
     chosen: list[int] = []
+    loops = wanted.loops
     while order and len(chosen) < limit:
         study_id = heappop(order)[-1]
+        if offers[study_id].is_loop and loops <= 0:
+            continue
         slot_id = offers[study_id].take()
         if slot_id is not None:
             chosen.append(slot_id)
+            loops -= offers[study_id].is_loop
             heappush(order, (*offers[study_id].place, study_id))
     return chosen
 
@@ -177,6 +193,11 @@ class _Offer:
         self._waiting = len(handed_back)
         self._again = deque(self._among(handed_back))
         self._fresh: deque[int] | None = None
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether its trials are training loops."""
+        return "dataset" not in self._study["definition"]
 
     @property
     def place(self) -> tuple[int, int, float]:

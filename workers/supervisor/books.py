@@ -180,6 +180,7 @@ class Books:
             exclude_alone=not was_empty,
             exclude_studies=shift.board.study_ids if self._is_full else (),
             fair_share=shift.now() < self._greedy_at,
+            loops=max(0, shift.loops - sum(run.study.definition.is_loop for run in shift.board)),
         )
         now = shift.now()
         self._plan_claims(now, got_all=len(claimed.leases) == limit)

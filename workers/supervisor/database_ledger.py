@@ -29,6 +29,7 @@ class DatabaseLedger:
         exclude_alone: bool,
         exclude_studies: Collection[int],
         fair_share: bool,
+        loops: int,
     ) -> Claimed:
         """Lease up to `limit` open slots of this worker's queue."""
         return claim(
@@ -40,6 +41,7 @@ class DatabaseLedger:
             exclude_alone=exclude_alone,
             exclude_studies=exclude_studies,
             fair_share=fair_share,
+            loops=loops,
         )
 
     def flush(self, batch: Batch) -> Flushed:

@@ -72,7 +72,8 @@ class Listener:
             case "stopped":
                 shift.close(run, outcomes.stopped(run, event))
             case "failed":
-                alone = len(shift.board.of(Phase.SENT, Phase.GHOST)) == 1
+                others = len(shift.board.of(Phase.SENT, Phase.GHOST)) > 1
+                alone = event.get("alone", not others)
                 shift.close(run, outcomes.failed(run, event, alone=alone))
 
     def _on_report(self, run: Run, event: Event) -> None:

@@ -1,6 +1,7 @@
 """Where a trial's files lie under the data directory: checkpoints, models, logs."""
 
 import contextlib
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +47,9 @@ class Places:
         """Delete a slot's checkpoint files; the slot is done."""
         prefix = self.checkpoint(work, lease)
         for part in (*prefix.parent.glob(f"{prefix.name}.*"), *prefix.parent.glob(prefix.name)):
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+                continue
             with contextlib.suppress(OSError):
                 part.unlink()
 

@@ -51,6 +51,12 @@ class Shift:
         return trainer.ready["lanes"] if trainer is not None and trainer.ready else 0
 
     @property
+    def loops(self) -> int:
+        """How many training loops the trainer runs at once."""
+        trainer = self.keeper.current
+        return trainer.ready.get("loops", 1) if trainer is not None and trainer.ready else 0
+
+    @property
     def device(self) -> str | None:
         """The trainer's device, once it is known."""
         trainer = self.keeper.current

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuner_service.definition import StudyDefinition, parallel_trials, resolve
+from tuner_service.definition import StudyDefinition, parallel_trials, resolve, resolve_loop
 from tuner_service.lifecycle.messages import Lease, StudyWork
 from tuner_service.search import StudySearch
 from workers.supervisor.ledger import Ledger
@@ -72,6 +72,8 @@ class ActiveStudy:
 
     def spec(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the training instructions for a trial of these parameters."""
+        if self.definition.is_loop:
+            return resolve_loop(self.definition, parameters).model_dump(mode="json")
         return resolve(self.definition, parameters).model_dump(mode="json")
 
 

@@ -49,6 +49,11 @@ def trainer_command(
         *("--threads", str(worker_settings.threads)),
         *("--data-dir", str(settings.data_dir)),
         *("--checkpoint-seconds", str(settings.checkpoint_seconds)),
+        *("--loops", str(worker_settings.loops)),
+        # Of the grace time, half: what is left is for the supervisor to write what they said.
+        *("--loop-stop-seconds", str(settings.grace_seconds / 2)),
+        *("--progress-seconds", str(settings.progress_timeout_seconds)),
+        *("--memory-limit", str(worker_settings.memory_limit_bytes)),
     ]
     if worker_settings.modules_dir is not None:
         arguments += ["--modules", str(worker_settings.modules_dir.absolute())]

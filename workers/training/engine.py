@@ -21,6 +21,7 @@ from workers.training.datasets import DatasetCache
 from workers.training.failures import failure_of
 from workers.training.groups import dtype_of, group_of, hyper_of
 from workers.training.loop import GroupLoop
+from workers.training.loops.loops import LoopTrials
 from workers.training.losses import LOSSES
 from workers.training.metrics import metric_set
 from workers.training.models import ModelKeeper
@@ -44,6 +45,7 @@ class Engine:
         checkpoint_seconds: How often a running trial's checkpoint is written.
         steps: Makes the steps; plain ones by default.
         modules_dir: Where the networks lie that the operator brought.
+        loops: Runs the trials that are training loops of the operator's; None fails them.
         max_groups: Groups that take turns at once; each study gets at least one.
         clock: Seconds, for durations.
     """
@@ -57,6 +59,7 @@ class Engine:
         checkpoint_seconds: float = 60.0,
         steps: Steps | None = None,
         modules_dir: Path | None = None,
+        loops: LoopTrials | None = None,
         max_groups: int = 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,7 +72,8 @@ class Engine:
         self._checkpoint_seconds = checkpoint_seconds
         self._max_groups = max_groups
         self._clock = clock
-        self._keeper = ModelKeeper()
+        self._keeper = loops.keeper if loops is not None else ModelKeeper()
+        self._own_loops = loops or LoopTrials(device, modules_dir=None, keeper=self._keeper)
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[int, StopMode] = {}
         self._loops: OrderedDict[LoopKey, GroupLoop] = OrderedDict()  # the next turn's first
@@ -82,20 +86,28 @@ class Engine:
         return self._steps.capacity(self._device)
 
     @property
+    def loops(self) -> int:
+        """How many training loops of the operator's run at once."""
+        return self._own_loops.capacity
+
+    @property
     def idle(self) -> bool:
         """Whether no trial is on board."""
-        return not self._waiting and not self._runs
+        return not self._waiting and not self._runs and self._own_loops.idle
 
     @property
     def runnable(self) -> bool:
         """Whether `advance` has anything to do; else every trial waits for a verdict."""
-        return bool(self._stops) or self._admissible() or any(
+        return bool(self._stops) or self._admissible() or self._own_loops.runnable or any(
             loop.runnable for loop in self._loops.values()
         )  # fmt: skip
 
     def submit(self, start: TrialStart) -> None:
         """Take a trial on, after those already there."""
-        self._waiting.append(start)
+        if start["spec"].get("kind") == "loop":
+            self._own_loops.submit(start)
+        else:
+            self._waiting.append(start)
 
     def stop(self, trial: int, mode: StopMode) -> None:
         """Stop a trial at its next step; one that is not on board is none of our business."""
@@ -106,6 +118,8 @@ class Engine:
         run = self._runs.get(trial)
         if run is not None:
             run.verdict = max(run.verdict, step)
+        else:
+            self._own_loops.verdict(trial, step)
 
     def forget(self, study: int) -> None:
         """A result of this study was not counted: rank its models anew."""
@@ -114,6 +128,7 @@ class Engine:
     def advance(self) -> list[Event]:
         """Do what was asked, then give one group its turn."""
         events = self._apply_stops()
+        events += self._own_loops.advance()
         events += self._admit()
         loop = self._next()
         if loop is not None:
@@ -126,7 +141,7 @@ class Engine:
         """Checkpoint every trial on board and stop it."""
         for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
             self._stops[trial] = "checkpoint"
-        return self._apply_stops()
+        return [*self._apply_stops(), *self._own_loops.shutdown()]
 
     # -- coming in --------------------------------------------------------------------------
 
@@ -238,6 +253,8 @@ class Engine:
         for trial, mode in stops.items():
             if trial in self._runs:
                 self._runs[trial].stop = mode
+            else:
+                events += self._own_loops.stop(trial, mode)
         for loop in self._loops.values():
             events += self._ended(loop.apply_stops())
         return events

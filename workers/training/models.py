@@ -14,7 +14,7 @@ from typing import Any
 
 from workers.training import modules, predict
 from workers.training.checkpoints import write_tensors
-from workers.training.runs import Run, gain
+from workers.training.runs import Direction, Run, gain
 from workers.training.step import LaneState
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ class ModelKeeper:
     def keep(self, run: Run, weights: Callable[[], LaneState | None]) -> str | None:
         """Write the model if the run is among the best; return its path, or None."""
         path, values = run.start["model"], run.values
-        if path is None or values is None or not self._ranks(run, values[0]):
+        direction, most = run.spec.objective[0][1], run.start["keep_models"]
+        if path is None or values is None:
+            return None
+        if not self.ranks(run.study, values[0], direction, most):
             return None
         tensors = {
             k: v for k, v in (weights() or {}).items() if k.startswith(("parameters/", "buffers/"))
@@ -50,9 +53,9 @@ class ModelKeeper:
             return None
         return path
 
-    def _ranks(self, run: Run, value: float) -> bool:
-        direction, keep = run.spec.objective[0][1], run.start["keep_models"]
-        best = self._best[run.study]
+    def ranks(self, study: int, value: float, direction: Direction, keep: int) -> bool:
+        """Return whether the value is among the best `keep` of its study, and count it."""
+        best = self._best[study]
         if keep < 1:
             return False
         if len(best) >= keep and gain(value, best[-1], direction) <= 0:

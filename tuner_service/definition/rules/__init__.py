@@ -8,6 +8,11 @@ from tuner_service.definition.modules import ModuleDescription
 from tuner_service.definition.rules.budget import check_budget, check_enqueue, check_grid
 from tuner_service.definition.rules.conditions import check_conditions
 from tuner_service.definition.rules.context import Context, Draft
+from tuner_service.definition.rules.loops import (
+    check_loop,
+    check_loop_objectives,
+    check_loop_parameters,
+)
 from tuner_service.definition.rules.parameters import check_parameters
 from tuner_service.definition.rules.sections import (
     check_dataset,
@@ -34,6 +39,18 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+LOOP_RULES: tuple[Rule, ...] = (
+    check_loop,
+    check_loop_objectives,
+    check_loop_parameters,
+    check_conditions,
+    check_methods,
+    check_budget,
+    check_grid,
+    check_enqueue,
+)
+
+
 def check(
     draft: Draft,
     faults: Faults,
@@ -44,7 +61,7 @@ def check(
 ) -> None:
     """Apply every rule to what could be read of a definition, and collect what breaks them."""
     context = Context.of(draft, faults, limits=limits, modules=modules, uploads=uploads)
-    for rule in RULES:
+    for rule in LOOP_RULES if context.loop else RULES:
         rule(context)
 
 

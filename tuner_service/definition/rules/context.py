@@ -42,6 +42,7 @@ class Context:
         network: As `dataset`; also of a worker's module.
         networks: Every network there is, by name.
         uploads: Data that was uploaded, by name.
+        loop: The worker's module that is to train by itself; None for a network.
     """
 
     draft: Draft
@@ -51,6 +52,7 @@ class Context:
     network: catalogue.Network | None
     networks: Mapping[str, catalogue.Network]
     uploads: Mapping[str, Upload]
+    loop: ModuleDescription | None = None
 
     @classmethod
     def of(
@@ -64,6 +66,7 @@ class Context:
     ) -> "Context":
         """Look up the entries that the draft names."""
         networks = {**{name: module.network for name, module in modules.items()}, **NETWORKS}
+        module = modules.get(draft.network.type) if draft.network else None
         return cls(
             draft=draft,
             faults=faults,
@@ -72,6 +75,7 @@ class Context:
             network=networks.get(draft.network.type) if draft.network else None,
             networks=networks,
             uploads=uploads,
+            loop=module if module is not None and module.is_loop else None,
         )
 
     @property

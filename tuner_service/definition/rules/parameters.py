@@ -47,7 +47,7 @@ def _check_bound(
     _check_not_fixed(context, name)
     if parameter is None:
         return
-    _check_domain(context, ("parameters", name), parameter, binding.option)
+    check_domain(context, ("parameters", name), parameter, binding.option)
     if binding.kinds:
         _check_kinds(context, name, binding)
 
@@ -68,7 +68,8 @@ def _knows(entry: Entry | None, name: str) -> bool:
     return entry is not None and entry.option(name) is not None
 
 
-def _check_domain(context: Context, path: Path, parameter: Parameter, option: Option) -> None:
+def check_domain(context: Context, path: Path, parameter: Parameter, option: Option) -> None:
+    """Check that every value of the domain is one that the option may have."""
     if isinstance(parameter, CategoricalParameter):
         _check_choices(context, path, parameter, option)
         return

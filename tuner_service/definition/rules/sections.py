@@ -25,6 +25,8 @@ def check_dataset(context: Context) -> None:
     """The data is known, its options are its own, and the split leaves rows in every part."""
     dataset = context.draft.dataset
     if dataset is None:
+        if not context.faults.below("/dataset"):
+            context.faults.add(("dataset",), "dataset is required", code="missing")
         return
     _check_version(context, dataset)
     if context.dataset is None:

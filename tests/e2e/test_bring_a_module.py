@@ -1,5 +1,6 @@
-"""A network of one's own, from a directory to a model that predicts, on a whole service."""
+"""Modules of one's own on a whole service: a network and a training loop, from file to model."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,33 @@ def build(inputs, outputs, width: int = 16) -> nn.Module:
 '''
 
 
+LOOP = '''"""A line through the origin, by gradient descent."""
+import time
+
+import torch
+
+
+def train(trial, learning_rate: float, rounds: int = 6, sleep: float = 0.0):
+    """Fit it.
+
+    Args:
+        rounds: Steps of the descent.
+    """
+    path = trial.checkpoint_dir / "weight.pt"
+    at, weight = torch.load(path) if path.exists() else (0, torch.zeros(1))
+    print("from", at)
+    for step in range(at + 1, rounds + 1):
+        weight = weight - learning_rate * 2 * (weight - 3.0)
+        torch.save((step, weight), path)
+        trial.log_metrics(weight=weight.item())
+        trial.report(step, (weight.item() - 3.0) ** 2)
+        time.sleep(sleep)
+        if trial.should_prune():
+            return
+    trial.save_model({"weight": weight})
+'''
+
+
 def definition(**changes: Any) -> dict[str, Any]:
     base = {
         "name": "own",
@@ -54,15 +82,28 @@ def definition(**changes: Any) -> dict[str, Any]:
     return {**base, **changes}
 
 
+def loop_study(**changes: Any) -> dict[str, Any]:
+    base = {
+        "name": "line",
+        "network": {"type": "line"},
+        "objective": {"metric": "squared_error", "direction": "minimize"},
+        "parameters": {"learning_rate": {"type": "float", "low": 0.05, "high": 0.4}},
+        "sampler": {"type": "random", "seed": 1},
+        "budget": {"trials": 3},
+    }
+    return {**base, **changes}
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("own")
     (folder / "modules").mkdir()
     (folder / "modules" / "scaled.py").write_text(NET)
+    (folder / "modules" / "line.py").write_text(LOOP)
     one = Service(
         directory=folder / "data",
         database_url=f"sqlite:///{folder / 'data' / 'tuner.db'}",
-        settings={"TUNER_MODULES_DIR": str(folder / "modules")},
+        settings={"TUNER_MODULES_DIR": str(folder / "modules"), "TUNER_LOOPS": "2"},
     )
     with running(one, workers=0):
         one.add_worker()
@@ -128,3 +169,56 @@ def test_a_changed_file_is_noticed_and_a_broken_one_fails_its_trials(service: Se
     until(lambda: "width" in str(offered(service)["scaled"]), what="the old options")
     good = service.submit(definition(name="again", budget={"trials": 1}))
     assert service.wait(good)["state"] == "completed"
+
+
+def test_a_loop_is_searched_and_its_best_model_comes_back(service: Service, tmp_path: Path) -> None:
+    study = service.submit(loop_study())
+    best = service.wait(study)["best_trial"]
+    assert (best["state"], best["rung"], best["last_step"]) == ("COMPLETE", "plain", 6)
+    trial = service.get(f"/v1/studies/{study}/trials/{best['number']}")
+    assert [epoch["step"] for epoch in trial["epochs"]] == [1, 2, 3, 4, 5, 6]
+    last = trial["epochs"][-1]
+    assert last["squared_error"] == best["value"] == (last["weight"] - 3.0) ** 2
+    answer = httpx2.get(url(service, f"{study}/trials/{best['number']}/model"))
+    directory = unpack(answer.content, tmp_path / "best")
+    assert (directory / "loop.py").read_text() == LOOP
+    assert json.loads((directory / "model.json").read_text())["network"]["rounds"] == 6
+    log = httpx2.get(url(service, f"{study}/trials/{best['number']}/logs")).text
+    assert log == "from 0\n"
+
+
+def test_a_paused_loop_goes_on_where_it_was(service: Service) -> None:
+    network = {"type": "line", "rounds": 25, "sleep": 0.1}
+    study = service.submit(loop_study(name="slow", network=network, budget={"trials": 1}))
+    until(lambda: (service.trials(study) or [{}])[0].get("last_step"), what="a report")
+    assert httpx2.post(url(service, f"{study}/pause")).json()["state"] == "paused"
+    until(lambda: service.get(f"/v1/studies/{study}")["progress"]["leased"] == 0, what="a rest")
+    (trial,) = service.trials(study)
+    at = trial["last_step"]
+    assert (trial["state"], 0 < at < 25) == ("RUNNING", True)
+    httpx2.post(url(service, f"{study}/resume"))
+    assert service.wait(study)["progress"]["done"] == 1
+    log = httpx2.get(url(service, f"{study}/trials/0/logs")).text
+    assert log == f"from 0\nfrom {at}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "detail"),
+    [
+        ({"parameters": {"learning_rat": {"type": "float", "low": 0.1, "high": 0.2}},
+          "network": {"type": "line", "learning_rate": 0.1}},
+         "/parameters/learning_rat", "did you mean 'learning_rate'"),
+        ({"network": {"type": "line", "round": 3}}, "/network/round", "did you mean 'rounds'"),
+        ({"dataset": {"name": "iris"}}, "/dataset", "brings its own data"),
+        ({"training": {"epochs": 3}}, "/training/epochs", "make it a parameter of train"),
+        ({"objective": {"metric": "error"}}, "/objective/direction", "maximize or minimize"),
+    ],
+)  # fmt: skip
+def test_what_the_loop_does_not_know_is_refused(
+    service: Service, changes: dict[str, Any], pointer: str, detail: str
+) -> None:
+    answer = httpx2.post(url(service, ""), json=loop_study(**changes))
+    assert answer.status_code == 422
+    (fault,) = answer.json()["errors"]
+    assert fault["pointer"] == pointer
+    assert detail in fault["detail"]

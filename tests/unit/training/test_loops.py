@@ -1,0 +1,316 @@
+"""Training loops in processes of their own: what they are given, and whatever they do wrong."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner_service.definition import load_yaml, parse_definition, resolve_loop
+from workers.modules import describe
+from workers.protocol import Event, TrialStart
+from workers.training.checkpoints import read_tensors
+from workers.training.loops.loops import LoopTrials
+from workers.training.models import ModelKeeper
+
+LAST_WORDS = ("finished", "stopped", "failed")
+SECONDS = 20.0
+EXAMPLE = Path(__file__).parents[3] / "examples" / "loop"
+
+
+def start(folder: Path, *, trial: int = 1, **changes: Any) -> TrialStart:
+    spec = {
+        "kind": "loop",
+        "module": "loop",
+        "parameters": {"x": 2.0},
+        "objective": [["score", "maximize"]],
+        "seed": 5,
+    }
+    base: TrialStart = {
+        "trial": trial,
+        "study": 1,
+        "spec": {**spec, **changes.pop("spec", {})},
+        "checkpoint": str(folder / f"checkpoint-{trial}"),
+        "resume": False,
+        "model": None,
+        "keep_models": 1,
+        "prunable": False,
+        "alone": False,
+        "log": str(folder / f"{trial}.log"),
+    }
+    return {**base, **changes}  # type: ignore[typeddict-item,no-any-return]
+
+
+def loops(folder: Path, source: str, **changes: Any) -> LoopTrials:
+    (folder / "loop.py").write_text(source)
+    settings: dict[str, Any] = {"keeper": ModelKeeper(), "modules_dir": folder, **changes}
+    return LoopTrials("cpu", **settings)
+
+
+def until(trials: LoopTrials, done: Callable[[list[Event]], bool]) -> list[Event]:
+    """Advance until what was heard is enough."""
+    events: list[Event] = []
+    deadline = time.monotonic() + SECONDS
+    while not done(events):
+        assert time.monotonic() < deadline, events
+        events += trials.advance()
+        time.sleep(0.005)
+    return [event for event in events if event["kind"] != "working"]
+
+
+def ends(count: int = 1) -> Callable[[list[Event]], bool]:
+    return lambda events: sum(event["kind"] in LAST_WORDS for event in events) >= count
+
+
+def kind(name: str) -> Callable[[list[Event]], bool]:
+    return lambda events: any(event["kind"] == name for event in events)
+
+
+REPORTS = """
+def train(trial, x, rounds: int = 2):
+    print("x is", x, trial.params["rounds"], trial.device, trial.seed)
+    for step in range(1, rounds + 1):
+        trial.log_metrics(loss=1 / step, note="fine")
+        trial.report(step, x * step)
+    trial.log_metrics({"test_score": 7, "bad": float("nan")})
+"""
+
+
+def test_a_loop_from_its_parameters_to_its_result(tmp_path: Path) -> None:
+    trials = loops(tmp_path, REPORTS)
+    trials.submit(start(tmp_path))
+    started, first, second, finished = until(trials, ends())
+    assert started["kind"] == "started"
+    assert (first["step"], first["value"], second["step"], second["value"]) == (1, 2.0, 2, 4.0)
+    assert {"score": 4.0, "loss": 0.5, "note": "fine"}.items() <= second["record"].items()
+    assert finished["kind"] == "finished"
+    assert finished["values"] == [4.0]
+    assert {"test_score": 7, "bad": None, "seed": 5}.items() <= finished["record"].items()
+    assert len(finished["record"]["source_hash"]) == 12
+    assert (tmp_path / "1.log").read_text() == "x is 2.0 2 cpu 5\n"
+    assert trials.idle
+    json.dumps(finished, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "failure", "message"),
+    [
+        ("def train(trial): raise KeyError('no')", "user_code", "KeyError: 'no'"),
+        ("def train(trial): import sys; sys.exit(3)", "user_code", "SystemExit: 3"),
+        ("def train(trial): import os; os._exit(3)", "user_code", "exit code 3"),
+        ("def train(trial): import os; os.kill(os.getpid(), 11)", "user_code", "by SIGSEGV"),
+        ("import nothing_like_it\ndef train(trial): pass", "user_code", "ModuleNotFoundError"),
+        ("def train(trial): return 'much'", "user_code", "must be a number, but got 'much'"),
+        ("def train(trial): return [1, 2]", "user_code", "as many numbers as the study has"),
+        ("def train(trial): pass", "user_code", "must return the objective, or report it"),
+        ("def train(trial, y): return y", "user_code", "train has no parameter 'x'; it has y"),
+        ("def train(trial, x, z): return z", "user_code", "train needs the parameter 'z'"),
+        ("def train(trial): trial.report('one', 1)", "user_code", "a step must be a whole number"),
+        ("def train(trial): [trial.report(2, 1), trial.report(1, 1)]", "user_code", "must grow"),
+        ("def train(trial): trial.report(1, float('inf'))", "diverged", "became inf at step 1"),
+        ("def train(trial): raise MemoryError", "out_of_memory", "MemoryError"),
+        ("def train(trial):\n while True: pass", "user_code", "said nothing for 1 s"),
+        (
+            "def train(trial):\n import os\n if os.fork(): os._exit(1)\n trial.report(1, 1)",
+            "user_code",
+            "exit code 1",
+        ),
+        ("def train(trial):\n a = []\n while 1: a.append(bytes(10**7))", "out_of_memory", "held"),
+    ],
+)
+def test_what_a_loop_does_wrong_fails_its_trial_alone(
+    tmp_path: Path, source: str, failure: str, message: str
+) -> None:
+    trials = loops(tmp_path, source, progress_seconds=1.0, memory_limit_bytes=300_000_000)
+    trials.submit(start(tmp_path))
+    *_, failed = until(trials, ends())
+    assert (failed["kind"], failed["alone"]) == ("failed", True)
+    assert failed["failure"]["kind"] == failure
+    assert message in failed["failure"]["message"]
+    assert trials.idle
+
+
+def test_a_traceback_names_the_line_and_is_in_the_log(tmp_path: Path) -> None:
+    trials = loops(tmp_path, "def train(trial):\n    raise RuntimeError('not today')\n")
+    trials.submit(start(tmp_path))
+    *_, failed = until(trials, ends())
+    text = failed["failure"]["traceback"]
+    assert 'loop.py", line 2, in train' in text
+    assert "raise RuntimeError('not today')" in text
+    assert "RuntimeError: not today" in (tmp_path / "1.log").read_text()
+
+
+def test_a_flood_of_output_ends_in_the_log_and_the_trial_goes_on(tmp_path: Path) -> None:
+    flood = "def train(trial):\n for _ in range(300): print('y' * 10_000)\n return 1\n"
+    trials = loops(tmp_path, flood)
+    trials.submit(start(tmp_path))
+    *_, finished = until(trials, ends())
+    assert finished["kind"] == "finished"
+    assert 1_000_000 <= (tmp_path / "1.log").stat().st_size < 1_001_000
+
+
+def test_what_a_loop_leaves_behind_is_ended(tmp_path: Path) -> None:
+    source = """
+import os, subprocess
+def train(trial):
+    child = subprocess.Popen(["sleep", "60"])
+    if os.fork() == 0:
+        return 5  # comes out where the trial ends, and must not end it
+    return child.pid
+"""
+    trials = loops(tmp_path, source)
+    trials.submit(start(tmp_path))
+    *_, finished = until(trials, ends())
+    (pid,) = finished["values"]
+    assert pid > 5
+    deadline = time.monotonic() + 2.0
+    while _is_running(int(pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX"
+    except OSError:
+        return False
+
+
+CHECKPOINTS = """
+import time
+def train(trial, x):
+    path = trial.checkpoint_dir / "at"
+    first = int(path.read_text()) if path.exists() else 0
+    print("from", first)
+    for step in range(first + 1, 5):
+        path.write_text(str(step))
+        trial.report(step, step)
+        if step == 2 and first == 0:
+            while not trial.should_prune():
+                time.sleep(0.01)
+            return
+    return 9
+"""
+
+
+def test_a_stopped_loop_goes_on_from_its_directory(tmp_path: Path) -> None:
+    trials = loops(tmp_path, CHECKPOINTS)
+    trials.submit(start(tmp_path))
+    until(trials, lambda events: any(event.get("step") == 2 for event in events))
+    trials.stop(1, "checkpoint")
+    *_, stopped = until(trials, ends())
+    assert (stopped["kind"], stopped["mode"], stopped["step"]) == ("stopped", "checkpoint", 2)
+    trials.submit(start(tmp_path, trial=1, resume=True))
+    events = until(trials, ends())
+    assert [event["step"] for event in events if event["kind"] == "report"] == [3, 4]
+    assert events[-1]["values"] == [9]
+    assert (tmp_path / "1.log").read_text() == "from 0\nfrom 2\n"
+
+
+def test_without_a_checkpoint_the_directory_is_emptied(tmp_path: Path) -> None:
+    trials = loops(tmp_path, "def train(trial): return len(list(trial.checkpoint_dir.iterdir()))")
+    stale = tmp_path / "checkpoint-1.loop"
+    stale.mkdir()
+    (stale / "old").write_text("")
+    trials.submit(start(tmp_path, spec={"parameters": {}}))
+    assert until(trials, ends())[-1]["values"] == [0.0]
+
+
+PRUNABLE = """
+def train(trial, x):
+    for step in range(1, 9):
+        trial.report(step, step)
+        if trial.should_prune():
+            return
+"""
+
+
+def test_should_prune_waits_for_the_verdict(tmp_path: Path) -> None:
+    trials = loops(tmp_path, PRUNABLE)
+    trials.submit(start(tmp_path, prunable=True))
+    events = until(trials, kind("report"))
+    time.sleep(0.2)
+    assert not [event for event in trials.advance() if event["kind"] == "report"]
+    trials.verdict(1, 1)
+    events = until(trials, kind("report"))
+    assert events[-1]["step"] == 2
+    trials.stop(1, "prune")
+    *_, stopped = until(trials, ends())
+    assert (stopped["mode"], stopped["step"], stopped["values"]) == ("prune", 2, [2.0])
+
+
+@pytest.mark.parametrize("mode", ["prune", "cancel", "checkpoint", "timeout"])
+def test_a_loop_that_does_not_stop_is_killed(tmp_path: Path, mode: Any) -> None:
+    source = "def train(trial):\n trial.report(1, 3)\n while True: pass"
+    trials = loops(tmp_path, source, stop_seconds=0.1)
+    trials.submit(start(tmp_path))
+    until(trials, kind("report"))
+    trials.stop(1, mode)
+    *_, stopped = until(trials, ends())
+    assert (stopped["kind"], stopped["mode"]) == ("stopped", mode)
+    assert stopped["values"] == [3.0]
+
+
+def test_as_many_run_as_there_is_room_for(tmp_path: Path) -> None:
+    source = """
+import time
+def train(trial):
+    (trial.checkpoint_dir / "here").touch()
+    while not trial.should_prune(): time.sleep(0.01)
+"""
+    trials = loops(tmp_path, source, capacity=2)
+    for trial in (1, 2, 3):
+        trials.submit(start(tmp_path, trial=trial))
+    events = trials.advance()
+    assert [event["trial"] for event in events] == [1, 2]
+    assert trials.stop(3, "checkpoint")[0]["kind"] == "stopped"
+    events = trials.shutdown()
+    assert sorted(event["trial"] for event in events if event["kind"] == "stopped") == [1, 2]
+    assert trials.idle
+
+
+def test_a_loop_ends_with_its_trainer(tmp_path: Path) -> None:
+    source = "def train(trial):\n trial.report(1, 1)\n while True: pass"
+    trials = loops(tmp_path, source)
+    trials.submit(start(tmp_path))
+    until(trials, kind("report"))
+    trials._runs[1].process._commands.close()  # as the trainer's death does
+    assert "exit code 1" in until(trials, ends())[-1]["failure"]["message"]
+
+
+def test_the_example_trains_and_keeps_its_model(tmp_path: Path) -> None:
+    module = describe(EXAMPLE / "two_moons.py")
+    study = (EXAMPLE / "two-moons.yaml").read_text()
+    definition = parse_definition(load_yaml(study), modules={module.name: module})
+    spec = resolve_loop(definition, {"learning_rate": 0.03, "width": 16, "epochs": 6})
+    trials = LoopTrials("cpu", modules_dir=EXAMPLE, keeper=ModelKeeper())
+    model = tmp_path / "model.safetensors"
+    trials.submit(start(tmp_path, spec=spec.model_dump(mode="json"), model=str(model)))
+    events = until(trials, ends())
+    assert sum(event["kind"] == "checkpointed" for event in events) == 6
+    finished = events[-1]
+    assert finished["values"][0] > 0.8
+    assert finished["model"] == str(model)
+    tensors, note = read_tensors(model)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
+        "0.weight": (16, 2),
+        "0.bias": (16,),
+        "2.weight": (2, 16),
+        "2.bias": (2,),
+    }
+    assert note["network"] == {"type": "two_moons", **spec.parameters, "noise": 0.2}
+    assert list(tmp_path.glob("*.draft")) == []
+
+
+def test_a_worse_trials_model_is_dropped(tmp_path: Path) -> None:
+    source = "import torch\ndef train(trial, x): trial.save_model({'w': torch.ones(1)}); return x\n"
+    trials = loops(tmp_path, source)
+    kept = []
+    for trial, value in ((1, 2.0), (2, 1.0)):
+        model = str(tmp_path / f"{trial}.safetensors")
+        trials.submit(start(tmp_path, trial=trial, model=model, spec={"parameters": {"x": value}}))
+        kept.append(until(trials, ends())[-1]["model"])
+    assert kept == [str(tmp_path / "1.safetensors"), None]
+    assert not list(tmp_path.glob("2.safetensors*"))

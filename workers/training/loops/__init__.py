@@ -1,0 +1,1 @@
+"""Training loops of the operator's own: each trial in a process of its own."""
