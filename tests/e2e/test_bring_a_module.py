@@ -217,7 +217,7 @@ def test_a_paused_loop_goes_on_where_it_was(service: Service) -> None:
 def test_what_the_loop_does_not_know_is_refused(
     service: Service, changes: dict[str, Any], pointer: str, detail: str
 ) -> None:
-    answer = httpx2.post(url(service, ""), json=loop_study(**changes))
+    answer = httpx2.post(url(service, "").rstrip("/"), json=loop_study(**changes))
     assert answer.status_code == 422
     (fault,) = answer.json()["errors"]
     assert fault["pointer"] == pointer

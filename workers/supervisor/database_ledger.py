@@ -29,7 +29,7 @@ class DatabaseLedger:
         exclude_alone: bool,
         exclude_studies: Collection[int],
         fair_share: bool,
-        loops: int,
+        loops: int | None = None,
     ) -> Claimed:
         """Lease up to `limit` open slots of this worker's queue."""
         return claim(

@@ -20,7 +20,7 @@ class Ledger(Protocol):
         exclude_alone: bool,
         exclude_studies: Collection[int],
         fair_share: bool,
-        loops: int,
+        loops: int | None = None,
     ) -> Claimed:
         """Lease up to `limit` open slots."""
 

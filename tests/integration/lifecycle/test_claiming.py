@@ -226,3 +226,16 @@ def test_a_fair_share_counts_the_workers_that_can(db: Database) -> None:
         publish_modules(db, name, {"net": ({}, "0" * 64)})
     needing(db, "net", budget={"trials": 6})
     assert len(Hand(db, "one").claim(9, fair_share=True).leases) == 3
+
+
+def test_no_more_training_loops_are_claimed_than_there_is_room_for(db: Database) -> None:
+    loop = ModuleDescription(name="loop", source_hash="0" * 64, defines=("train",), open=True)
+    study = {"network": {"type": "loop"}, "dataset": None, "training": {}}
+    submit(db, definition({"loop": loop}, name="loop", **study, priority=1), settings=SETTINGS)
+    submitted(db)
+    worker(db, "one", "cpu")
+    publish_modules(db, "one", {"loop": ({}, "0" * 64)})
+    one = Hand(db, "one")
+    assert names(db, one.claim(3, loops=1).leases) == ["loop", "small", "small"]
+    assert names(db, one.claim(1, loops=0).leases) == ["small"]
+    assert len(one.claim(9).leases) == 4

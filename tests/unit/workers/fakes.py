@@ -71,7 +71,7 @@ class FakeLedger:
         exclude_alone: bool,
         exclude_studies: Collection[int],
         fair_share: bool,
-        loops: int,
+        loops: int | None = None,
     ) -> Claimed:
         with self.lock:
             self._check_away()
