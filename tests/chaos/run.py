@@ -39,7 +39,7 @@ logger = logging.getLogger("chaos")
 
 LEASE_SECONDS = 2.0
 ACTIVE_STUDIES = 3
-MAX_ATTEMPTS = 6
+MAX_ATTEMPTS = 5
 DISK_MEGABYTES = 256
 MODULES = Path(__file__).with_name("modules")
 MOODS = ("calm", "mild", "nan", "greedy", "exit", "die", "hang")
@@ -49,7 +49,7 @@ SETTINGS = {
     "TUNER_RETRY_BACKOFF_SECONDS": "0.1",
     "TUNER_CHECKPOINT_SECONDS": "0.5",
     "TUNER_GRACE_SECONDS": "5",
-    "TUNER_PROGRESS_TIMEOUT_SECONDS": "8",
+    "TUNER_PROGRESS_TIMEOUT_SECONDS": "6",
     "TUNER_MODULES_DIR": str(MODULES),
     "TUNER_LOG_LEVEL": "warning",
     # Chaos kills trainers that hold one trial only; that must not soon use a slot's attempts up.
@@ -179,7 +179,7 @@ class Chaos:
         self.rig.mend()
         for study in self.tally.studies:
             try:
-                until(lambda s=study: self._state(s) in FINAL, seconds=120.0, what=study)
+                until(lambda s=study: self._state(s) in FINAL, seconds=240.0, what=study)
             except TimeoutError as error:
                 self.tally.violations.append(f"stuck: {error}")
         # Running trials of a study that was cancelled late end within the lease.
@@ -191,7 +191,7 @@ class Chaos:
 
 
 def _some_study(rng: random.Random, number: int) -> dict[str, Any]:
-    kind = rng.choice(["grid", "random", "tpe", "wild", "moody"])
+    kind = rng.choice(["grid", "random", "tpe", "wild"] * 2 + ["moody"])
     name = f"{kind}-{number}"
     if kind == "grid":
         return grid(name)

@@ -22,6 +22,7 @@ from tuner_service.errors import SchemaVersionError, SettingsError, UnavailableE
 
 BUSY_SECONDS = 20.0
 CONNECT_SECONDS = 5
+IDLE_SECONDS = 15.0  # of a client that is silent inside a transaction, and holds its locks
 POOL_SIZE = 10
 
 _CLOCK = {
@@ -185,7 +186,7 @@ def _sqlite_engine(url: str, *, writer: bool = False) -> Engine:
 
 
 def _postgres_engine(url: str) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=POOL_SIZE,
         max_overflow=2 * POOL_SIZE,
@@ -194,6 +195,18 @@ def _postgres_engine(url: str) -> Engine:
         connect_args={"connect_timeout": CONNECT_SECONDS},
         json_serializer=to_json,
     )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        # A worker that is stopped, or whose machine vanished, between two statements would keep a
+        # study's rows locked for hours: nobody could reap its leases, nor claim.
+        with connection.cursor() as cursor:
+            idle, wait = int(IDLE_SECONDS * 1000), int(BUSY_SECONDS * 1000)
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {idle}")
+            cursor.execute(f"SET lock_timeout = {wait}")
+        connection.commit()
+
+    return engine
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, Repo
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.studies import StudyPatch, cancel, get_study, patch, pause, resume
 from tuner_service.lifecycle.trials import best_trials, coverage, get_trial, list_trials
+from tuner_service.lifecycle.unit import Unit
 from tuner_service.lifecycle.views import Failure
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies
@@ -472,6 +473,17 @@ def test_a_lease_speaks_for_its_own_trial_only(db: Database, hand: Hand) -> None
         (second, "RUNNING", None),
     ]
     check_invariants(db, settings=SETTINGS)
+
+
+def test_no_update_of_a_slot_goes_by_its_epoch(db: Database, hand: Hand) -> None:
+    """Behind the locks: what read the slot before it was leased anew changes nothing."""
+    submitted(db, budget={"trials": 1})
+    lease, _ = hand.claim_and_start()
+    with db.write() as connection:
+        unit = Unit(db, connection, worker_id=hand.name, leases=[lease], settings=SETTINGS)
+        connection.execute(update(slots).values(epoch=slots.c.epoch + 1))
+        unit.update_slots([{"id": lease.slot_id, "epoch": lease.epoch, "state": "done"}])
+        assert connection.execute(select(slots.c.state)).scalars().all() == ["leased"]
 
 
 def test_an_old_lease_of_a_slot_does_not_spoil_its_new_one(db: Database, hand: Hand) -> None:

@@ -275,3 +275,26 @@ def test_what_the_server_cannot_do_just_now_is_unavailable(
             connection.exec_driver_sql(block)
         with db.write() as connection:
             assert connection.execute(text("SELECT 1")).scalar() == 1
+
+
+def test_a_client_that_falls_silent_in_a_transaction_lets_go(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker stopped between two statements must not keep its study's rows from the others."""
+    migrate(postgres_url)
+    monkeypatch.setattr("tuner_service.storage.database.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("tuner_service.storage.database.BUSY_SECONDS", 0.1)
+    with contextlib.closing(Database.open(postgres_url)) as db:
+        with db.write() as connection:
+            add_key(connection, "a")
+        rename = text("UPDATE tuner_api_keys SET name = 'b'")
+        with pytest.raises(UnavailableError), db.write() as silent:  # noqa: PT012
+            silent.execute(rename)
+            with pytest.raises(UnavailableError, match="gave up"), db.write() as other:
+                other.execute(rename)  # waits, but not for ever
+            time.sleep(0.4)
+            with db.write() as other:
+                other.execute(rename)
+            silent.execute(rename)
+        with db.write() as connection:
+            connection.execute(rename)
