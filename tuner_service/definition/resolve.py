@@ -63,6 +63,8 @@ def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> Tr
         precision=training.precision,
         fuse=training.fuse,
         seed=loop["seed"],
+        random_flip=loop["random_flip"],
+        random_crop=loop["random_crop"],
     )
 
 

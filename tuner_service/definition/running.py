@@ -65,6 +65,8 @@ class Training(OpenSection):
     label_smoothing: Annotated[float | None, _check("label_smoothing")] = None
     l1: Annotated[float | None, _check("l1")] = None
     gradient_clip: Annotated[float | None, _check("gradient_clip")] = None
+    random_flip: Annotated[float | None, _check("random_flip")] = None
+    random_crop: Annotated[int | None, _check("random_crop")] = None
     seed: Annotated[int | None, _check("seed")] = None
     optimizer: Text | None = None
     schedule: Text | None = None
@@ -95,6 +97,8 @@ _SEARCHABLE_FIELDS = (
     "label_smoothing",
     "l1",
     "gradient_clip",
+    "random_flip",
+    "random_crop",
     "seed",
     "optimizer",
     "schedule",

@@ -52,7 +52,7 @@ class TrialSpec(BaseModel):
         metrics: Names to compute each epoch on the validation part (`val_` is prefixed in records)
             and once at the end on the test part (`test_`).
         objective: `(record key, "maximize" | "minimize")`, one per objective.
-        seed: Seeds initial weights, data order and dropout.
+        seed: Seeds initial weights, data order, dropout, flips and crops.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +73,8 @@ class TrialSpec(BaseModel):
     precision: Literal["float32", "float64", "tf32", "bfloat16"]
     fuse: bool
     seed: int
+    random_flip: float = 0.0
+    random_crop: int = 0
 
 
 class LoopSpec(BaseModel):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tuner_service.definition.spec import TrialSpec
+from tuner_service.errors import DataError
 from workers.training.datasets import PreparedData
 from workers.training.networks import NETWORKS, InputShape
 from workers.training.optimizers import OPTIMIZERS
@@ -36,6 +37,7 @@ class GroupSpec:
         inputs: Shape of one row.
         train_inputs: [n, …] in the training dtype.
         train_targets: [n] int64 classes, [n, 1] zeros and ones, or [n, T] numbers.
+        augments: Whether trials flip or crop their training images.
         fuse: Whether the trials may be fused at all, and `fuse_reason` why not.
     """
 
@@ -52,6 +54,7 @@ class GroupSpec:
     train_targets: Tensor
     fuse: bool
     fuse_reason: str | None
+    augments: bool = False
 
     @property
     def rows(self) -> int:
@@ -78,7 +81,8 @@ def group_of(
     rows = data.train.rows
     batch_size = rows if spec.batch_size == "full" else min(int(spec.batch_size), rows)
     network = group_network(spec.network)
-    if optimizer is not None:  # no native code, whose groups take different networks
+    augments = _augments(spec, data.shape)
+    if optimizer is not None or augments:  # no native code, whose groups mix networks
         network = bucketed(without_dropout(spec.network))
     parts = {
         "network": dict(network),
@@ -89,6 +93,7 @@ def group_of(
         "dataset": spec.dataset.model_dump(),
         "data_hash": data.data_hash,
         "fuse": spec.fuse,
+        "augments": augments,
     }
     return GroupSpec(
         key=_digest(parts),
@@ -104,7 +109,19 @@ def group_of(
         train_targets=data.train.targets,
         fuse=spec.fuse,
         fuse_reason=None if spec.fuse else "training.fuse is false",
+        augments=augments,
     )
+
+
+def _augments(spec: TrialSpec, shape: InputShape) -> bool:
+    if not hyper_of(spec).augments:
+        return False
+    if len(shape) != 3:
+        raise DataError(
+            f"random_flip and random_crop need images (channels, height, width), but rows are of "
+            f"shape {shape}; leave them out"
+        )
+    return True
 
 
 def hyper_of(spec: TrialSpec) -> LaneHyper:
@@ -119,6 +136,8 @@ def hyper_of(spec: TrialSpec) -> LaneHyper:
         gradient_clip=spec.gradient_clip,
         seed=spec.seed,
         network=spec.network,
+        random_flip=spec.random_flip,
+        random_crop=spec.random_crop,
     )
 
 

@@ -52,6 +52,8 @@ def unsuitable(group: GroupSpec) -> str | None:
         return "the device is no CPU"
     if group.optimizer is not None:
         return f"optimizer {group.optimizer} has no native code"
+    if group.augments:
+        return "flips and crops have no native code"
     if not suits(group.network):
         return "the network has no native code"
     # tf32 is a GPU's shorter float32: a CPU has no such thing, and float32 is what it computes.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.training import networks, optimizers
+from workers.training.augmentation import augmented
 from workers.training.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.losses import row_losses
 from workers.training.step import LaneHyper, LaneState
@@ -134,7 +135,7 @@ class PlainStep:
         if self._brought:
             # Its dropout draws from torch's generator: the same masks wherever the trial runs.
             torch.manual_seed((hyper.seed * 1_000_003 + trial.steps) % 2**63)
-        outputs = _full(module(group.train_inputs[rows]))
+        outputs = _full(module(_inputs(group.train_inputs[rows], trial)))
         losses = self._loss(outputs, group.train_targets[rows], hyper.label_smoothing)
         loss = losses.mean()
         trial.optimizer.zero_grad()
@@ -146,6 +147,25 @@ class PlainStep:
         trial.optimizer.step()
         trial.steps += 1
         return loss.detach()
+
+
+def _inputs(rows: Tensor, trial: _Trial) -> Tensor:
+    """Return a batch's rows as they are trained on."""
+    hyper = trial.hyper
+    if not hyper.augments:
+        return rows
+
+    def number(value: float) -> Tensor:
+        kind = torch.float64 if isinstance(value, float) else torch.int64
+        return torch.tensor(value, dtype=kind, device=rows.device)
+
+    return augmented(
+        rows,
+        flip=number(float(hyper.random_flip)),
+        crop=number(hyper.random_crop),
+        seed=number(hyper.seed),
+        step=number(trial.steps),
+    )
 
 
 def forward(module: nn.Module, inputs: Tensor) -> Tensor:

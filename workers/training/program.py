@@ -22,6 +22,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from workers.training.augmentation import augmented
 from workers.training.layers import Dropout
 from workers.training.losses import RowLoss
 from workers.training.networks import dropouts
@@ -30,6 +31,7 @@ from workers.training.step import LaneHyper
 
 Named = dict[str, Tensor]
 
+LANE_NUMBERS = ("smoothing", "rates", "seeds", "steps", "flips", "crops")  # of the forward pass
 READ_ONLY = ("inputs", "targets", "orders")  # large, and not written by the program
 
 
@@ -42,6 +44,7 @@ class Features:
     l1: bool = False
     clip: bool = False
     squares: bool = False
+    augments: bool = False
 
     @classmethod
     def of(cls, hyper: LaneHyper) -> "Features":
@@ -51,6 +54,7 @@ class Features:
             smoothing=hyper.label_smoothing > 0,
             l1=hyper.l1 > 0,
             clip=hyper.gradient_clip is not None,
+            augments=hyper.augments,
             squares="square" in slots_of(hyper.optimizer, hyper.options),
         )
 
@@ -71,7 +75,8 @@ class Arena:
         buffers: Name -> [K, …], those of normalisation layers and of user modules.
         feed: What the epoch brings:
             counter [1] int64, the step within the call; steps, seeds [K] int64;
-            rates [K] float64 (dropout); smoothing, l1, clip [K]; lane [K, C]; pace [S, K, C];
+            rates, flips [K] float64 (probabilities); crops [K] int64; smoothing, l1, clip [K];
+            lane [K, C]; pace [S, K, C];
             orders [K, S·B] int64; weights [S, B], 1/rows or 0 for rows that pad the last batch;
             counts [S] float64, rows of each batch; total [K] float64, the loss summed over rows;
             inputs [n, …]; targets [n, …].
@@ -157,7 +162,7 @@ class Program:
         )
         picked = feed["orders"].index_select(1, at)  # [K, rows]
         weights = feed["weights"].index_select(0, feed["counter"])[0, : self.rows]  # [rows]
-        lanes = {name: feed[name] for name in ("smoothing", "rates", "seeds", "steps")}
+        lanes = {name: feed[name] for name in LANE_NUMBERS}
         gradient = grad_and_value(self._lane_loss, has_aux=True)
         gradients, (losses, buffers) = vmap(gradient, in_dims=(0, 0, 0, 0, 0, None))(
             arena.parameters,
@@ -183,6 +188,14 @@ class Program:
         # hand those back as a result. Functionalising the writes themselves would drop them.
         updated = {name: tensor.clone() for name, tensor in buffers.items()}
         state = {**parameters, **updated, **self._dropout_state(lane)}
+        if self.features.augments:
+            inputs = augmented(
+                inputs,
+                flip=lane["flips"],
+                crop=lane["crops"],
+                seed=lane["seeds"],
+                step=lane["steps"],
+            )
         device = inputs.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
             outputs = functional_call(self.template, state, (inputs,))

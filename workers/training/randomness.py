@@ -6,6 +6,7 @@ generator state. So nothing here has state: every number is a 32-bit hash of its
 
     order   (seed, epoch)                  -> a permutation of the training rows
     mask    (seed, step, layer, position)  -> keep or drop, position = (row of the batch, feature)
+    image   (seed, step, row of the batch) -> flip and crop (augmentation.py)
 
 Integers are 32-bit words held in int64 tensors: every product below stays under 2**63, so nothing
 overflows, and eager, vmap, inductor and CUDA give the same bits. Seeds, steps and rates may be
@@ -34,6 +35,7 @@ class Domain(IntEnum):
     ORDER = 1
     MASK = 2
     SPLIT = 3
+    AUGMENT = 4
 
 
 def mix(x: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ def keep_mask(
     Returns:
         `shape` bool.
     """
-    first, second = _row_keys(shape[0], seed=seed, step=step, salt=salt)
+    first, second = _row_keys(shape[0], seed=seed, step=step, use=Domain.MASK + (salt << 8))
     features = 1
     for size in shape[1:]:
         features *= size
@@ -119,9 +121,16 @@ def keep_mask(
     return (words >= threshold).reshape(tuple(shape))
 
 
-def _row_keys(rows: int, *, seed: Tensor, step: Tensor, salt: int) -> tuple[Tensor, Tensor]:
-    """Return ([B], scalar) keys of one layer's mask in one step."""
-    layer = key(seed, Domain.MASK + (salt << 8), step)
+def row_words(rows: int, count: int, *, domain: Domain, seed: Tensor, step: Tensor) -> Tensor:
+    """Return [rows, count] words of one step; a row's depend on its number in the batch alone."""
+    first, second = _row_keys(rows, seed=seed, step=step, use=domain)
+    position = torch.arange(count, dtype=torch.int64, device=seed.device)
+    return words_at(first[:, None], second, position)
+
+
+def _row_keys(rows: int, *, seed: Tensor, step: Tensor, use: int) -> tuple[Tensor, Tensor]:
+    """Return ([B], scalar) keys of one use of random numbers in one step."""
+    layer = key(seed, use, step)
     row = torch.arange(rows, dtype=torch.int64, device=seed.device)
     return mix((row * _GOLDEN + layer) & WORD), mix(layer ^ _GOLDEN)
 

@@ -36,6 +36,8 @@ class LaneHyper:
             (beta1, beta2), alpha, eps, weight_decay, …
         dropout: Rate for every dropout of the network.
         seed: Of initial weights, data order and masks.
+        random_flip: Probability of a flip of each training image.
+        random_crop: Pixels by which training images are padded before they are cropped.
         network: The lane's own network, whose widths may be smaller than the group's; None: the
             group's.
     """
@@ -48,6 +50,13 @@ class LaneHyper:
     gradient_clip: float | None
     seed: int
     network: Mapping[str, Any] | None = None
+    random_flip: float = 0.0
+    random_crop: int = 0
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are changed."""
+        return self.random_flip > 0 or self.random_crop > 0
 
 
 class Step(Protocol):

@@ -354,6 +354,9 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("plateau of a constant", definition(
         objective={"metric": "parameter_count"}, training={"schedule": "plateau"}),
      "/training/schedule", "epochs improve"),
+    ("flips of a table", definition(
+        dataset={"name": "iris"}, training={"random_flip": 0.5}),
+     "/training/random_flip", "for images, but the data is a table"),
     ("stratified numbers", definition(
         dataset={"name": "diabetes", "split": {"stratify": True}}, objective={"metric": "val_r2"}),
      "/dataset/split/stratify", "only classes"),

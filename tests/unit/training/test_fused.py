@@ -76,6 +76,16 @@ def test_fused_trials_equal_plain_trials_in_a_group_of_one_optimizer(kind):
     assert lanes.same_state(late.take(0), plain.take(0), tolerance=1e-7)
 
 
+def test_fused_trials_equal_plain_trials_on_flipped_and_cropped_images():
+    network = {"type": "cnn", "channels": 2, "conv_layers": 1, "hidden_units": 6}
+    spec = lanes.group(network, shape=(2, 5, 6))
+    choices = [{}, {"random_flip": 0.5}, {"random_crop": 2}, {"random_flip": 1.0, "random_crop": 1}]
+    hypers = [lanes.hyper(seed=s, **changes) for s, changes in enumerate(choices)]
+    assert_lanes_equal_plain(spec, hypers, epochs=10)
+    same_seed = [lanes.plain_curve(spec, replace(h, seed=0), 1)[0].item() for h in hypers]
+    assert len(set(same_seed)) == len(hypers)
+
+
 def test_fused_trials_equal_plain_trials_with_everything_on():
     spec = lanes.group({"type": "mlp", "hidden_units": 8})
     extras = [{"dropout": 0.3}, {"label_smoothing": 0.1}, {"l1": 1e-2}, {"gradient_clip": 0.1}]

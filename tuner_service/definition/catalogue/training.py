@@ -55,13 +55,32 @@ TRAINING = by_name(
                 description="Largest norm of the gradient over all weights; null: no limit.",
             ),
             Option(
+                name="random_flip",
+                type="float",
+                default=0.0,
+                low=0.0,
+                high=1.0,
+                fusible=True,
+                description="Probability with which a training image is mirrored left to right.",
+            ),
+            Option(
+                name="random_crop",
+                type="int",
+                default=0,
+                low=0,
+                high=64,
+                fusible=True,
+                description="Training images are padded by this many pixels (copies of the "
+                "outermost) on each side, then cropped to their size at random.",
+            ),
+            Option(
                 name="seed",
                 type="int",
                 default=0,
                 low=0,
                 high=2**31 - 1,
                 fusible=True,
-                description="Seeds initial weights, data order and dropout.",
+                description="Seeds initial weights, data order, dropout, flips and crops.",
             ),
         ),
     )

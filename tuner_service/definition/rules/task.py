@@ -30,6 +30,7 @@ def check_task(context: Context) -> None:
             _check_metric(context, name, ("training", "metrics", position), task)
         _check_early_stopping(context, draft.training)
         _check_plateau(context, draft.training)
+        _check_augmentation(context, draft.training)
     _check_objectives(context, task)
     if draft.dataset is not None and task == "regression" and draft.dataset.split.stratify:
         detail = "only classes can be stratified; leave stratify out"
@@ -165,6 +166,19 @@ def _check_plateau(context: Context, training: Training) -> None:
         return
     detail = f"plateau needs a first objective that epochs improve, not {first.metric}"
     context.faults.add(("training", "schedule"), detail, code="conflict")
+
+
+def _check_augmentation(context: Context, training: Training) -> None:
+    inputs = context.dataset.inputs if context.dataset else None
+    if inputs is None or inputs == "image":
+        return
+    for name in ("random_flip", "random_crop"):
+        fixed = getattr(training, name)
+        if not fixed and name not in context.draft.parameters:
+            continue
+        path: Path = ("training", name) if fixed else ("parameters", name)
+        detail = f"{name} is for images, but the data is a {inputs}; leave it out"
+        context.faults.add(path, detail, code="does_not_fit")
 
 
 def _is_per_epoch(name: str) -> bool:
