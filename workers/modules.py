@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tuner_service.definition import ModuleDescription
 from tuner_service.definition.binding import bind
-from tuner_service.definition.catalogue import NETWORKS
+from tuner_service.definition.catalogue import DATASETS, METRICS, NETWORKS
 from tuner_service.definition.options import Option
 from tuner_service.errors import DefinitionError, Fault, SettingsError
 
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 GIVEN: Final = frozenset({"inputs", "outputs"})
 """Parameters of `build` that the data decides: the shape of one row, and how many outputs."""
 
-_PARTS: Final = ("loss", "train")
+_PARTS: Final = ("build", "loss", "load_data", "train")
+_OF_DATA: Final = ("name", "split", "format", "sha256", "task", "standardize")
 MAX_SOURCE: Final = 1_000_000
 _TYPES: Final = {"int": "int", "float": "float", "bool": "boolean", "str": "string"}
 _NO_DEFAULT: Final = object()
@@ -116,29 +117,60 @@ def describe(path: Path) -> ModuleDescription:
         raise ModuleFaultError(name, f"the file is not Python: {error}") from error
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     main = _main(name, functions)
-    parameters = tuple(_options(name, main))
+    load = functions.get("load_data")
+    parameters = tuple(_options(name, main)) if main is not load else ()
+    metrics = tuple(_metrics(name, tree))
     return ModuleDescription(
         name=name,
         description=_first_line(ast.get_docstring(tree) or ast.get_docstring(main) or ""),
         parameters=parameters,
-        defines=tuple(one for one in _PARTS if one in functions),
+        defines=(
+            *(one for one in _PARTS if one in functions),
+            *(("metrics",) if metrics else ()),
+        ),
         source_hash=source_hash(raw),
         open=main.name == "train" and not parameters,
+        metrics=metrics,
+        data=tuple(_options(name, load)) if load is not None else (),
     )
 
 
 def _main(name: str, functions: Mapping[str, ast.FunctionDef]) -> ast.FunctionDef:
-    """Return `build` or `train`, whose parameters are the module's."""
+    """Return `build` or `train`, whose parameters are the module's; else `load_data`."""
     found = [functions[one] for one in ("build", "train") if one in functions]
     if len(found) == 1:
         return found[0]
     if found:
         raise ModuleFaultError(name, "the file must have `build` or `train`, not both")
+    if "load_data" in functions:
+        return functions["load_data"]
     detail = (
-        "the file must have `def build(…) -> torch.nn.Module` (a network) or `def train(trial, …)` "
-        "(a training loop) at its top level"
+        "the file must have `def build(…) -> torch.nn.Module` (a network), `def train(trial, …)` "
+        "(a training loop) or `def load_data(…)` (data) at its top level"
     )
     raise ModuleFaultError(name, detail)
+
+
+def _metrics(name: str, tree: ast.Module) -> Iterator[str]:
+    """Yield the keys of the dictionary `metrics`, if the file has one."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if not any(isinstance(one, ast.Name) and one.id == "metrics" for one in targets):
+            continue
+        value = getattr(node, "value", None)
+        if not isinstance(value, ast.Dict):
+            raise ModuleFaultError(name, "metrics must be a dictionary `{name: function}`")
+        for key in value.keys:
+            metric = _plain(key) if key is not None else None
+            if not isinstance(metric, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", metric):
+                detail = "metrics must have names of lower-case letters, digits and `_` as keys"
+                raise ModuleFaultError(name, detail)
+            if metric in METRICS or metric == "loss":
+                detail = f"{metric} is a built-in metric; name yours otherwise"
+                raise ModuleFaultError(name, detail)
+            yield metric
 
 
 def source_hash(source: bytes) -> str:
@@ -150,8 +182,9 @@ def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name) or keyword.iskeyword(name):
         detail = "the file's name must be a Python name of at most 64 letters, digits and `_`"
         raise ModuleFaultError(name, detail)
-    if name in NETWORKS:
-        raise ModuleFaultError(name, f"{name} is a built-in network; name the file otherwise")
+    for kind, known in (("network", NETWORKS), ("data set", DATASETS)):
+        if name in known:
+            raise ModuleFaultError(name, f"{name} is a built-in {kind}; name the file otherwise")
 
 
 def _options(name: str, build: ast.FunctionDef) -> Iterator[Option]:
@@ -173,7 +206,10 @@ def _options(name: str, build: ast.FunctionDef) -> Iterator[Option]:
     for argument, default in pairs[1:] if build.name == "train" else pairs:
         if build.name == "train":
             yield _option(name, argument, default, told.get(argument.arg, ""))
-        elif argument.arg not in GIVEN:
+        elif build.name == "load_data" and argument.arg in _OF_DATA:
+            detail = f"the parameter {argument.arg!r} belongs to all data; name it otherwise"
+            raise ModuleFaultError(name, detail)
+        elif argument.arg not in GIVEN or build.name == "load_data":
             _refuse_taken(name, argument.arg)
             yield _option(name, argument, default, told.get(argument.arg, ""))
 
@@ -182,8 +218,7 @@ def _refuse_taken(name: str, parameter: str) -> None:
     if bind(parameter, network=None, dataset=None) is not None:
         raise ModuleFaultError(
             name,
-            f"build's parameter {parameter!r} already means something in training; "
-            "name it otherwise",
+            f"the parameter {parameter!r} already means something in training; name it otherwise",
         )
 
 

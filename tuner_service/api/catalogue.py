@@ -37,10 +37,8 @@ class Workers(BaseModel):
 @router.get("/networks", response_model=Entries, responses=errors(), summary="List networks")
 def list_networks(service: ServiceDep, _: CallerDep) -> Response:
     """Return the built-in networks, and those that workers bring."""
-    brought = [
-        ModuleDescription.model_validate(description).network.model_dump(mode="json")
-        for description in known_modules(service.db).values()
-    ]
+    known = map(ModuleDescription.model_validate, known_modules(service.db).values())
+    brought = [one.network.model_dump(mode="json") for one in known if one.is_network]
     return json_answer(Entries(items=[*catalogue_view("networks"), *brought]))
 
 

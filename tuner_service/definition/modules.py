@@ -13,7 +13,9 @@ class ModuleDescription(BaseModel):
 
     Attributes:
         parameters: From the signature of `build` (or of `train`'s declared parameters).
-        defines: What the module has beside `build`; with `train` it is a loop and has no `build`.
+        defines: What the module has; with `train` it is a loop.
+        metrics: Names of metrics of its own.
+        data: Parameters of its `load_data`.
         open: Of a loop that names no parameters: a study may give it any.
         source_hash: SHA-256 of its source; part of a fused group's key.
     """
@@ -23,14 +25,21 @@ class ModuleDescription(BaseModel):
     name: str
     description: str = ""
     parameters: tuple[Option, ...] = ()
-    defines: tuple[Literal["loss", "metrics", "load_data", "train"], ...] = ()
+    defines: tuple[Literal["build", "loss", "metrics", "load_data", "train"], ...] = ()
     source_hash: str
     open: bool = False
+    metrics: tuple[str, ...] = ()
+    data: tuple[Option, ...] = ()
 
     @property
     def is_loop(self) -> bool:
         """Whether it trains by itself, as it likes, instead of bringing a network."""
         return "train" in self.defines
+
+    @property
+    def is_network(self) -> bool:
+        """Whether `network: {type: …}` may name it: a network, or a loop in its place."""
+        return bool({"build", "train"} & set(self.defines)) or "load_data" not in self.defines
 
     @property
     def network(self) -> Network:

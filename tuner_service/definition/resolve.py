@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Binding, Group, bind
-from tuner_service.definition.catalogue import METRICS, NETWORKS, TRAINING, Dataset, Entry
+from tuner_service.definition.catalogue import NETWORKS, RECORDS, TRAINING, Dataset, Entry
 from tuner_service.definition.grid import grid_size
 from tuner_service.definition.options import Option, Scalar, coerce
 from tuner_service.definition.sections import Dataset as DatasetSection
@@ -22,7 +22,12 @@ from tuner_service.definition.spec import (
 )
 from tuner_service.definition.study import StudyDefinition
 from tuner_service.definition.tasks import task_of
-from tuner_service.definition.uploads import dataset_entry, upload_path
+from tuner_service.definition.uploads import (
+    brought_entry,
+    dataset_entry,
+    is_brought,
+    upload_path,
+)
 
 Task = Literal["classification", "regression"]
 
@@ -117,7 +122,8 @@ def _data(definition: StudyDefinition) -> DatasetSection:
 
 
 def _entry(definition: StudyDefinition) -> Dataset:
-    entry = dataset_entry(_data(definition))
+    dataset = _data(definition)
+    entry = brought_entry(dataset.name) if is_brought(dataset) else dataset_entry(dataset)
     if entry is None:
         raise ValueError(f"the data of study {definition.name!r} is not known")
     return entry
@@ -126,7 +132,9 @@ def _entry(definition: StudyDefinition) -> Dataset:
 def _dataset(definition: StudyDefinition, values: _Values) -> DatasetSpec:
     dataset = _data(definition)
     entry = _entry(definition)
-    name, options = dataset.name, values.options(entry.options)
+    # Parameters of a module's `load_data` are known where it is.
+    own = dataset.options if is_brought(dataset) else {}
+    name, options = dataset.name, {**own, **values.options(entry.options)}
     if dataset.sha256 is not None and dataset.format is not None:
         name = dataset.format
         options["path"] = upload_path(dataset.name, dataset.format, dataset.sha256)
@@ -168,8 +176,9 @@ def _kind(group: Literal["optimizer", "schedule"], values: _Values, key: str) ->
 def _metrics(definition: StudyDefinition) -> tuple[str, ...]:
     """Return the metrics to compute; the loss is always recorded and not among them."""
     wanted = definition.training.metrics or DEFAULT_METRICS[study_task(definition)]
-    objectives = (one.metric.removeprefix("val_") for one in definition.objective)
-    names = dict.fromkeys((*wanted, *(name for name in objectives if name in METRICS)))
+    # A name that is not in the catalogue is a metric of the network's module.
+    measured = (one.metric for one in definition.objective if one.metric not in RECORDS)
+    names = dict.fromkeys((*wanted, *(name.removeprefix("val_") for name in measured)))
     return tuple(name for name in names if name != "loss")
 
 
@@ -205,8 +214,11 @@ def _is_fusible(definition: StudyDefinition, name: str) -> bool:
 
 def required_modules(definition: StudyDefinition) -> tuple[str, ...]:
     """Return the modules that a worker must have to run the study."""
-    network = definition.network.type
-    return () if network in NETWORKS else (network,)
+    network, dataset = definition.network.type, definition.dataset
+    needed = [] if network in NETWORKS else [network]
+    if dataset is not None and is_brought(dataset):
+        needed.append(dataset.name)
+    return tuple(dict.fromkeys(needed))
 
 
 def total_slots(definition: StudyDefinition) -> int:

@@ -26,7 +26,7 @@ _MODULE_OPTION: JsonSchema = {
 
 
 def dataset_schema(base: JsonSchema) -> JsonSchema:
-    """Return one alternative per data set of the catalogue, and one for uploaded data.
+    """Return one alternative per data set of the catalogue, and one for data that users bring.
 
     `base` has `name`, `split`, and what only uploaded data has.
     """
@@ -35,7 +35,7 @@ def dataset_schema(base: JsonSchema) -> JsonSchema:
     formats = [DATASETS[name] for name in UPLOAD_FORMATS]
     options = {k: v for k, v in merged_options(formats).items() if k != "path"}
     uploaded = {
-        "title": "uploaded data",
+        "title": "uploaded data, or a module of the workers that loads data",
         "type": "object",
         "properties": {
             **base["properties"],
@@ -48,7 +48,7 @@ def dataset_schema(base: JsonSchema) -> JsonSchema:
             "format": {"enum": [*UPLOAD_FORMATS, None], "description": "Filled in by the service."},
         },
         "required": ["name"],
-        "additionalProperties": False,
+        "additionalProperties": _MODULE_OPTION,
     }
     return {**result, "oneOf": [*result["oneOf"], uploaded]}
 
@@ -88,7 +88,8 @@ def training_schema(base: JsonSchema) -> JsonSchema:
     properties["optimizer"] = _one_of(OPTIMIZERS, "What updates the weights.", default="adam")
     properties["schedule"] = _one_of(SCHEDULES, "How the rate moves.", default="constant")
     properties["loss"] = _one_of(LOSSES, "What training minimises; default: by the task.")
-    properties["metrics"]["items"] = {"enum": list(METRICS)}
+    # Any text: a network's module may bring metrics of its own.
+    properties["metrics"]["items"] |= {"examples": list(METRICS)}
     for kind in (OPTIMIZERS, SCHEDULES):
         properties |= merged_options(kind.values())
     return {**base, "properties": properties, "additionalProperties": False}

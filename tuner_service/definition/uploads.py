@@ -5,7 +5,14 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from tuner_service.definition.catalogue import DATASETS, UPLOAD_FORMATS, Dataset, Inputs
+from tuner_service.definition.catalogue import (
+    BROUGHT_OPTIONS,
+    DATASETS,
+    UPLOAD_FORMATS,
+    Dataset,
+    Inputs,
+)
+from tuner_service.definition.options import Option
 from tuner_service.definition.sections import Dataset as DatasetSection
 
 FOLDER: Final = "uploads"  # of uploaded files, inside the data directory's `datasets`
@@ -46,6 +53,27 @@ def pinned_to(dataset: DatasetSection, upload: Upload) -> DatasetSection:
     missing = {"format": upload.format, "sha256": upload.sha256}
     given = {key: value for key in missing if (value := getattr(dataset, key)) is not None}
     return dataset.model_copy(update={**missing, **given})
+
+
+def brought_entry(name: str, parameters: tuple[Option, ...] = ()) -> Dataset:
+    """Return the entry of data that a worker's module loads.
+
+    Args:
+        parameters: Of its `load_data`, where they are known.
+    """
+    own = tuple(one.model_copy(update={"searchable": False}) for one in parameters)
+    return Dataset(
+        name=name,
+        description="Data that a module of the workers loads.",
+        options=(*BROUGHT_OPTIONS, *own),
+        task=None,
+        inputs=None,
+    )
+
+
+def is_brought(dataset: DatasetSection) -> bool:
+    """Whether checked data is a module's: neither built in nor uploaded."""
+    return dataset.name not in DATASETS and dataset.format is None
 
 
 def dataset_entry(dataset: DatasetSection, upload: Upload | None = None) -> Dataset | None:

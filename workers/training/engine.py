@@ -170,10 +170,12 @@ class Engine:
     def _prepare(self, start: TrialStart) -> Run:
         spec = TrialSpec.model_validate(start["spec"])
         kind = LOSSES[spec.loss].targets
-        data = self._data.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
-        metrics = metric_set(spec.metrics, numbers=kind == "numbers")
         with printing_to(start["log"]):
+            spec = self._modules.pinned_data(spec)
+            data = self._data.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
             spec = self._modules.pinned(spec, data)
+        own = modules.metrics_of(spec.network)
+        metrics = metric_set(spec.metrics, numbers=kind == "numbers", own=own)
         group = group_of(spec, data, device=self._device, group_network=self._steps.group_network)
         run = Run(
             start=start,

@@ -30,7 +30,13 @@ def measure(
     scores = Scores(outputs, part.targets, binary=kind == "binary")
     table = MetricSet(union, numbers=kind == "numbers").compute(scores)
     return [
-        {"loss": losses[lane], **{name: table[name][lane] for name in one.names}} if one else {}
+        {
+            "loss": losses[lane],
+            **{name: table[name][lane] for name in one.names},
+            **one.compute_own(outputs[lane], part.targets),
+        }
+        if one
+        else {}
         for lane, one in enumerate(metrics)
     ]
 

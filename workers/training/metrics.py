@@ -11,7 +11,7 @@ scikit-learn with `zero_division=0`; a class that is neither true nor predicted 
 part in a macro average.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -192,6 +192,7 @@ def r2(scores: Scores) -> Tensor:
 
 
 Metric = Callable[[Scores], Tensor]
+OwnMetric = Callable[[Tensor, Tensor], object]
 
 CLASS_METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -221,10 +222,23 @@ NUMBER_METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True, slots=True)
 class MetricSet:
-    """The metrics of one trial, by name, checked against its kind of target."""
+    """The metrics of one trial, by name, checked against its kind of target.
+
+    Attributes:
+        own: Those of the network's module, which know no lanes.
+    """
 
     names: tuple[str, ...]
     numbers: bool
+    own: tuple[tuple[str, OwnMetric], ...] = ()
+
+    def compute_own(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the metrics that a module brings, of one lane's outputs [R, …].
+
+        Raises:
+            TypeError: One of them returned no number.
+        """
+        return {name: _number(name, metric(outputs, targets)) for name, metric in self.own}
 
     def compute(self, scores: Scores) -> dict[str, list[float]]:
         """Return each metric as K floats; one transfer from the device for all of them."""
@@ -235,18 +249,36 @@ class MetricSet:
         return dict(zip(self.names, rows, strict=True))
 
 
-def metric_set(names: Iterable[str], *, numbers: bool) -> MetricSet:
+def metric_set(
+    names: Iterable[str], *, numbers: bool, own: Mapping[str, OwnMetric] | None = None
+) -> MetricSet:
     """Return the metrics of these names.
+
+    Args:
+        own: Those that the network's module brings.
 
     Raises:
         DataError: a metric does not fit the targets.
     """
     table, other = (NUMBER_METRICS, "class") if numbers else (CLASS_METRICS, "number")
-    wanted = tuple(name for name in names if name != "loss")  # always measured, by the loss itself
+    own = own or {}
+    measured = [name for name in names if name != "loss"]  # always there, by the loss itself
+    wanted = tuple(name for name in measured if name not in own)
     for name in wanted:
         if name not in table:
             raise DataError(
                 f"metric {name!r} is for {other} targets, which this data has not; "
                 f"choose among {', '.join(table)}"
             )
-    return MetricSet(wanted, numbers)
+    brought = tuple((name, own[name]) for name in measured if name in own)
+    return MetricSet(wanted, numbers, brought)
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f" of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        raise TypeError(
+            f"the metric {name} must return one number, but got {type(value).__name__}{shape}"
+        ) from error

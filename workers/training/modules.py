@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from tuner_service.definition.spec import TrialSpec
 from workers.modules import GIVEN, source_hash
 from workers.training import networks
-from workers.training.datasets import PreparedData
+from workers.training.datasets import SOURCES, PreparedData, brought
 from workers.training.losses import LOSSES, Loss, RowLoss, TargetKind
+from workers.training.metrics import OwnMetric
 from workers.training.networks import Family, InputShape
 
 MARK = "@"
@@ -56,11 +57,26 @@ class UserModules:
         name = str(spec.network["type"])
         if name in networks.NETWORKS:
             return spec
-        key, module = self._load(name)
+        key, module = self._load(name, "build")
         network = {**spec.network, "type": key}
         loss = self._loss(spec.loss, key, module, data)
         self._try(network, data)
         return spec.model_copy(update={"network": network, "loss": loss})
+
+    def pinned_data(self, spec: TrialSpec) -> TrialSpec:
+        """Return the trial with its data pinned to the present source, if a module loads it.
+
+        Raises:
+            LookupError: This worker has no such module.
+            TypeError: The module has no `load_data`.
+        """
+        name = spec.dataset.name
+        if name in SOURCES:
+            return spec
+        key, module = self._load(name, "load_data")
+        if key not in SOURCES:
+            SOURCES[key] = brought.source_of(module.load_data, name)
+        return spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"name": key})})
 
     def restore(self, key: str, loss: str) -> None:
         """Bring back what `pinned` made in another process.
@@ -68,14 +84,14 @@ class UserModules:
         Raises:
             LookupError: The source is no longer the same.
         """
-        found, module = self._load(key.partition(MARK)[0])
+        found, module = self._load(key.partition(MARK)[0], "build")
         if found != key:
             raise LookupError(f"the source of {key} has changed: it is {found} now")
         base = loss.rpartition(":")[2]
         if base != loss:
             LOSSES[loss] = Loss(_by_row(module.loss), LOSSES[base].targets)
 
-    def _load(self, name: str) -> tuple[str, ModuleType]:
+    def _load(self, name: str, part: str) -> tuple[str, ModuleType]:
         path = None if self._directory is None else self._directory / f"{name}.py"
         if path is None or not path.is_file():
             raise LookupError(
@@ -85,10 +101,11 @@ class UserModules:
         key = f"{name}{MARK}{source_hash(raw)[:HASH_LETTERS]}"
         if key not in self._modules:
             module = _import(f"tuner_module_{key.replace(MARK, '_')}", path, raw)
-            if not callable(getattr(module, "build", None)):
-                raise TypeError(f"{path.name} must have a function `build`")
             self._modules[key] = module
-            networks.NETWORKS[key] = Family(functools.partial(_build, module), brought=True)
+            if callable(getattr(module, "build", None)):
+                networks.NETWORKS[key] = Family(functools.partial(_build, module), brought=True)
+        if not callable(getattr(self._modules[key], part, None)):
+            raise TypeError(f"{path.name} must have a function `{part}`")
         return key, self._modules[key]
 
     def _loss(self, name: str, key: str, module: ModuleType, data: PreparedData) -> str:
@@ -141,6 +158,20 @@ def arguments(
 def is_brought(network: Mapping[str, Any]) -> bool:
     """Whether a network, as the engine sees it, is of a module."""
     return networks.NETWORKS[str(network["type"])].brought
+
+
+def metrics_of(network: Mapping[str, Any]) -> Mapping[str, OwnMetric]:
+    """Return the metrics that a network's module brings.
+
+    Raises:
+        TypeError: They are no dictionary of functions.
+    """
+    if not is_brought(network):
+        return {}
+    metrics = getattr(module_of(str(network["type"])), "metrics", {})
+    if not isinstance(metrics, dict) or not all(callable(one) for one in metrics.values()):
+        raise TypeError("metrics must be a dictionary {name: function(output, target)}")
+    return metrics
 
 
 def described(network: Mapping[str, Any], data: PreparedData) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def start(folder: Path, *, trial: int = 1, **changes: Any) -> TrialStart:
         "study": 1,
         "spec": {**spec, **changes.pop("spec", {})},
         "checkpoint": str(folder / f"checkpoint-{trial}"),
-        "resume": False,
+        "resume": None,
         "model": None,
         "keep_models": 1,
         "prunable": False,
@@ -208,7 +208,7 @@ def test_a_stopped_loop_goes_on_from_its_directory(tmp_path: Path) -> None:
     trials.stop(1, "checkpoint")
     *_, stopped = until(trials, ends())
     assert (stopped["kind"], stopped["mode"], stopped["step"]) == ("stopped", "checkpoint", 2)
-    trials.submit(start(tmp_path, trial=1, resume=True))
+    trials.submit(start(tmp_path, trial=1, resume=2))
     events = until(trials, ends())
     assert [event["step"] for event in events if event["kind"] == "report"] == [3, 4]
     assert events[-1]["values"] == [9]

@@ -13,6 +13,7 @@ from tests.unit.training.builders import dataset, of, only, regression, run_all,
 from workers.protocol import Event
 from workers.training import networks
 from workers.training.checkpoints import read_tensors
+from workers.training.datasets import SOURCES
 from workers.training.engine import Engine
 from workers.training.ladder import Ladder
 from workers.training.losses import LOSSES
@@ -49,8 +50,9 @@ def build(inputs, outputs, width: int = 8, dropout: float = 0.3) -> nn.Module:
 def registries() -> Iterator[None]:
     """Leave nothing of a test's modules behind."""
     known, losses, path = dict(networks.NETWORKS), dict(LOSSES), list(sys.path)
+    sources = dict(SOURCES)
     yield
-    for registry, before in ((networks.NETWORKS, known), (LOSSES, losses)):
+    for registry, before in ((networks.NETWORKS, known), (LOSSES, losses), (SOURCES, sources)):
         registry.clear()
         registry.update(before)  # type: ignore[arg-type]
     sys.path[:] = path
@@ -238,6 +240,78 @@ def test_regression_with_a_network_of_ones_own(folder: Path, tmp_path: Path) -> 
     assert only(run_all(engine(folder), [start(1, trained, folder=tmp_path)]), 1, "finished")
 
 
+METRICS = """
+import torch
+
+def confidence(output, target):
+    return output.softmax(1).max(1).values.mean()
+
+metrics = {"confidence": confidence, "rows": lambda output, target: len(target)}
+"""
+
+
+def test_its_own_metrics_are_measured_and_may_be_the_objective(
+    folder: Path, tmp_path: Path
+) -> None:
+    write(folder, PLAIN_NET + METRICS)
+    measured = spec(
+        network=net(),
+        metrics=("rows", "confidence", "accuracy"),
+        objective=(("val_confidence", "maximize"),),
+        fuse=True,
+        epochs=3,
+    )
+    ladder = Ladder(torch.device("cpu"), compile=False, probe=False)
+    starts = [start(k, measured, folder=tmp_path) for k in (1, 2)]
+    events = run_all(engine(folder, steps=ladder), starts)
+    for k in (1, 2):
+        last, final = of(events, k, "report")[-1], only(events, k, "finished")
+        assert 1 / 3 < last["value"] == last["record"]["val_confidence"] < 1
+        assert final["rung"] == "traced"
+        assert final["record"]["test_rows"] == 30
+        assert "test_accuracy" in final["record"]
+
+
+DATA = """
+import torch
+
+def load_data(rows: int, wide: bool = False):
+    inputs = torch.randn(rows, 6 if wide else 4)
+    return inputs, (inputs[:, 0] > 0).long()
+"""
+
+
+def test_its_own_data_is_loaded_anew_when_the_file_changes(folder: Path, tmp_path: Path) -> None:
+    one, data = engine(folder), dataset("moons", rows=60, task="classification")
+    hashes = []
+    for k, source in enumerate((DATA, DATA, DATA.replace("> 0", "> 0.1")), start=1):
+        write(folder, source, "moons")
+        final = only(
+            run_all(one, [start(k, spec(dataset=data, epochs=1), folder=tmp_path)]), k, "finished"
+        )
+        hashes.append(final["record"]["data_hash"])
+        assert final["record"]["test_accuracy"] >= 0
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind", "said"),
+    [
+        ("torch.ones(3)", "user_code", "must return a pair"),
+        ("(torch.ones(3), torch.ones(3))", "data", "but got the shape (3,)"),
+        ("(torch.ones(4, 2), torch.ones(3))", "data", "but got 3 and 4"),
+        ("1 / 0", "user_code", "ZeroDivisionError"),
+    ],
+)
+def test_data_that_does_not_fit_says_so(
+    folder: Path, tmp_path: Path, returned: str, kind: str, said: str
+) -> None:
+    write(folder, f"import torch\ndef load_data(): return {returned}\n", "moons")
+    events = run_all(engine(folder), [start(1, spec(dataset=dataset("moons")), folder=tmp_path)])
+    said_of_it = only(events, 1, "failed")["failure"]
+    assert (said_of_it["kind"], said in said_of_it["message"]) == (kind, True)
+
+
 # Misbehaviour ------------------------------------------------------------------------------
 
 NET = "from torch import nn\n"
@@ -260,6 +334,7 @@ GOOD = NET + "def build(inputs, outputs): return nn.Linear(inputs[0], outputs)\n
         (GOOD + "def loss(output, target): return output", "one per row"),
         (GOOD + "def loss(output, target): return 0.5", "must return a tensor"),
         (GOOD + "def loss(output, target): raise OSError('disk')", "disk"),
+        (GOOD + "metrics = {'odd': 3}", "metrics must be a dictionary {name: function"),
     ],
 )
 def test_a_misbehaving_module_fails_its_own_trial(

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from tuner_service.definition import ModuleDescription, parse_definition
+from tuner_service.definition import (
+    ModuleDescription,
+    parse_definition,
+    required_modules,
+    resolve,
+    resolve_loop,
+)
 from tuner_service.errors import DefinitionError, SettingsError
 from workers.modules import ModuleFaultError, ModuleFolder, describe, open_folder
 
@@ -49,7 +55,7 @@ def test_parameters_come_from_the_signature(tmp_path: Path) -> None:
     assert (found.name, found.description, found.defines) == (
         "tower",
         "A tower of layers.",
-        ("loss",),
+        ("build", "loss"),
     )
     by_name = {option.name: option for option in found.parameters}
     assert list(by_name) == ["width", "depth", "slope", "kind", "norm", "cut", "wide"]
@@ -146,3 +152,69 @@ def test_definitions_are_checked_against_it(tmp_path: Path) -> None:
         assert [one.pointer for one in caught.value.faults] == [pointer]
     with pytest.raises(DefinitionError):
         parse_definition(definition(width=3))
+
+
+EXTRAS = """
+metrics = {"margin": lambda output, target: 0.0}
+
+def build(inputs, outputs): ...
+
+def load_data(rows: int, noise: float = 0.1): ...
+"""
+
+
+def faults_of(body: dict[str, Any], modules: dict[str, ModuleDescription]) -> dict[str, str]:
+    with pytest.raises(DefinitionError) as caught:
+        parse_definition(body, modules=modules)
+    return {one.pointer: one.detail for one in caught.value.faults}
+
+
+def test_metrics_and_data_of_a_module_are_known_by_name(tmp_path: Path) -> None:
+    found = describe(write(tmp_path, EXTRAS))
+    assert (found.defines, found.metrics) == (("build", "load_data", "metrics"), ("margin",))
+    modules = {"tower": found}
+    good = {
+        **definition(),
+        "dataset": {"name": "tower", "rows": 30, "task": "classification"},
+        "objective": {"metric": "val_margin", "direction": "minimize"},
+        "parameters": {"learning_rate": {"type": "float", "low": 0.1, "high": 0.2}},
+        "training": {"metrics": ["margin", "accuracy"]},
+    }
+    parsed = parse_definition(good, modules=modules)
+    assert required_modules(parsed) == ("tower",)
+    trial = resolve(parsed, {"learning_rate": 0.1})
+    assert trial.metrics == ("margin", "accuracy")
+    assert trial.dataset.options == {"rows": 30, "task": "classification", "standardize": True}
+    wrong = {
+        **good,
+        "dataset": {"name": "tower", "row": 30, "task": "classification"},
+        "objective": {"metric": "val_margn"},
+        "training": {"metrics": ["margins"]},
+    }
+    said = faults_of(wrong, modules)
+    assert "did you mean 'rows'" in said["/dataset/row"]
+    assert "rows is required" in said["/dataset/rows"]
+    assert "did you mean 'val_margin'" in said["/objective/metric"]
+    assert "did you mean 'margin'" in said["/training/metrics/0"]
+    undirected = {**good, "objective": {"metric": "val_margin"}}
+    assert list(faults_of(undirected, modules)) == ["/objective/direction"]
+
+
+def test_a_loop_names_its_parameters_or_takes_any(tmp_path: Path) -> None:
+    loop = {"tower": describe(write(tmp_path, "def train(trial, learning_rate: float): ..."))}
+    free = {"tower": describe(write(tmp_path, "def train(trial): ..."))}
+    body = {
+        **definition(),
+        "objective": {"metric": "score", "direction": "maximize"},
+        "parameters": {"learning_rate": {"type": "float", "low": 0.1, "high": 0.2}},
+    }
+    del body["dataset"]
+    assert (loop["tower"].open, free["tower"].open) == (False, True)
+    for modules in (loop, free):
+        spec = resolve_loop(parse_definition(body, modules=modules), {"learning_rate": 0.1})
+        assert (spec.module, spec.parameters) == ("tower", {"learning_rate": 0.1})
+    other = {**body, "parameters": {"anything": {"type": "int", "low": 1, "high": 2}}}
+    assert parse_definition(other, modules=free).is_loop
+    said = faults_of(other, loop)
+    assert "tower has no parameter 'anything'" in said["/parameters/anything"]
+    assert "/network/learning_rate" in said

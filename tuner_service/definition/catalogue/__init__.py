@@ -11,7 +11,12 @@ Option names share one flat name space per study: a name means the same in `para
 from collections.abc import Mapping
 from typing import Any
 
-from tuner_service.definition.catalogue.datasets import DATASETS, UPLOAD_FORMATS, UPLOAD_NAME
+from tuner_service.definition.catalogue.datasets import (
+    BROUGHT_OPTIONS,
+    DATASETS,
+    UPLOAD_FORMATS,
+    UPLOAD_NAME,
+)
 from tuner_service.definition.catalogue.entries import (
     Activation,
     Dataset,
@@ -61,6 +66,7 @@ def catalogue_view(kind: str) -> list[dict[str, Any]]:
 
 __all__ = [
     "ACTIVATIONS",
+    "BROUGHT_OPTIONS",
     "CATALOGUE",
     "DATASETS",
     "LOSSES",

@@ -77,6 +77,9 @@ _TASK = Option(
     description="Whether the target is a class or a number; null: as the loss or the "
     "objective's metric says.",
 )
+BROUGHT_OPTIONS = (_TASK, _STANDARDIZE)
+"""Options of data that a worker's module loads, beside the parameters of its `load_data`."""
+
 _TEXT_OPTIONS = (
     Option(
         name="header",

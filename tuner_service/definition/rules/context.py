@@ -14,7 +14,7 @@ from tuner_service.definition.options import Option, option_fault
 from tuner_service.definition.running import Budget, Resources, Training
 from tuner_service.definition.sections import Dataset, Network, Objective, Pruner, Sampler
 from tuner_service.definition.space import CategoricalParameter, Parameter, Space, ordered
-from tuner_service.definition.uploads import Upload, dataset_entry
+from tuner_service.definition.uploads import Upload, brought_entry, dataset_entry, is_brought
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Context:
         network: As `dataset`; also of a worker's module.
         networks: Every network there is, by name.
         uploads: Data that was uploaded, by name.
+        loaders: Modules that load data.
+        metrics: Metrics of the network's module.
         loop: The worker's module that is to train by itself; None for a network.
     """
 
@@ -52,6 +54,8 @@ class Context:
     network: catalogue.Network | None
     networks: Mapping[str, catalogue.Network]
     uploads: Mapping[str, Upload]
+    loaders: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     loop: ModuleDescription | None = None
 
     @classmethod
@@ -65,16 +69,20 @@ class Context:
         uploads: Mapping[str, Upload],
     ) -> "Context":
         """Look up the entries that the draft names."""
-        networks = {**{name: module.network for name, module in modules.items()}, **NETWORKS}
+        brought = {name: one.network for name, one in modules.items() if one.is_network}
+        networks = {**brought, **NETWORKS}
+        loaders = {name: one.data for name, one in modules.items() if "load_data" in one.defines}
         module = modules.get(draft.network.type) if draft.network else None
         return cls(
             draft=draft,
             faults=faults,
             limits=limits,
-            dataset=_dataset(draft.dataset, uploads),
+            dataset=_dataset(draft.dataset, uploads, loaders),
+            loaders=tuple(loaders),
             network=networks.get(draft.network.type) if draft.network else None,
             networks=networks,
             uploads=uploads,
+            metrics=module.metrics if module is not None else (),
             loop=module if module is not None and module.is_loop else None,
         )
 
@@ -118,5 +126,13 @@ class Context:
                 self.faults.add((*path, option.name), detail, code="missing")
 
 
-def _dataset(dataset: Dataset | None, uploads: Mapping[str, Upload]) -> catalogue.Dataset | None:
-    return dataset_entry(dataset, uploads.get(dataset.name)) if dataset else None
+def _dataset(
+    dataset: Dataset | None,
+    uploads: Mapping[str, Upload],
+    loaders: Mapping[str, tuple[Option, ...]],
+) -> catalogue.Dataset | None:
+    if dataset is None:
+        return None
+    if dataset.name in loaders and dataset.name not in uploads and is_brought(dataset):
+        return brought_entry(dataset.name, loaders[dataset.name])
+    return dataset_entry(dataset, uploads.get(dataset.name))

@@ -30,7 +30,7 @@ def check_dataset(context: Context) -> None:
         return
     _check_version(context, dataset)
     if context.dataset is None:
-        known = (*DATASETS, *context.uploads)
+        known = (*DATASETS, *context.uploads, *context.loaders)
         context.faults.unknown(("dataset", "name"), "data set", dataset.name, known)
         return
     _check_named(context, context.dataset, dataset.options, ("dataset",), own=("split",))

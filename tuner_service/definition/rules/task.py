@@ -76,8 +76,11 @@ def _check_smoothing(context: Context, numbers: bool | None) -> None:
 
 def _check_metric(context: Context, name: str, path: Path, task: Task | None) -> None:
     metric = METRICS.get(name)
+    if name in context.metrics:
+        return
     if metric is None:
-        context.faults.unknown(path, "metric", name, _near(name, METRICS))
+        known = _near(name, (*context.metrics, *METRICS))
+        context.faults.unknown(path, "metric", name, known)
         return
     _check_fit(context, name, metric, path, task=task)
 
@@ -131,13 +134,18 @@ def _check_objective(context: Context, objective: Objective, path: Path, task: T
     metric = objective_metric(name)
     if metric is not None:
         _check_fit(context, name, metric, path, task=task)
+    elif name.startswith("val_") and name[4:] in context.metrics:
+        if "direction" not in objective.model_fields_set:
+            detail = f"say whether to maximize or minimize {name}, which only its module knows"
+            context.faults.add((*path[:-1], "direction"), detail, code="missing")
     elif name.startswith("test_"):
         detail = f"the test part must not steer the search; use {show('val_' + name[5:])}"
         context.faults.add(path, detail, code="unknown_name")
     else:
         bare = suggestion(name, METRICS)
         known = [f"val_{bare}"] if bare and not name.startswith("val_") else OBJECTIVES
-        context.faults.unknown(path, "objective", name, known)
+        own = [f"val_{one}" for one in context.metrics]
+        context.faults.unknown(path, "objective", name, [*own, *known])
 
 
 def _check_pruner(context: Context) -> None:

@@ -160,8 +160,7 @@ class LoopTrials:
         now = self._clock()
         run = LoopRun(start, spec, process, begun_at=now, heard_at=now, reported_at=now)
         run.reported, run.values = reported, values
-        if start["resume"]:
-            run.saved_step = reported or 0
+        run.saved_step = start["resume"]
         self._runs[run.trial] = run
         events.append({"kind": "started", "trial": run.trial, "rung": "plain"})
 

@@ -85,13 +85,17 @@ def prepare(start: TrialStart) -> tuple[int | None, list[float] | None]:
     Without a checkpoint to continue from it is emptied: what lies there is of another attempt.
     """
     directory, note = checkpoint_dir(start), _note(start)
-    if not start["resume"]:
+    known = start["resume"]
+    if known is None:
         shutil.rmtree(directory, ignore_errors=True)
         note.unlink(missing_ok=True)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if known is None:
+        return None, None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads(note.read_text())
-        return int(said["step"]), [float(one) for one in said["values"]]
+        # What the database knows no report of is reported again, if the loop can.
+        return min(int(said["step"]), known), [float(one) for one in said["values"]]
     return None, None
 
 
