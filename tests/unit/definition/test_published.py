@@ -20,7 +20,7 @@ STRUCTURAL = {
     "unknown data option", "network option out of range", "dropout of one", "bound is text",
     "bound is true", "empty choices", "unknown type", "a bare value", "unknown parameter key",
     "unknown sampler", "unknown sampler option", "epochs as text", "epochs of zero",
-    "unknown optimizer", "unknown schedule", "unknown loss", "unknown metric", "zero trials",
+    "unknown optimizer", "unknown schedule", "unknown loss", "zero trials",
     "trials as text", "timeout in words", "unknown device", "no lanes", "unknown training key",
     "absolute path", "path of home", "backslashes", "csv without path",
     "tag name with space", "enqueued list", "four objectives", "direction", "unknown pruner",

@@ -53,7 +53,7 @@ def _read(load: Callable[..., Any], name: str, request: Request) -> RawData:
 @contextmanager
 def _seeded() -> Iterator[None]:
     """Draw the same inside, whichever worker loads the data; outside nothing changes."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
