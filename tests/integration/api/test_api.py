@@ -1,6 +1,7 @@
 """The REST API on both databases, without workers."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,33 @@ def test_keys_and_scopes_guard_everything_off_loopback(open_settings: Settings) 
         assert client.get("/v1/studies", headers=read).status_code == 401
         assert client.get("/dashboard", auth=("any", reader)).status_code == 401
     db.close()
+
+
+def test_no_address_is_without_its_guard(open_settings: Settings) -> None:
+    """Every operation that there is: without a key, with one that may only read, with one gone."""
+    db = Database.open(open_settings.resolved_database_url)
+    _, reader = create_key(db, "reader", ["read"])
+    gone, revoked = create_key(db, "gone")
+    revoke_key(db, gone)
+    db.close()
+    app = create_app(open_settings)
+    operations = [
+        (method.upper(), re.sub(r"\{\w+\}", "1", path))
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+        if path not in ("/healthz", "/readyz")
+    ]
+    assert len(operations) > 20
+    with TestClient(app, raise_server_exceptions=False) as client:
+        for method, path in operations:
+            assert client.request(method, path).status_code == 401, (method, path)
+            stale = client.request(method, path, headers={"X-API-Key": revoked})
+            assert stale.status_code == 401, (method, path)
+            answer = client.request(method, path, headers={"X-API-Key": reader})
+            writes = method not in ("GET", "HEAD")
+            assert (answer.status_code == 403) == writes, (method, path, answer.status_code)
+        for path in ("/", "/docs", "/openapi.json", "/dashboard", "/api/studies", "/csv/1"):
+            assert client.get(path).status_code == 401, path
 
 
 def test_a_keys_limits(open_settings: Settings) -> None:
