@@ -151,6 +151,7 @@ def _dataset(definition: StudyDefinition, values: _Values) -> DatasetSpec:
             test=0.0 if entry.own_test else test,
             seed=split.seed,
             stratify=stratify,
+            folds=split.folds,
         ),
     )
 

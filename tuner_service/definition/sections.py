@@ -63,6 +63,8 @@ class Split(Model):
     Attributes:
         validation: Share of the rows that are not in the data's own test part.
         test: As `validation`; default 0.2, or 0 where the data has a test part of its own.
+        folds: Cross-validation: the rows outside the test part in so many folds, each in turn the
+            validation part; a trial's objective is the mean over the folds.
         stratify: Keep the classes' shares in every part; default true for classification.
     """
 
@@ -70,6 +72,7 @@ class Split(Model):
     test: Float | None = Field(default=None, ge=0, lt=1)
     seed: Int = Field(default=0, ge=0, le=2**31 - 1)
     stratify: Bool | None = None
+    folds: Int | None = Field(default=None, ge=2, le=20)
 
     @field_validator("test")
     @classmethod

@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class SplitSpec(BaseModel):
-    """How rows are divided. Fractions are of all rows that are not in the data's own test part."""
+    """How rows are divided. Fractions are of all rows that are not in the data's own test part.
+
+    Attributes:
+        folds: Parts that what is left of the test part is divided into, each in turn the validation
+            part; null: no cross-validation.
+        fold: Which of them this run validates on; null: the trial is yet to be split into runs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,6 +26,8 @@ class SplitSpec(BaseModel):
     test: float
     seed: int
     stratify: bool
+    folds: int | None = None
+    fold: int | None = None
 
 
 class DatasetSpec(BaseModel):

@@ -19,6 +19,7 @@ from workers.protocol import Event, StopMode, TrialStart
 from workers.training import modules, networks
 from workers.training.datasets import DatasetCache
 from workers.training.failures import failure_of
+from workers.training.folds import Folds
 from workers.training.groups import dtype_of, group_of, hyper_of
 from workers.training.loop import GroupLoop
 from workers.training.loops.loops import LoopTrials
@@ -74,6 +75,7 @@ class Engine:
         self._clock = clock
         self._keeper = loops.keeper if loops is not None else ModelKeeper()
         self._own_loops = loops or LoopTrials(device, modules_dir=None, keeper=self._keeper)
+        self._folds = Folds(self._keeper.ranks)
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[int, StopMode] = {}
         self._loops: OrderedDict[LoopKey, GroupLoop] = OrderedDict()  # the next turn's first
@@ -107,19 +109,19 @@ class Engine:
         if start["spec"].get("kind") == "loop":
             self._own_loops.submit(start)
         else:
-            self._waiting.append(start)
+            self._waiting.extend(self._folds.split(start))
 
     def stop(self, trial: int, mode: StopMode) -> None:
         """Stop a trial at its next step; one that is not on board is none of our business."""
-        self._stops[trial] = mode
+        self._stops |= dict.fromkeys(self._folds.runs_of(trial), mode)
 
     def verdict(self, trial: int, step: int) -> None:
         """Let a prunable trial go on after this step."""
-        run = self._runs.get(trial)
-        if run is not None:
-            run.verdict = max(run.verdict, step)
-        else:
-            self._own_loops.verdict(trial, step)
+        for key in self._folds.runs_of(trial):
+            run = self._runs.get(key)
+            if run is not None:
+                run.verdict = max(run.verdict, step)
+        self._own_loops.verdict(trial, step)
 
     def forget(self, study: int) -> None:
         """A result of this study was not counted: rank its models anew."""
@@ -135,22 +137,30 @@ class Engine:
             events += self._ended(loop.turn())
             self._move(loop.strays(), loop)
         self._forget_idle_loops()
-        return events
+        return self._joined(events)
 
     def shutdown(self) -> list[Event]:
         """Checkpoint every trial on board and stop it."""
         for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
             self._stops[trial] = "checkpoint"
-        return [*self._apply_stops(), *self._own_loops.shutdown()]
+        return [*self._joined(self._apply_stops()), *self._own_loops.shutdown()]
+
+    def _joined(self, events: list[Event]) -> list[Event]:
+        joined, stops = self._folds.join(events)
+        self._stops |= dict.fromkeys(stops, "cancel")
+        return joined
 
     # -- coming in --------------------------------------------------------------------------
 
     def _admissible(self) -> bool:
         if not self._waiting:
             return False
-        if self._waiting[0]["alone"]:
-            return not self._runs
-        return not any(run.start["alone"] for run in self._runs.values())
+        first = self._waiting[0]
+        others = [run for run in self._runs.values() if not self._same_trial(run, first["trial"])]
+        return not (others if first["alone"] else any(run.start["alone"] for run in others))
+
+    def _same_trial(self, run: Run, trial: int) -> bool:
+        return self._folds.trial_of(run.trial) == self._folds.trial_of(trial)
 
     def _admit(self) -> list[Event]:
         events: list[Event] = []
@@ -221,10 +231,15 @@ class Engine:
         """Return the group whose turn it is, and put it last in the row."""
         active = [loop for loop in self._loops.values() if loop.active]
         served = {run.study for loop in active for run in loop.runs}
+        begun = {self._folds.trial_of(run.trial) for loop in active for run in loop.runs}
         for key, loop in self._loops.items():
             if not loop.runnable:
                 continue
             fresh = not served.issuperset(run.study for run in loop.runs)
+            # A trial that waits for a verdict of all its folds must get them all under way.
+            fresh |= any(
+                run.trial < 0 and self._folds.trial_of(run.trial) in begun for run in loop.runs
+            )
             if loop.active or len(active) < self._max_groups or fresh:
                 self._loops.move_to_end(key)
                 return loop

@@ -20,6 +20,10 @@ from workers.training.step import LaneState
 logger = logging.getLogger(__name__)
 
 
+EVERY = -1
+"""As `keep_models`: keep the model whatever its rank."""
+
+
 class ModelKeeper:
     """Knows the best values per study that this trainer has seen.
 
@@ -39,7 +43,7 @@ class ModelKeeper:
         direction, most = run.spec.objective[0][1], run.start["keep_models"]
         if path is None or values is None:
             return None
-        if not self.ranks(run.study, values[0], direction, most):
+        if most != EVERY and not self.ranks(run.study, values[0], direction, most):
             return None
         tensors = {
             k: v for k, v in (weights() or {}).items() if k.startswith(("parameters/", "buffers/"))
@@ -49,7 +53,8 @@ class ModelKeeper:
             write_tensors(Path(path), plain, describe(run))
         except OSError as error:  # a full disk costs the model, not the result
             logger.warning("no model of trial %s: %s", run.trial, error)
-            self._best[run.study].remove(values[0])
+            if run.start["keep_models"] != EVERY:
+                self._best[run.study].remove(values[0])
             return None
         return path
 

@@ -73,6 +73,18 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "validation + test < 1",
     ),
     (
+        "one fold",
+        definition(dataset={"name": "digits", "split": {"folds": 1}}),
+        "/dataset/split/folds",
+        "`folds >= 2` must hold",
+    ),
+    (
+        "folds and a validation part",
+        definition(dataset={"name": "digits", "split": {"folds": 5, "validation": 0.1}}),
+        "/dataset/split/validation",
+        "each of the 5 folds",
+    ),
+    (
         "negative split",
         definition(dataset={"name": "digits", "split": {"validation": -0.1}}),
         "/dataset/split/validation",

@@ -46,6 +46,8 @@ def test_defaults_fill_everything() -> None:
         "test": 0.2,
         "seed": 0,
         "stratify": True,
+        "folds": None,
+        "fold": None,
     }
 
 

@@ -57,9 +57,15 @@ def _check_split(context: Context, split: Split) -> None:
     if entry.own_test and split.test:
         detail = f"{entry.name} has a test part of its own; leave test out"
         context.faults.add((*path, "test"), detail, code="conflict")
+    if split.folds and split.validation != Split().validation:
+        detail = f"each of the {split.folds} folds is the validation part in turn; leave it out"
+        context.faults.add((*path, "validation"), detail, code="conflict")
     rows = entry.rows
     if rows is None:
         return
+    if split.folds and rows * (1 - (split.test or 0)) < 2 * split.folds:
+        detail = f"{rows} rows are too few for {split.folds} folds; take fewer folds"
+        context.faults.add((*path, "folds"), detail, code="out_of_range")
     for part, share in (("validation", split.validation), ("test", split.test)):
         if share and round(rows * share) < 1:
             detail = f"{share:g} of {rows} rows is no row; take a larger share"

@@ -1,5 +1,6 @@
 """Train, validation and test rows, drawn with a seeded NumPy generator."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,8 @@ def split_rows(
         DataError: a part would be empty, or a class is too small to stratify.
     """
     test = 0 if own_test else round(rows * spec.test)
+    if spec.folds is not None:
+        return _fold_rows(rows, test, spec, classes)
     validation = round(rows * spec.validation)
     train = rows - test - validation
     if train < 1 or validation < 1:
@@ -52,10 +55,35 @@ def split_rows(
     )
 
 
+def _fold_rows(
+    rows: int, test: int, spec: SplitSpec, classes: NDArray[np.int64] | None
+) -> SplitRows:
+    """Divide what is not for the test into folds; one is for validation, the others to train."""
+    folds, left = spec.folds or 1, rows - test
+    if left < 2 * folds:
+        raise DataError(
+            f"{rows} rows, {test} of them for the test, are too few for {folds} folds; bring more "
+            "rows or take fewer folds"
+        )
+    sizes = [test, *(left // folds + (fold < left % folds) for fold in range(folds))]
+    generator = np.random.Generator(np.random.PCG64(spec.seed))
+    if spec.stratify and classes is not None:
+        order = _stratified_order(classes, sizes, generator)
+    else:
+        order = generator.permutation(rows)
+    parts = np.split(order, np.cumsum(sizes)[:-1])
+    validation = parts.pop(1 + (spec.fold or 0))
+    return SplitRows(
+        train=np.sort(np.concatenate(parts[1:])),
+        validation=np.sort(validation),
+        test=np.sort(parts[0]),
+    )
+
+
 def _stratified_order(
-    classes: NDArray[np.int64], sizes: tuple[int, int, int], generator: np.random.Generator
+    classes: NDArray[np.int64], sizes: Sequence[int], generator: np.random.Generator
 ) -> Index:
-    """Return row numbers, test first, then validation, then train, each with its class shares."""
+    """Return row numbers, part after part (test first), each with its class shares."""
     labels, counts = np.unique(classes, return_counts=True)
     if counts.min() < 2:
         label = labels[counts.argmin()]

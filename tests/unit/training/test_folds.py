@@ -1,0 +1,197 @@
+"""Cross-validation: folds share no row and leave out none, and a trial speaks for all of them."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, start
+from tuner_service.definition.spec import SplitSpec
+from tuner_service.errors import DataError
+from workers.protocol import Event
+from workers.training.datasets.split import split_rows
+from workers.training.engine import Engine
+from workers.training.ladder import Ladder
+
+FOLDS = 3
+
+
+def folded(**changes: Any) -> Any:
+    return spec(dataset=dataset("iris", {"folds": FOLDS}), **changes)
+
+
+def by_hand(folder: Path, **changes: Any) -> list[list[Event]]:
+    """Return each fold's reports and last words, trained as a trial of its own."""
+    runs = []
+    for fold in range(FOLDS):
+        one = spec(dataset=dataset("iris", {"folds": FOLDS, "fold": fold}), **changes)
+        runs.append(run_all(Engine("cpu", threads=1), [start(1, one, folder=folder)]))
+    return runs
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+@pytest.mark.parametrize(("rows", "folds"), [(50, 2), (53, 5), (200, 20)])
+def test_folds_share_no_row_and_leave_out_none(rows: int, folds: int, stratify: bool) -> None:
+    classes = np.arange(rows) % 2
+    cuts = [
+        split_rows(
+            rows,
+            SplitSpec(
+                validation=0.2, test=0.2, seed=4, stratify=stratify, folds=folds, fold=fold
+            ),
+            classes=classes,
+            own_test=False,
+        )
+        for fold in range(folds)
+    ]  # fmt: skip
+    test = cuts[0].test.tolist()
+    assert len(test) == round(rows * 0.2)
+    validated = [row for cut in cuts for row in cut.validation.tolist()]
+    assert sorted(validated + test) == list(range(rows))
+    for cut in cuts:
+        assert cut.test.tolist() == test
+        every = [*cut.train.tolist(), *cut.validation.tolist(), *test]
+        assert sorted(every) == list(range(rows))
+        if stratify:
+            assert abs(int(classes[cut.validation].sum()) - len(cut.validation) / 2) <= 1
+
+
+def test_too_few_rows_for_the_folds_are_refused() -> None:
+    few = SplitSpec(validation=0.2, test=0.0, seed=0, stratify=False, folds=5, fold=0)
+    with pytest.raises(DataError, match="9 rows, 0 of them for the test, are too few for 5 folds"):
+        split_rows(9, few, classes=None, own_test=False)
+
+
+def test_a_trial_is_the_mean_of_its_folds(tmp_path: Path) -> None:
+    single = by_hand(tmp_path)
+    events = run_all(Engine("cpu", threads=1), [start(7, folded(), folder=tmp_path)])
+    assert {event["trial"] for event in events} == {7}
+    assert [e["step"] for e in of(events, 7, "report")] == [1, 2, 3]
+    for at, report in enumerate(of(events, 7, "report")):
+        theirs = [of(run, 1, "report")[at] for run in single]
+        assert report["value"] == pytest.approx(statistics.fmean(e["value"] for e in theirs))
+        record = report["record"]
+        losses = [e["record"]["val_loss"] for e in theirs]
+        assert record["val_loss"] == pytest.approx(statistics.fmean(losses))
+        spread = statistics.stdev(e["value"] for e in theirs)
+        assert record["val_accuracy_std"] == pytest.approx(spread)
+    finished = only(events, 7, "finished")
+    results = [only(run, 1, "finished") for run in single]
+    values = [result["values"][0] for result in results]
+    assert finished["values"] == [pytest.approx(statistics.fmean(values))]
+    assert finished["record"]["folds"] == {"val_accuracy": values}
+    assert finished["record"]["fold_std"]["val_accuracy"] == pytest.approx(
+        statistics.stdev(values)
+    )  # fmt: skip
+    assert finished["record"]["test_loss"] == pytest.approx(
+        statistics.fmean(result["record"]["test_loss"] for result in results)
+    )
+    assert finished["record"]["epochs_run"] == 3
+    assert len(of(events, 7, "started")) == 1
+
+
+def test_fused_folds_equal_plain_ones(tmp_path: Path) -> None:
+    trials = [
+        folded(fuse=True, precision="float64", seed=seed, network=mlp(dropout=0.1))
+        for seed in range(3)
+    ]
+    ladder = Ladder(torch.device("cpu"), compile=False, probe=False)
+    results = []
+    for engine in (Engine("cpu", threads=1), Engine("cpu", threads=1, steps=ladder)):
+        starts = [start(i, one, folder=tmp_path) for i, one in enumerate(trials)]
+        events = run_all(engine, starts)
+        results.append([only(events, i, "finished") for i in range(3)])
+    for plain, fused in zip(*results, strict=True):
+        assert (plain["rung"], fused["rung"]) == ("plain", "traced")
+        for one, other in zip(
+            plain["record"]["folds"]["val_accuracy"],
+            fused["record"]["folds"]["val_accuracy"],
+            strict=True,
+        ):
+            assert one == pytest.approx(other, abs=1e-9)
+        assert plain["record"]["test_loss"] == pytest.approx(fused["record"]["test_loss"], 1e-8)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_pruner_sees_all_folds_before_any_goes_on(tmp_path: Path, alone: bool) -> None:
+    """More folds than groups take turns, and every one waits for the verdict."""
+    one = spec(dataset=dataset("iris", {"folds": 6}), epochs=3)
+    engine = Engine("cpu", threads=1, max_groups=2)
+    engine.submit(start(1, one, folder=tmp_path, prunable=True, alone=alone))
+    heard: list[Event] = []
+    for step in (1, 2):
+        while engine.runnable:
+            heard += engine.advance()
+        assert [e["step"] for e in of(heard, 1, "report")] == list(range(1, step + 1))
+        engine.verdict(1, step)
+    engine.stop(1, "prune")
+    heard += run_all(engine)
+    stopped = only(heard, 1, "stopped")
+    assert stopped["mode"] == "prune"
+    assert stopped["values"] == [of(heard, 1, "report")[-1]["value"]]
+    assert "test_accuracy" in stopped["record"]
+
+
+def test_folds_may_stop_early_at_their_own_epoch(tmp_path: Path) -> None:
+    one = folded(epochs=40, early_stopping={"patience": 2, "min_delta": 0.02})
+    events = run_all(Engine("cpu", threads=1), [start(1, one, folder=tmp_path)])
+    finished = only(events, 1, "finished")
+    steps = [e["step"] for e in of(events, 1, "report")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert finished["record"]["epochs_run"] == len(steps) < 40
+    folds = finished["record"]["folds"]["val_accuracy"]
+    assert finished["values"] == [pytest.approx(statistics.fmean(folds))]
+
+
+def test_a_fold_that_diverges_ends_the_trial_once(tmp_path: Path) -> None:
+    wild = folded(optimizer={"type": "sgd", "learning_rate": 1e30}, epochs=50)
+    engine = Engine("cpu", threads=1)
+    events = run_all(engine, [start(1, wild, folder=tmp_path), start(2, folded(), folder=tmp_path)])
+    assert only(events, 1, "failed")["failure"]["kind"] == "diverged"
+    assert not of(events, 1, "finished")
+    assert not of(events, 1, "stopped")
+    assert only(events, 2, "finished")["values"]
+
+
+def test_a_handed_back_trial_goes_on_and_ends_as_if_never_stopped(tmp_path: Path) -> None:
+    one = folded(epochs=6)
+    (tmp_path / "whole").mkdir()
+    whole = only(
+        run_all(Engine("cpu", threads=1), [start(1, one, folder=tmp_path / "whole")]), 1, "finished"
+    )
+    engine = Engine("cpu", threads=1)
+    engine.submit(start(1, one, folder=tmp_path))
+    heard: list[Event] = []
+    while len(of(heard, 1, "report")) < 3:
+        heard += engine.advance()
+    heard += engine.shutdown()
+    stopped = only(heard, 1, "stopped")
+    assert stopped["mode"] == "checkpoint"
+    known = stopped["step"]
+    assert known == 3
+    again = run_all(
+        Engine("cpu", threads=1), [start(1, one, folder=tmp_path, resume=known)]
+    )  # fmt: skip
+    assert [e["step"] for e in of(again, 1, "report")] == [4, 5, 6]
+    assert only(again, 1, "finished")["values"] == whole["values"]
+    assert only(again, 1, "finished")["record"]["resumed_from"] == 3
+
+
+def test_the_best_trials_keep_the_first_folds_model(tmp_path: Path) -> None:
+    good = folded(epochs=8)
+    bad = folded(epochs=1, optimizer={"type": "adam", "learning_rate": 1e-9})
+    engine = Engine("cpu", threads=1)
+    paths = {key: tmp_path / f"{key}.safetensors" for key in (1, 2)}
+    finished = {}
+    for key, one in ((1, good), (2, bad)):
+        begun = start(key, one, folder=tmp_path, model=str(paths[key]), keep_models=1)
+        finished[key] = only(run_all(engine, [begun]), key, "finished")
+    assert finished[1]["model"] == str(paths[1])
+    assert finished[2]["model"] is None
+    assert not paths[2].exists()
+    with safe_open(paths[1], "pt") as file:
+        assert file.keys()
