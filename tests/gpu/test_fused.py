@@ -18,6 +18,13 @@ pytestmark = [
 
 MLP = {"type": "mlp", "hidden_units": 16}
 CNN = {"type": "cnn", "channels": 4, "hidden_units": 8, "norm": "batch"}
+FAMILIES = {
+    "resnet": ({"channels": 4, "stages": 2}, (1, 6, 6)),
+    "rnn": ({"hidden_units": 6}, (4, 3)),
+    "gru": ({"hidden_units": 6, "hidden_layers": 2}, (5,)),
+    "lstm": ({"hidden_units": 6, "bidirectional": True}, (1, 4, 3)),
+    "transformer": ({"width": 6, "heads": 4, "layers": 1}, (4, 3)),
+}
 TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "tf32": 1e-2, "bfloat16": 5e-2}
 
 
@@ -43,6 +50,26 @@ def test_fused_trials_equal_plain_trials(network, shape, precision, runner):
         reference, _ = lanes.plain_curve(spec, hyper, 3)
         worst = ((losses[:, lane] - reference).abs() / reference.abs()).max()
         assert worst <= TOLERANCES[precision], (hyper.optimizer, float(worst))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fused_trials_equal_plain_trials_for_every_family(name):
+    options, shape = FAMILIES[name]
+    spec = on_gpu(lanes.group({"type": name, **options}, shape=shape))
+    crops = {"random_flip": 0.5, "random_crop": 1} if name == "resnet" else {}
+    hypers = [lanes.hyper(dropout=0.2, **crops), lanes.hyper("sgd", {"momentum": 0.9}, seed=2)]
+    step = FusedStep(spec, len(hypers), Traced())
+    losses = lanes.curve(step, spec, hypers, 3)
+    for lane, hyper in enumerate(hypers):
+        assert torch.allclose(losses[:, lane], lanes.plain_curve(spec, hyper, 3)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["adadelta", "nadam", "radam", "lion"])
+def test_fused_trials_equal_plain_trials_in_a_group_of_one_optimizer(kind):
+    spec = dataclasses.replace(on_gpu(lanes.group(MLP)), optimizer=kind)
+    step, hyper = FusedStep(spec, 2, Traced()), lanes.hyper(kind)
+    losses = lanes.curve(step, spec, [hyper, lanes.hyper(kind, seed=2)], 3)
+    assert torch.allclose(losses[:, 0], lanes.plain_curve(spec, hyper, 3)[0], rtol=1e-9)
 
 
 def test_orders_and_masks_are_those_of_the_cpu():

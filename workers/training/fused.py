@@ -159,7 +159,7 @@ class FusedStep:
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Return [K, rows, …] outputs in evaluation mode."""
         state = self._arena.parameters | self._arena.buffers
-        chunk = max(1, EVALUATION_ROWS // self.lanes)
+        chunk = max(1, networks.rows_at_once(self._judge, EVALUATION_ROWS) // self.lanes)
         with torch.no_grad(), precision(self._group.precision, self._group.device):
             outputs = [self._outputs(state, part) for part in torch.split(inputs, chunk)]
         joined = torch.cat(outputs, dim=1)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.training import native, native_library, networks
 from workers.training.fused import FusedStep, Runner
@@ -38,6 +38,9 @@ CPU_LANES, GPU_LANES = (4, 32), (64, 512)  # fewest and most of a full group
 SMALL = 4  # a small group has this fraction of a full one's lanes
 CPU_STATE_BYTES = 8 << 20  # weights, gradients and slots beyond this fall out of the caches
 GPU_STATE_SHARE = 0.3  # of the free memory
+CPU_ACTIVATION_BYTES = 1 << 30  # of all lanes' batches; a trainer's memory has to hold them
+GPU_ACTIVATION_SHARE = 0.4  # of the free memory
+KEPT_ROWS = 2
 # Measured up to here: 1.04 to 100 times the plain step. Larger ones are probed one by one.
 NATIVE_LIMITS = {"hidden_units": 1024, "channels": 64}
 NATIVE_PROBE_LANES = 2
@@ -197,19 +200,41 @@ def _declared(group: GroupSpec) -> str | None:
 
 
 def sizes(group: GroupSpec) -> tuple[int, int]:
-    """Return the lanes of a small and of a full group, by the memory of their state."""
+    """Return the lanes of a small and of a full group, by the memory of state and activations."""
     module = networks.build(group.network, inputs=group.inputs, outputs=group.outputs)
     itemsize = dtype_of(group.precision).itemsize
     lane = STATE_COPIES * itemsize * sum(p.numel() for p in module.parameters())
     fewest, most = CPU_LANES if group.device.type == "cpu" else GPU_LANES
     if group.device.type == "cpu":
-        room = CPU_STATE_BYTES
+        room, wide = CPU_STATE_BYTES, CPU_ACTIVATION_BYTES
     else:
         free, _ = torch.cuda.mem_get_info(group.device)
-        room = int(free * GPU_STATE_SHARE)
-    full = 1 << max(0, (room // max(lane, 1)).bit_length() - 1)
-    full = min(max(full, fewest), most)
+        room, wide = int(free * GPU_STATE_SHARE), int(free * GPU_ACTIVATION_SHARE)
+    batch = group.batch_size * itemsize * kept_numbers(module, group.inputs)
+    full = min(max(_power(room // max(lane, 1)), fewest), most, _power(wide // max(batch, 1)))
     return max(1, full // SMALL), full
+
+
+def kept_numbers(module: nn.Module, inputs: networks.InputShape) -> int:
+    """Return how many numbers a row's forward pass keeps for its backward pass, about."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes() // tensor.itemsize
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = module(torch.zeros(KEPT_ROWS, *inputs))
+    del outputs
+    return sum(kept.values()) // KEPT_ROWS
+
+
+def _power(number: int) -> int:
+    """Return the largest power of two up to the number, at least 1."""
+    return 1 << max(0, number.bit_length() - 1)
 
 
 def probe(group: GroupSpec, step: Step) -> str | None:

@@ -47,9 +47,11 @@ __all__ = [
     "dropouts",
     "initialise",
     "register",
+    "rows_at_once",
     "seeded",
 ]
 
+LARGEST_ACTIVATION = 1 << 26  # numbers: 256 MiB in float32
 _REBUILD = "_tuner_rebuild"
 
 
@@ -208,6 +210,11 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.default_generator.set_state(state)
+
+
+def rows_at_once(module: nn.Module, most: int) -> int:
+    """Return how many rows, up to `most`, to evaluate at once: attention may take much memory."""
+    return max(1, min(most, LARGEST_ACTIVATION // int(getattr(module, "numbers_per_row", 1))))
 
 
 def dropouts(module: nn.Module) -> dict[str, Dropout]:

@@ -171,8 +171,9 @@ def _inputs(rows: Tensor, trial: _Trial) -> Tensor:
 def forward(module: nn.Module, inputs: Tensor) -> Tensor:
     """Return [rows, …] outputs in evaluation mode, without gradients, by bounded chunks."""
     module.eval()
+    chunk = networks.rows_at_once(module, EVALUATION_ROWS)
     with torch.no_grad():
-        return torch.cat([_full(module(part)) for part in torch.split(inputs, EVALUATION_ROWS)])
+        return torch.cat([_full(module(part)) for part in torch.split(inputs, chunk)])
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 Array = NDArray[Any]
 
 CHUNK = 4096  # rows of one forward pass
+LARGEST = 1 << 26  # numbers of one activation
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -285,6 +286,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(EncoderBlock(network) for _ in blocks)
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, outputs)
+        self.numbers_per_row = int(network.get("heads", 4)) * steps**2
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, …inputs] -> [B, outputs]."""
@@ -407,8 +409,12 @@ class Model:
         dtype = next(self.network.parameters()).dtype
         inputs = torch.from_numpy(scaled).to(dtype)
         with torch.no_grad():
-            parts = [self.network(part) for part in torch.split(inputs, CHUNK)]
+            parts = [self.network(part) for part in torch.split(inputs, self._chunk())]
         return torch.cat(parts) if parts else torch.zeros(0, 1)
+
+    def _chunk(self) -> int:
+        numbers = int(getattr(self.network, "numbers_per_row", 1))  # of attention weights
+        return max(1, min(CHUNK, LARGEST // numbers))
 
     def read(self, path: Path) -> Array:
         """Read rows from a .npy file, or from a .csv file with or without a header."""

@@ -201,6 +201,7 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, outputs)
+        self.numbers_per_row = int(network.get("heads", 4)) * steps**2  # of attention weights
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, …inputs] -> [B, outputs]."""

@@ -77,6 +77,28 @@ def test_group_of_one_optimizer_with_its_own_update_is_fused(monkeypatch, probe)
     assert torch.allclose(lanes.curve(step, spec, hypers, 1)[:, 3], expected, rtol=1e-9)
 
 
+def test_long_recurrence_runs_plain_and_says_why():
+    spec = lanes.group({"type": "lstm", "hidden_units": 2}, shape=(129, 1), rows=4)
+    ladder = Ladder(CPU)
+    step = ladder.make_step(spec, ladder.lanes_for(spec, 50))
+    assert step.rung == "plain"
+    assert "over 129 steps is not fused" in step.rung_reason
+
+
+def test_large_activations_make_groups_small():
+    network = {"type": "transformer", "width": 8, "heads": 2, "layers": 1}
+    short, long = (
+        ladders.sizes(lanes.group(network, shape=(steps, 1), rows=2000, batch_size=2000))[1]
+        for steps in (4, 60)
+    )
+    assert (short, long) == (32, 2)
+
+
+def test_kept_numbers_are_those_of_the_backward_pass():
+    linear = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+    assert ladders.kept_numbers(linear, (5,)) == 5 + 7
+
+
 def test_network_that_vmap_cannot_take_runs_plain_and_says_why(family):
     spec = lanes.group(family(lambda _, inputs, outputs: Branching(inputs, outputs)))
     ladder = Ladder(CPU)

@@ -190,6 +190,12 @@ def test_group_norm_has_groups_of_two_channels_or_more(channels, groups):
     assert GroupNorm(channels).num_groups == groups
 
 
+def test_attention_over_long_sequences_is_evaluated_in_small_parts():
+    module = networks.build({"type": "transformer", "width": 4}, inputs=(784,), outputs=2)
+    assert networks.rows_at_once(module, 4096) == 2**26 // (4 * 784**2)
+    assert networks.rows_at_once(nn.Linear(2, 2), 4096) == 4096
+
+
 def test_long_sequences_run_plain_and_say_why():
     family = networks.NETWORKS["lstm"]
     assert family.refuses((128, 3)) is None
