@@ -1,6 +1,7 @@
 """One HTTP conversation with the service: keys, errors, and asking again.
 
-A request that failed on the way, or met a 503, is sent again for up to `retry_seconds`. That is
+A request that failed on the way, met a 503, or came too soon after others (a 429 that passes in
+seconds), is sent again for up to `retry_seconds`. That is
 safe for all of them: a submit carries an `Idempotency-Key`, pause, resume and cancel change
 nothing the second time, and a second delete finds nothing, which is as good.
 """
@@ -18,6 +19,7 @@ from tuner_service.client.errors import ConnectionFailedError, api_error
 
 CHECK_SECONDS = 600.0  # that the service may take to look through an uploaded file
 FIRST_PAUSE_SECONDS = 0.1
+LONGEST_RETRY_AFTER = 5  # seconds; a quota that is used up says a minute, and is told at once
 LONGEST_PAUSE_SECONDS = 2.0
 
 # What the API itself never answers, but a proxy in front of it does while it restarts.
@@ -134,7 +136,7 @@ class Transport:
             if response is None:
                 if late:
                     raise ConnectionFailedError(self._unreachable(error)) from error
-            elif response.status_code not in _TRY_AGAIN or late:
+            elif late or not _passes(response):
                 if method == "DELETE" and sent > 1 and response.status_code == HTTPStatus.NOT_FOUND:
                     return response  # an earlier request did it, and its answer was lost
                 return _checked(response)
@@ -162,6 +164,14 @@ class Transport:
             f"There is no tuner service at {self.url} ({why}). Start one with `tuner up`, "
             "or say where it is (--url, TUNER_URL)."
         )
+
+
+def _passes(response: httpx2.Response) -> bool:
+    """Return whether the same request may well be answered in a moment."""
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        wait = response.headers.get("retry-after", "")
+        return wait.isdecimal() and int(wait) <= LONGEST_RETRY_AFTER
+    return response.status_code in _TRY_AGAIN
 
 
 def _bad_url(url: str) -> str:

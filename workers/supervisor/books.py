@@ -151,7 +151,8 @@ class Books:
             if run is None:
                 continue
             if finish.lease.key not in lost:
-                if run.checkpoint_step is not None:
+                # An attempt that died may have left a checkpoint that nobody heard of.
+                if run.checkpoint_step is not None or run.lease.attempt > 1:
                     shift.places.drop_checkpoint(run.study.work, finish.lease)
             elif self._unsure:
                 shift.discount(run, None)  # it may be counted after all

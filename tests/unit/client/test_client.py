@@ -83,6 +83,7 @@ def test_a_file_that_is_not_yaml_names_line_and_column(
         httpx2.ReadTimeout("late"),
         problem(503, "unavailable", "the database cannot be reached"),
         httpx2.Response(502, text="bad gateway"),
+        httpx2.Response(429, headers={"Retry-After": "1"}),
     ],
     ids=repr,
 )
@@ -106,11 +107,13 @@ def test_two_submits_have_two_keys(service: FakeService) -> None:
 
 
 def test_what_is_refused_is_not_sent_again(service: FakeService) -> None:
-    service.failures = [problem(422, "invalid_definition", "wrong")]
-
-    with pytest.raises(InvalidInputError):
-        service.client().submit({"name": "digits"})
-    assert len(service.requests) == 1
+    quota = httpx2.Response(429, headers={"Retry-After": "60"}, json={"code": "quota_exceeded"})
+    refusals = {problem(422, "invalid_definition", "wrong"): InvalidInputError, quota: ApiError}
+    for number, (refusal, kind) in enumerate(refusals.items(), 1):
+        service.failures = [refusal]
+        with pytest.raises(kind):
+            service.client().submit({"name": "digits"})
+        assert len(service.requests) == number
 
 
 def test_a_service_that_stays_away_is_named_with_the_way_to_start_one(
