@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,6 +36,21 @@ DataDir = Annotated[
         envvar="TUNER_DATA_DIR",
         help="Database, models, logs; by default ~/.local/share/tuner.",
         metavar="DIR",
+    ),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(envvar="TUNER_DEVICE", help="auto, cpu or cuda.")
+]
+
+Modules = Annotated[
+    Path | None,
+    typer.Option(
+        "--modules",
+        envvar="TUNER_MODULES_DIR",
+        help="Where modules of your own lie: Python files with a build() or a train().",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
     ),
 ]
 

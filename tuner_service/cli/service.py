@@ -10,7 +10,7 @@ import typer
 
 from tuner_service import logs
 from tuner_service.cli import show
-from tuner_service.cli.options import AsJson, DataDir
+from tuner_service.cli.options import AsJson, DataDir, Device, Modules
 from tuner_service.errors import InputError, SettingsError
 
 keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
@@ -20,21 +20,6 @@ Port = Annotated[
     int | None, typer.Option(envvar="TUNER_PORT", help="Port to listen on.", min=0, max=65535)
 ]
 Lifeline = Annotated[int | None, typer.Option(hidden=True)]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(envvar="TUNER_DEVICE", help="auto, cpu or cuda.")
-]
-
-Modules = Annotated[
-    Path | None,
-    typer.Option(
-        "--modules",
-        envvar="TUNER_MODULES_DIR",
-        help="Where modules of your own lie: Python files with a build() or a train().",
-        metavar="DIR",
-        exists=True,
-        file_okay=False,
-    ),
-]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     typer.Option(envvar="TUNER_LOG_LEVEL", help="How much to log."),

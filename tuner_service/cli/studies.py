@@ -9,7 +9,17 @@ import typer
 
 from tuner_service.cli import show
 from tuner_service.cli.codes import BAD_INPUT, DETACHED, code_of_study
-from tuner_service.cli.options import ApiKey, AsJson, DefinitionFile, Ref, Url, connect, url_option
+from tuner_service.cli.options import (
+    ApiKey,
+    AsJson,
+    DefinitionFile,
+    Device,
+    Modules,
+    Ref,
+    Url,
+    connect,
+    url_option,
+)
 from tuner_service.cli.watch import detached_sentence, watch
 from tuner_service.client import (
     DEFAULT_URL,
@@ -49,10 +59,21 @@ def submit(
 
 
 def validate(
-    file: DefinitionFile, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False
+    file: DefinitionFile,
+    run: Annotated[
+        bool, typer.Option("--run", help="Try the first trial here, for one batch; needs torch.")
+    ] = False,
+    modules: Modules = None,
+    device: Device = "auto",
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a study file and say what it would do, without submitting it."""
     definition = _read(file)
+    if run:
+        _try_here(definition, file, modules, device, as_json)
+        return
     try:
         with closing(connect(url, api_key)) as client:
             plan = client.validate(definition)
@@ -250,6 +271,19 @@ def _read(file: Path) -> Any:
         raise InputError(f"Cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not a text in UTF-8") from error
+
+
+def _try_here(
+    definition: Any, file: Path, modules: Path | None, device: str, as_json: bool
+) -> None:
+    from tuner_service.cli.rehearse import lines, rehearse  # noqa: PLC0415 - as below
+
+    findings = rehearse(definition, modules=modules, device=device)
+    if as_json:
+        show.as_json(findings)
+        return
+    show.out.print(f"{file} is a valid study: {findings['slots']} trials.")
+    show.pairs(lines(findings))
 
 
 def _validate_here(definition: Any, file: Path, as_json: bool) -> None:

@@ -11,7 +11,8 @@ import importlib.util
 import inspect
 import linecache
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,7 +61,7 @@ class UserModules:
         key, module = self._load(name, "build")
         network = {**spec.network, "type": key}
         loss = self._loss(spec.loss, key, module, data)
-        self._try(network, data)
+        self._try(network, data, loss)
         return spec.model_copy(update={"network": network, "loss": loss})
 
     def pinned_data(self, spec: TrialSpec) -> TrialSpec:
@@ -126,13 +127,13 @@ class UserModules:
                 )
         return pinned
 
-    def _try(self, network: Mapping[str, Any], data: PreparedData) -> None:
-        """Build the network once and see what it makes of two rows."""
-        key = repr((sorted(network.items()), data.shape, data.outputs))
+    def _try(self, network: Mapping[str, Any], data: PreparedData, loss: str) -> None:
+        """Build the network once, and send two rows through it, the loss, and back."""
+        key = repr((sorted(network.items()), data.shape, data.outputs, loss))
         if key in self._tried:
             return
         inputs = data.train.inputs[:TRIAL_ROWS].cpu()
-        with networks.seeded(0), torch.no_grad():
+        with networks.seeded(0):
             built = networks.build(network, inputs=data.shape, outputs=data.outputs)
             outputs = built.to(inputs.dtype).eval()(inputs)
         wanted = (len(inputs), data.outputs)
@@ -142,7 +143,34 @@ class UserModules:
                 f"the network must return a tensor of the shape [rows, outputs], {wanted} here, "
                 f"but got {got}"
             )
+        _go_back(outputs, data.train.targets[:TRIAL_ROWS].cpu(), loss)
         self._tried.add(key)
+
+
+def _go_back(outputs: Tensor, targets: Tensor, loss: str) -> None:
+    """Take the loss and its gradients.
+
+    Raises:
+        TypeError: Loss and network do not fit each other.
+    """
+    with _fitting(loss.rpartition(":")[2], outputs, targets):
+        value = LOSSES[loss].rows(outputs, targets, 0.0).mean()
+    if not value.requires_grad:
+        raise TypeError("the loss has no gradient: it must come from the network's output")
+    value.backward()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _fitting(loss: str, outputs: Tensor, targets: Tensor) -> Iterator[None]:
+    """Say the shapes with what a loss raises."""
+    try:
+        yield
+    except Exception as error:
+        raise TypeError(
+            f"the loss {loss} does not take the network's output of the shape "
+            f"{tuple(outputs.shape)} with a target of the shape {tuple(targets.shape)} "
+            f"({targets.dtype}): {type(error).__name__}: {error}"
+        ) from error
 
 
 def arguments(
@@ -253,7 +281,7 @@ def _by_row(loss: UserLoss) -> RowLoss:
 def _returns_one_number(loss: UserLoss, kind: TargetKind, data: PreparedData) -> bool:
     targets = data.train.targets[:TRIAL_ROWS].cpu()
     outputs = torch.zeros(len(targets), data.outputs, dtype=data.train.inputs.dtype)
-    with torch.no_grad():
+    with torch.no_grad(), _fitting("of the module", outputs, targets):
         value = loss(outputs, targets)
     if not isinstance(value, Tensor):
         raise TypeError(f"loss must return a tensor, but got {type(value).__name__}")

@@ -244,6 +244,26 @@ def test_validate_without_a_service_finds_faults(
     assert "tuner: the definition is wrong in" in capsys.readouterr().err
 
 
+def test_validate_tries_the_first_trial(
+    tuner: Tuner, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text("def train(trial, x): print('hello'); return 1 / x")
+    study = {
+        "name": "own",
+        "network": {"type": "own"},
+        "objective": {"metric": "score", "direction": "maximize"},
+        "parameters": {"x": {"type": "int", "low": 1, "high": 9}},
+        "budget": {"trials": 3},
+        "enqueue": [{"x": 1}],
+    }
+    (tmp_path / "own.json").write_text(json.dumps(study))
+    arguments = ("validate", "--run", str(tmp_path / "own.json"), "--modules", str(tmp_path))
+    assert tuner(*arguments) == 0
+    shown = capfd.readouterr().out
+    assert "is a valid study: 3 trials." in shown
+    assert "measured     score 1" in shown
+
+
 def test_an_unknown_study_is_bad_input(tuner: Tuner, capsys: Shown) -> None:
     assert tuner("status", "nix") == 2
     assert capsys.readouterr().err == "tuner: there is no study with the id or name 'nix'\n"

@@ -1,19 +1,17 @@
 """Networks that users bring, through the engine."""
 
 import importlib.util
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.unit.registries import registries
 from tests.unit.training.builders import dataset, of, only, regression, run_all, spec, start
 from workers.protocol import Event
 from workers.training import networks
 from workers.training.checkpoints import read_tensors
-from workers.training.datasets import SOURCES
 from workers.training.engine import Engine
 from workers.training.ladder import Ladder
 from workers.training.losses import LOSSES
@@ -46,16 +44,8 @@ def build(inputs, outputs, width: int = 8, dropout: float = 0.3) -> nn.Module:
 """
 
 
-@pytest.fixture(autouse=True)
-def registries() -> Iterator[None]:
-    """Leave nothing of a test's modules behind."""
-    known, losses, path = dict(networks.NETWORKS), dict(LOSSES), list(sys.path)
-    sources = dict(SOURCES)
-    yield
-    for registry, before in ((networks.NETWORKS, known), (LOSSES, losses), (SOURCES, sources)):
-        registry.clear()
-        registry.update(before)  # type: ignore[arg-type]
-    sys.path[:] = path
+__all__ = ["registries"]
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 @pytest.fixture

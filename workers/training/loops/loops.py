@@ -71,6 +71,11 @@ class LoopTrials:
         self._looked_at = clock()
 
     @property
+    def peak_bytes(self) -> int:
+        """The most memory that the loops held together, now or at an earlier look."""
+        return sum(max(r.peak_bytes, r.process.resident_bytes()) for r in self._runs.values())
+
+    @property
     def idle(self) -> bool:
         """Whether no loop trial is on board."""
         return not self._waiting and not self._runs

@@ -1,0 +1,97 @@
+"""A study's first trial, tried for one batch: `tuner validate --run`.
+
+    python -m workers.preflight --result FD --data-dir DIR [--modules DIR] … < DEFINITION.json
+
+The definition comes by standard input, the answer goes to the pipe: `{"findings": …}`, `{"faults":
+[…]}` of the definition, or `{"failure": {message, traceback}}`. Standard output and error belong to
+the user's code.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tuner_service.definition import (
+    StudyDefinition,
+    parse_definition,
+    resolve,
+    resolve_loop,
+    space_of,
+    total_slots,
+)
+from tuner_service.errors import DefinitionError
+from tuner_service.search.draw import draw
+from tuner_service.search.grid import grid_points
+from workers.modules import open_folder
+from workers.trainer import pick_device
+from workers.training.rehearsal import RehearsalError, rehearse, rehearse_loop
+
+LOOP_SECONDS = 60.0
+
+
+def first_point(definition: StudyDefinition) -> dict[str, Any]:
+    """Return the parameters of the first slot, drawn where only a sampler would tell."""
+    if definition.sampler.type == "grid":
+        return dict(next(iter(grid_points(definition))))
+    fixed = dict(definition.enqueue[0]) if definition.enqueue else {}
+    return dict(draw(space_of(definition), seed=definition.sampler.seed, slot=0, fixed=fixed))
+
+
+def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the answer about a definition."""
+    folder = None if options.modules is None else open_folder(options.modules)
+    known = {one.name: one for one in folder.read()} if folder is not None else {}
+    try:
+        definition = parse_definition(data, modules=known)
+    except DefinitionError as error:
+        return {"faults": [[f.pointer, f.detail, f.code] for f in error.faults]}
+    point, device = first_point(definition), pick_device(options.device)
+    directories = (*options.dataset_dir, options.data_dir / "datasets", options.data_dir)
+    try:
+        if definition.is_loop:
+            findings = rehearse_loop(
+                resolve_loop(definition, point),
+                device=device,
+                modules_dir=options.modules,
+                timeout_seconds=LOOP_SECONDS,
+            )
+        else:
+            findings = rehearse(
+                resolve(definition, point),
+                device=device,
+                data_dirs=directories,
+                modules_dir=options.modules,
+            )
+    except RehearsalError as error:
+        return {"failure": {"message": str(error), "traceback": error.traceback}}
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's code raises
+        text = "".join(traceback.format_exception(error))
+        said = f"{type(error).__name__}: {error}"
+        return {"failure": {"message": said, "traceback": text}}
+    slots = total_slots(definition)
+    return {"findings": {**findings, "parameters": point, "device": device.type, "slots": slots}}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Answer about the definition on standard input."""
+    parser = argparse.ArgumentParser(prog="workers.preflight")
+    parser.add_argument("--result", type=int, required=True)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--dataset-dir", type=Path, action="append", default=[])
+    parser.add_argument("--modules", type=Path)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    answer = run(json.load(sys.stdin), options)
+    with os.fdopen(options.result, "w") as pipe:
+        json.dump(answer, pipe)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,151 @@
+"""One batch of a trial, forward and backward, and its metrics, before a budget is spent."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuner_service.definition.spec import LoopSpec, TrialSpec
+from workers.protocol import Event, TrialStart
+from workers.training import modules
+from workers.training.datasets import DatasetCache
+from workers.training.evaluation import measure
+from workers.training.groups import dtype_of, group_of, hyper_of
+from workers.training.loops.loops import LoopTrials
+from workers.training.losses import LOSSES
+from workers.training.metrics import metric_set
+from workers.training.models import ModelKeeper
+from workers.training.plain import PlainStep
+from workers.training.records import peak_memory_bytes
+from workers.training.steps import PlainSteps
+
+Findings = dict[str, Any]
+
+
+class RehearsalError(Exception):
+    """A training loop failed before its first report.
+
+    Attributes:
+        traceback: Of the loop.
+    """
+
+    def __init__(self, message: str, traceback: str | None) -> None:
+        self.traceback = traceback
+        super().__init__(message)
+
+
+def rehearse(
+    spec: TrialSpec, *, device: torch.device, data_dirs: Sequence[Path], modules_dir: Path | None
+) -> Findings:
+    """Train one batch plainly and measure it on the validation part.
+
+    What the data, the network, the loss or a metric raises comes through.
+
+    Returns:
+        `batch` and `output` (shapes), `parameter_count`, `train_loss`, `metrics`, `batch_seconds`,
+        `epoch_seconds` (estimated), `peak_memory_bytes`.
+    """
+    brought = modules.UserModules(modules_dir)
+    cache = DatasetCache(device, directories=tuple(data_dirs))
+    kind = LOSSES[spec.loss].targets
+    spec = brought.pinned_data(spec)
+    data = cache.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
+    spec = brought.pinned(spec, data)
+    own = modules.metrics_of(spec.network)
+    metrics = metric_set(spec.metrics, numbers=kind == "numbers", own=own)
+    group = group_of(spec, data, device=device, group_network=PlainSteps().group_network)
+    step = PlainStep(group)
+    step.put(0, hyper_of(spec), None)
+    rows = min(group.batch_size, data.train.rows)
+    order = torch.arange(rows).unsqueeze(0)  # [1, rows]: one batch
+    rate = torch.full((1, 1), float(spec.optimizer["learning_rate"]), dtype=torch.float64)
+    loss = float(step.train_epoch(order, rate)) / rows
+    with _timed() as seconds:
+        step.train_epoch(order, rate)
+    part = data.validation
+    outputs = step.evaluate(part.inputs)
+    measured = measure(outputs, part, loss=group.loss, metrics=[metrics])[0]
+    parameters = (v for k, v in step.take(0).items() if k.startswith("parameters/"))
+    return {
+        "batch": [rows, *data.shape],
+        "output": [rows, *outputs.shape[2:]],
+        "parameter_count": sum(tensor.numel() for tensor in parameters),
+        "train_loss": loss,
+        "metrics": {f"val_{name}": value for name, value in measured.items()},
+        "batch_seconds": seconds[0],
+        "epoch_seconds": seconds[0] * group.steps,
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
+
+
+def rehearse_loop(
+    spec: LoopSpec, *, device: torch.device, modules_dir: Path | None, timeout_seconds: float
+) -> Findings:
+    """Run a training loop up to its first report.
+
+    Returns:
+        `metrics` (what it reported), `seconds` to the first report, `peak_memory_bytes`.
+
+    Raises:
+        RehearsalError: It failed before that, or took longer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        loops = LoopTrials(
+            str(device),
+            modules_dir=modules_dir,
+            keeper=ModelKeeper(),
+            stop_seconds=2.0,
+            progress_seconds=timeout_seconds,
+        )
+        loops.submit(_start(spec, folder))
+        begun = time.monotonic()
+        event = _first(loops)
+        seconds, peak = time.monotonic() - begun, loops.peak_bytes
+        if not loops.idle:
+            loops.shutdown()
+    if event["kind"] == "failed":
+        raise RehearsalError(event["failure"]["message"], event["failure"].get("traceback"))
+    names = [key for key, _ in spec.objective]
+    given = event.get("record", {}) if event["kind"] == "report" else {}
+    values: list[Any] = [*event.get("values", ())] or [given.get(name) for name in names]
+    return {
+        "metrics": dict(zip(names, values, strict=False)),
+        "seconds": seconds,
+        "peak_memory_bytes": peak or None,
+    }
+
+
+def _first(loops: LoopTrials) -> Event:
+    """Return the first report, or the end where there is none."""
+    while True:
+        for event in loops.advance():
+            if event["kind"] in ("report", "finished", "failed"):
+                return event
+        time.sleep(0.01)
+
+
+def _start(spec: LoopSpec, folder: str) -> TrialStart:
+    return {
+        "trial": 1,
+        "study": 1,
+        "spec": spec.model_dump(mode="json"),
+        "checkpoint": f"{folder}/checkpoint",
+        "resume": None,
+        "model": f"{folder}/model.safetensors",
+        "keep_models": 1,
+        "prunable": False,
+        "alone": True,
+        "log": None,
+    }
+
+
+@contextlib.contextmanager
+def _timed() -> Iterator[list[float]]:
+    seconds = [0.0]
+    begun = time.perf_counter()
+    yield seconds
+    seconds[0] = time.perf_counter() - begun
