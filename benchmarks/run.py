@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks.rounds import Figure, one_thread
 
-PARTS = ("main_job", "engine", "storage", "tpe_ask")
+PARTS = ("main_job", "whole_study", "engine", "storage", "tpe_ask")
 PART_SECONDS = 300
 
 _CHILD = """

@@ -48,7 +48,7 @@ class Reconciler:
             self._thread.join(timeout=self._settings.grace_seconds)
 
     def ring_soon(self, device: str) -> None:
-        """Ring the idle workers that can run a study for `device` (auto, cpu or cuda)."""
+        """Ring the workers that can run a study for `device` (auto, cpu or cuda)."""
         self._wishes.put(device)
 
     def _run(self) -> None:
@@ -58,7 +58,7 @@ class Reconciler:
             if wish == _STOP:
                 return
             if wish is not None:
-                self._guarded(partial(self._ring_idle, wish))
+                self._guarded(partial(self._ring_all, wish))
             if time.monotonic() >= due:
                 self._guarded(self._reconcile)
                 due = time.monotonic() + self._settings.reconcile_seconds
@@ -69,13 +69,17 @@ class Reconciler:
         except queue.Empty:
             return None
 
-    def _ring_idle(self, device: str) -> None:
-        """Ring each idle worker once; without workers nobody would ever take the rings away."""
+    def _ring_all(self, device: str) -> None:
+        """Send a ring for each worker; without workers nobody would ever take the rings away.
+
+        Also for those that are listed as busy: they may be idle since. A needless ring is cheap,
+        and a worker takes no second one while it serves.
+        """
         workers = [w for w in list_workers(self._db) if device in ("auto", w.queue)]
         for name in ("cuda", "cpu"):
-            idle = sum(w.queue == name and w.state == "idle" for w in workers)
-            if idle:
-                self._ringer.ring(name, idle)
+            count = sum(w.queue == name for w in workers)
+            if count:
+                self._ringer.ring(name, count)
 
     def _reconcile(self) -> None:
         done = reconcile(self._db, settings=self._settings)
