@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tuner_service.cli import show
-from tuner_service.cli.options import ApiKey, AsJson, Url, connect
+from tuner_service.cli.options import ApiKey, AsJson, DataDir, Url, connect
 from tuner_service.client import DEFAULT_URL
 from tuner_service.errors import InputError
 
@@ -53,6 +53,23 @@ def list_data(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = 
         return
     header = ("name", "kind", "rows", "inputs", "size", "sha256")
     show.table(header, [_line(one) for one in found])
+
+
+@data.command("fetch")
+def fetch_data(
+    name: Annotated[str, typer.Argument(help="mnist, fashion_mnist or cifar10.", metavar="NAME")],
+    data_dir: DataDir = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Another place with the same files.", metavar="URL")
+    ] = None,
+) -> None:
+    """Download a public data set into the data directory of this machine, checked by SHA-256."""
+    from tuner_service.cli.service import settings_of  # noqa: PLC0415 - pydantic, only for this
+    from tuner_service.datasets.fetch import fetch  # noqa: PLC0415
+
+    settings = settings_of(data_dir=data_dir)
+    folder = fetch(name, settings.prepare_data_dir() / "datasets", url=source)
+    show.out.print(f"{name} is in {folder}.", soft_wrap=True)
 
 
 @data.command("remove")

@@ -49,7 +49,7 @@ def up(
     if modules is not None:
         os.environ["TUNER_MODULES_DIR"] = str(modules.absolute())  # the workers read it
     local.up(
-        _settings(host=host, port=port, data_dir=data_dir),
+        settings_of(host=host, port=port, data_dir=data_dir),
         workers=workers,
         device=device,
         say=_say,
@@ -70,7 +70,7 @@ def serve(
     from tuner_service.api.server import serve as run  # noqa: PLC0415
     from tuner_service.lifeline import hold  # noqa: PLC0415
 
-    settings = _settings(host=host, port=port, data_dir=data_dir)
+    settings = settings_of(host=host, port=port, data_dir=data_dir)
     if lifeline is not None:
         hold(lifeline, grace_seconds=settings.grace_seconds)
     logs.configure(level=log_level, as_json=log_json)
@@ -107,7 +107,7 @@ def migrate(data_dir: DataDir = None) -> None:
     """Create or upgrade the database's tables."""
     from tuner_service.storage import migrate as run  # noqa: PLC0415
 
-    settings = _settings(data_dir=data_dir)
+    settings = settings_of(data_dir=data_dir)
     settings.prepare_data_dir()
     run(settings.resolved_database_url)
     show.err.print("The database is up to date.")
@@ -115,7 +115,7 @@ def migrate(data_dir: DataDir = None) -> None:
 
 def storage_url(data_dir: DataDir = None) -> None:
     """Print the URL for optuna.load_study(storage=URL); it may hold a password."""
-    show.out.print(_settings(data_dir=data_dir).resolved_database_url)
+    show.out.print(settings_of(data_dir=data_dir).resolved_database_url)
 
 
 @keys.command("create")
@@ -170,7 +170,7 @@ def revoke_key(
     show.out.print(f"Revoked {key_id}.")
 
 
-def _settings(**given: Any) -> Any:
+def settings_of(**given: Any) -> Any:
     """Return the settings: the environment's, overruled by the options that were given."""
     from pydantic import ValidationError  # noqa: PLC0415
 
@@ -189,7 +189,7 @@ def _settings(**given: Any) -> Any:
 def _database(data_dir: Path | None) -> Any:
     from tuner_service.storage import Database, check_schema  # noqa: PLC0415
 
-    settings = _settings(data_dir=data_dir)
+    settings = settings_of(data_dir=data_dir)
     settings.prepare_data_dir()
     db = Database.open(settings.resolved_database_url)
     check_schema(db)

@@ -186,6 +186,13 @@ DATASETS = by_name(
         "mnist",
         60_000,
     ),
+    _image_files(
+        "cifar10",
+        "Photographs, 32×32 in colour, 10 classes, 50,000 + 10,000 images, from the files of the "
+        "binary version.",
+        "cifar-10-batches-bin",
+        50_000,
+    ),
     Dataset(
         name="csv",
         description="A table in a text file (UTF-8): one column to predict from the others.",

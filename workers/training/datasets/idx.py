@@ -38,7 +38,7 @@ def _file(directory: Path, name: str) -> Path:
             return candidate
     raise DataError(
         f"no file {name}.gz (or {name}) in the directory {directory.name!r}; "
-        "put the four IDX files of the data set there"
+        "put the four IDX files of the data set there, or `tuner data fetch`"
     )
 
 

@@ -15,6 +15,7 @@ from tuner_service.definition.spec import DatasetSpec
 from tuner_service.errors import DataError
 from workers.training.datasets.arrays import ARRAYS
 from workers.training.datasets.builtin import BUILTIN
+from workers.training.datasets.cifar import CIFAR
 from workers.training.datasets.encode import Encoder
 from workers.training.datasets.idx import IDX
 from workers.training.datasets.images import IMAGES
@@ -23,7 +24,7 @@ from workers.training.datasets.split import split_rows
 from workers.training.datasets.tables import TABLES
 from workers.training.losses import TargetKind
 
-SOURCES: dict[str, Source] = {**BUILTIN, **IDX, **TABLES, **ARRAYS, **IMAGES}
+SOURCES: dict[str, Source] = {**BUILTIN, **IDX, **CIFAR, **TABLES, **ARRAYS, **IMAGES}
 
 _AXES = {2: (0,), 3: (0, 1), 4: (0, 2, 3)}
 """What a mean is taken over: rows; and a sequence's steps; and an image's pixels."""
