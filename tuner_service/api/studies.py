@@ -20,8 +20,10 @@ from tuner_service.definition import (
     Limits,
     ModuleDescription,
     StudyDefinition,
+    Upload,
     parse_definition,
 )
+from tuner_service.definition.catalogue import DATASETS
 from tuner_service.definition.sections import Dataset
 from tuner_service.errors import DefinitionError, Fault
 from tuner_service.lifecycle import studies
@@ -74,11 +76,19 @@ def checked(service: Service, data: Any) -> StudyDefinition:
         data,
         limits=Limits.of(service.settings),
         modules=modules,
-        uploads={upload.name: upload for upload in service.datasets.all()},
+        uploads=_uploads(service, data.get("dataset")),
     )
     if definition.dataset is not None:
         _check_version(service, definition.dataset)
     return definition
+
+
+def _uploads(service: Service, dataset: Any) -> dict[str, Upload]:
+    """Return the uploaded data that a definition may mean."""
+    name = dataset.get("name") if isinstance(dataset, dict) else None
+    if isinstance(name, str) and name in DATASETS:
+        return {}
+    return {upload.name: upload for upload in service.datasets.all()}
 
 
 def _check_version(service: Service, dataset: Dataset) -> None:

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from examples import make_own_data
 from tests.integration.api.conftest import served
 from tests.integration.api.test_api import definition
 from tests.unit.training.builders import only, run_all, start
 from tuner_service.api.app import create_app
 from tuner_service.cli import run
-from tuner_service.definition import StudyDefinition, resolve
+from tuner_service.client import TunerClient
+from tuner_service.definition import StudyDefinition, load_yaml, resolve, space_of
+from tuner_service.search.draw import draw
 from tuner_service.settings import Settings
 from workers.training.engine import Engine
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 TABLE = "x,y,kind\n" + "".join(f"{i},{i % 7},{'ab'[i % 2]}\n" for i in range(40))
 LONGER = TABLE + "3,3,c\n" * 10
 
@@ -117,6 +121,28 @@ def test_data_in_use_cannot_be_deleted(client: TestClient) -> None:
     assert client.delete("/v1/datasets/mine").status_code == 204
     assert client.delete("/v1/datasets/mine").status_code == 404
     assert client.post("/v1/studies", json=study()).status_code == 422
+
+
+@pytest.mark.parametrize("example", ["own-table", "own-sequences"])
+def test_the_examples_files_are_uploaded_and_trained_on(
+    settings: Settings, tmp_path: Path, example: str
+) -> None:
+    """As docs/bring-data.md has it: add the file, name it in the study, submit."""
+    make_own_data.main(tmp_path)
+    study = load_yaml((EXAMPLES / f"{example}.yaml").read_text())
+    file = tmp_path / study["dataset"].pop("path")
+    study["dataset"]["name"] = file.stem
+    with served(settings) as url:
+        assert run(["data", "add", str(file), "--url", url]) == 0
+        with TunerClient(url) as client:
+            stored = client.submit(study).last_status.data["definition"]
+    definition = StudyDefinition.model_validate(stored)
+    parameters = draw(space_of(definition), seed=0, slot=0, fixed={})
+    spec = resolve(definition, parameters).model_copy(update={"epochs": 1})
+    engine = Engine("cpu", data_dirs=[settings.data_dir / "datasets"], threads=1)
+    finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
+    assert 0.0 <= finished["values"][0] <= 1.0
+    assert len(finished["record"].get("folds", {}).get("val_accuracy", ())) in (0, 5)
 
 
 def test_the_command_line_brings_lists_and_removes_data(
