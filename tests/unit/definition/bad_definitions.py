@@ -366,6 +366,10 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("plateau of a constant", definition(
         objective={"metric": "parameter_count"}, training={"schedule": "plateau"}),
      "/training/schedule", "epochs improve"),
+    ("perhaps plateau of a constant", definition(
+        objective={"metric": "seconds"},
+        parameters={"schedule": {"type": "categorical", "choices": ["constant", "plateau"]}}),
+     "/parameters/schedule", "epochs improve"),
     ("flips of a table", definition(
         dataset={"name": "iris"}, training={"random_flip": 0.5}),
      "/training/random_flip", "for images, but the data is a table"),

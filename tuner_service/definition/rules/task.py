@@ -8,6 +8,7 @@ from tuner_service.definition.options import show
 from tuner_service.definition.rules.context import Context
 from tuner_service.definition.running import Training
 from tuner_service.definition.sections import OBJECTIVES, Objective, objective_metric
+from tuner_service.definition.space import CategoricalParameter
 from tuner_service.definition.suggest import suggestion
 from tuner_service.definition.tasks import task_of
 
@@ -170,10 +171,14 @@ def _check_early_stopping(context: Context, training: Training) -> None:
 
 def _check_plateau(context: Context, training: Training) -> None:
     first = context.draft.objectives[0] if context.draft.objectives else None
-    if training.schedule != "plateau" or first is None or _is_per_epoch(first.metric):
+    searched = context.draft.parameters.get("schedule")
+    choices = searched.choices if isinstance(searched, CategoricalParameter) else ()
+    if "plateau" not in (training.schedule, *choices) or first is None:
         return
-    detail = f"plateau needs a first objective that epochs improve, not {first.metric}"
-    context.faults.add(("training", "schedule"), detail, code="conflict")
+    if not _is_per_epoch(first.metric):
+        path: Path = ("parameters" if choices else "training", "schedule")
+        detail = f"plateau needs a first objective that epochs improve, not {first.metric}"
+        context.faults.add(path, detail, code="conflict")
 
 
 def _check_augmentation(context: Context, training: Training) -> None:
