@@ -20,7 +20,7 @@ servers:  ## redis-server, postgresql and chromium for the tests, where missing
 	@scripts/install-servers.sh
 
 test: setup servers check  ## everything that needs no GPU
-	@$(ONE_THREAD) $(BIN)/pytest -q -m "not gpu"
+	@$(ONE_THREAD) $(BIN)/pytest -q -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 test-gpu: setup  ## what needs a CUDA device
 	@$(BIN)/pytest -q -m gpu

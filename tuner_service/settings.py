@@ -5,11 +5,12 @@ Nothing happens at import. Entry points build one `Settings` and pass it down.
 
 import ipaddress
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tuner_service.errors import SettingsError
 
@@ -26,6 +27,19 @@ def _absolute(value: object) -> object:
     return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) else value
 
 
+def _listed(separator: str) -> Callable[[object], object]:
+    def split(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(separator) if part.strip())
+
+    return split
+
+
+def _all_absolute(value: object) -> object:
+    return tuple(map(_absolute, value)) if isinstance(value, (tuple, list)) else value
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Times are seconds, as the names say.
 
@@ -35,7 +49,8 @@ class Settings(BaseSettings):
             `data_dir/tuner.db`.
         broker_url: Celery broker (`redis://…`, or `filesystem://`); empty means
             `filesystem://` under `data_dir/broker`.
-        dataset_dirs: Further directories, read-only, in which data files of definitions may lie.
+        dataset_dirs: Further directories, read-only, in which data files of definitions may lie;
+            in the environment separated as in `PATH`.
         lease_seconds: How long a worker may keep a slot without renewing its lease.
         flush_seconds: The longest a report may wait in a worker before it is written.
         max_dataset_bytes: The largest file that may be uploaded, and the most it may unpack to.
@@ -51,11 +66,16 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, BeforeValidator(_absolute)] = Field(default_factory=default_data_dir)
     database_url: SecretStr = SecretStr("")
     broker_url: SecretStr = SecretStr("")
-    dataset_dirs: tuple[Path, ...] = ()
+    dataset_dirs: Annotated[
+        tuple[Path, ...],
+        NoDecode,  # or the environment's text would have to be JSON
+        BeforeValidator(_all_absolute),
+        BeforeValidator(_listed(os.pathsep)),
+    ] = ()
 
     host: str = "127.0.0.1"
     port: int = 8000
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed(","))] = ()
     api_key: SecretStr = SecretStr("")
 
     lease_seconds: float = Field(default=30.0, gt=0, le=3600)
