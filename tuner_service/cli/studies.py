@@ -242,7 +242,10 @@ def model(
     """Write the best trial's model: weights, and a Python file that predicts with them."""
     with closing(connect(url, api_key)) as client:
         client.study(ref).model(output, trial=trial)
-    show.err.print(f"Wrote {output}. Try: python {output / 'predict.py'} ROWS.csv")
+    if (output / "predict.py").exists():
+        show.err.print(f"Wrote {output}. Try: python {output / 'predict.py'} ROWS.csv")
+    else:  # of a training loop, which alone knows its network
+        show.err.print(f"Wrote {output}: weights, and the loop that trained them in loop.py.")
 
 
 def logs(

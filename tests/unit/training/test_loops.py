@@ -247,6 +247,17 @@ def test_should_prune_waits_for_the_verdict(tmp_path: Path) -> None:
     assert (stopped["mode"], stopped["step"], stopped["values"]) == ("prune", 2, [2.0])
 
 
+def test_each_trial_runs_the_file_as_it_is_when_it_starts(tmp_path: Path) -> None:
+    found = []
+    for trial, value in ((1, 3), (2, 4)):
+        trials = loops(tmp_path, f"def train(trial): return {value}")
+        trials.submit(start(tmp_path, trial=trial))
+        event = until(trials, ends())[-1]
+        found.append((event["values"], event["record"]["source_hash"]))
+    assert [values for values, _ in found] == [[3.0], [4.0]]
+    assert found[0][1] != found[1][1]
+
+
 @pytest.mark.parametrize("mode", ["prune", "cancel", "checkpoint", "timeout"])
 def test_a_loop_that_does_not_stop_is_killed(tmp_path: Path, mode: Any) -> None:
     source = "def train(trial):\n trial.report(1, 3)\n while True: pass"
