@@ -34,6 +34,7 @@ from workers.training.records import device_name, versions
 logger = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 1.0
+TRACING_SECONDS = 3.0  # about what tracing a network of some layers takes
 WAIT_SECONDS = 0.5  # between looks at the command queue while there is nothing to train
 
 Message = dict[str, Any]
@@ -215,7 +216,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     # Compiled code outlives the trainer, and is shared by all of one data directory.
     compiled = options.data_dir / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
-    ladder = Ladder(device, cache=compiled)
+    ladder = Ladder(device, cache=compiled, patience_seconds=TRACING_SECONDS)
     loops = LoopTrials(
         str(device),
         modules_dir=options.modules,

@@ -76,7 +76,7 @@ def definition(**changes: Any) -> dict[str, Any]:
             "learning_rate": {"type": "float", "low": 0.01, "high": 0.1, "log": True},
         },
         "sampler": {"type": "random", "seed": 1},
-        "training": {"epochs": 20, "fuse": False},  # the ladder has tests of its own
+        "training": {"epochs": 20},
         "budget": {"trials": 4},
     }
     return {**base, **changes}

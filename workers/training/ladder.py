@@ -13,7 +13,7 @@ that group; the reason goes into the trial's record.
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ KEPT_ROWS = 2
 # Measured up to here: 1.04 to 100 times the plain step. Larger ones are probed one by one.
 NATIVE_LIMITS = {"hidden_units": 1024, "channels": 64}
 NATIVE_PROBE_LANES = 2
+EARLY = "trains plain until tracing its network would pay"
 STATE_COPIES = 4  # weights, gradients, two slots
 PROBE_STEPS = 4
 PROBE_ROUNDS = 2
@@ -71,6 +72,8 @@ class Ladder:
         compile: Whether to go beyond the traced rung.
         background: Compile in a child process; else where it stands.
         probe: Whether to compare with the plain step first.
+        patience_seconds: How long a group that must be traced trains plain first: tracing takes
+            seconds, in which the few short trials of a small study are done.
     """
 
     def __init__(
@@ -81,12 +84,18 @@ class Ladder:
         compile: bool = True,
         background: bool = True,
         probe: bool = True,
+        patience_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._compile = compile
         self._background = background
         self._probe = probe
         self._precompiler = Precompiler()
+        self._patience_seconds = patience_seconds
+        self._clock = clock
         self._verdicts: dict[str, Verdict] = {}
+        self._seen_at: dict[str, float] = {}  # when each group first came
+        self._early: dict[str, list[PlainStep]] = {}  # steps of groups without a verdict yet
         self._library: Path | None = None
         if cache is not None and device.type == "cpu":
             self._library = _native_library(cache)
@@ -103,6 +112,8 @@ class Ladder:
 
     def lanes_for(self, group: GroupSpec, wanted: int) -> int:
         """Return the group's size for `wanted` trials: one, small or full."""
+        if self._is_early(group):
+            return 1
         verdict = self._verdict(group)
         if verdict.refusal is not None:
             return 1
@@ -112,6 +123,10 @@ class Ladder:
 
     def make_step(self, group: GroupSpec, lanes: int) -> Step:
         """Return a step with this many lanes on the highest rung that can be had."""
+        if lanes == 1 and group.key not in self._verdicts and self._patience_seconds > 0:
+            step = PlainStep(group, EARLY)
+            self._early.setdefault(group.key, []).append(step)
+            return step
         verdict = self._verdict(group)
         if verdict.refusal is not None and lanes == 1:
             return PlainStep(group, verdict.refusal)
@@ -139,8 +154,19 @@ class Ladder:
 
     def _verdict(self, group: GroupSpec) -> Verdict:
         if group.key not in self._verdicts:
-            self._verdicts[group.key] = self._judge(group)
+            verdict = self._verdicts[group.key] = self._judge(group)
+            for step in self._early.pop(group.key, ()):
+                step.rung_reason = verdict.refusal or EARLY
         return self._verdicts[group.key]
+
+    def _is_early(self, group: GroupSpec) -> bool:
+        """Whether the group is to train plain for a while yet, before a verdict is sought."""
+        if group.key in self._verdicts or _declared(group) is not None:
+            return False
+        if self._library is not None and native.unsuitable(group) is None:
+            return False  # nothing to trace
+        now = self._clock()
+        return now - self._seen_at.setdefault(group.key, now) < self._patience_seconds
 
     def _judge(self, group: GroupSpec) -> Verdict:
         """Find out whether fusing the group works and pays."""

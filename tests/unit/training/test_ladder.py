@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.unit.training import lanes
 from workers.training import ladder as ladders
-from workers.training import native, networks, runners
+from workers.training import native, native_library, networks, runners
 from workers.training.fused import FusedStep
 from workers.training.ladder import Ladder
 from workers.training.plain import PlainStep
@@ -215,3 +215,38 @@ def untimed(timed):
         return 1.0 if isinstance(step, PlainStep) else 0.1
 
     return run
+
+
+def test_a_group_that_must_be_traced_trains_plain_first():
+    now = [100.0]
+    ladder = Ladder(CPU, compile=False, probe=False, patience_seconds=3.0, clock=lambda: now[0])
+    spec = lanes.group(SMALL)
+    assert ladder.lanes_for(spec, 50) == 1
+    step = ladder.make_step(spec, 1)
+    assert (step.rung, step.rung_reason) == ("plain", ladders.EARLY)
+    now[0] += 2.9
+    assert ladder.lanes_for(spec, 50) == 1
+    now[0] += 0.2
+    width = ladder.lanes_for(spec, 50)
+    assert width > 1
+    assert isinstance(ladder.make_step(spec, width), FusedStep)
+
+
+def test_one_that_cannot_be_traced_says_so_once_it_is_known(family):
+    now = [100.0]
+    ladder = Ladder(CPU, compile=False, patience_seconds=3.0, clock=lambda: now[0])
+    spec = lanes.group(family(lambda _, inputs, outputs: Branching(inputs, outputs)))
+    assert ladder.lanes_for(spec, 50) == 1
+    step = ladder.make_step(spec, 1)
+    now[0] += 3.1
+    assert ladder.lanes_for(spec, 50) == 1
+    assert step.rung == "plain"
+    assert step.rung_reason.startswith("cannot be fused")
+
+
+def test_native_code_and_declared_refusals_wait_for_nothing(tmp_path):
+    ladder = Ladder(CPU, cache=native_library.cache_directory(), patience_seconds=3.0)
+    assert ladder.lanes_for(lanes.group(ladder.group_network(SMALL)), 50) > 1
+    spec = dataclasses.replace(lanes.group(SMALL), fuse=False, fuse_reason="training.fuse is false")
+    assert ladder.lanes_for(spec, 50) == 1
+    assert ladder.make_step(spec, 1).rung_reason == "training.fuse is false"
