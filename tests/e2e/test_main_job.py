@@ -102,6 +102,30 @@ def test_one_worker_keeps_the_budget_of_a_tpe_study(service: Service) -> None:
     the_budget_is_exact(service, "tpe")
 
 
+def test_a_random_study_is_the_same_fused_and_plain(service: Service) -> None:
+    service.scale(1)
+    found = {}
+    for fuse in (True, False):
+        study = service.submit(
+            sampled(
+                name_of("fused" if fuse else "plain"),
+                "random",
+                8,
+                objective={"metric": "val_loss", "direction": "minimize"},
+                training={"epochs": 5, "seed": 0, "precision": "float64", "fuse": fuse},
+            )
+        )
+        assert service.wait(study)["state"] == "completed"
+        found[fuse] = {trial["slot"]: trial for trial in service.trials(study)}
+    assert parameters_of(list(found[True].values())) == parameters_of(list(found[False].values()))
+    for slot, plain in found[False].items():
+        fused = found[True][slot]
+        assert fused["value"] == pytest.approx(plain["value"], abs=1e-9)
+        assert plain["rung"] == "plain"
+        assert plain["rung_reason"] == "training.fuse is false"
+    assert any(trial["rung"] != "plain" for trial in found[True].values())
+
+
 def test_plain_optuna_reads_the_study(service: Service) -> None:
     service.scale(1)
     name = name_of("plain")

@@ -89,19 +89,29 @@ def trial_row(trial: Trial, parameters: Sequence[str]) -> list[str]:
     ]
 
 
+GROUP_LETTERS = 6  # enough to tell the groups of a study apart
 TRIAL_HEAD = ("trial", "state", "value")
 TRIAL_TAIL = ("seconds", "failure")
 
 
 def trials(found: Sequence[Trial]) -> None:
-    """Print trials as a table."""
+    """Print trials as a table: what they tried, what came of it, and how they were trained."""
     parameters = trial_columns(found)
-    rows = [trial_row(trial, parameters) for trial in found]
+    head = [*TRIAL_HEAD, *parameters, TRIAL_TAIL[0], "samples/s", "rung", "group", TRIAL_TAIL[1]]
+    rows = []
+    for trial in found:
+        *told, failure = trial_row(trial, parameters)
+        rows.append([*told, *_how(trial), failure])
     if not any(trial.failure for trial in found):
-        rows = [row[:-1] for row in rows]
-        table([*TRIAL_HEAD, *parameters, TRIAL_TAIL[0]], rows)
-        return
-    table([*TRIAL_HEAD, *parameters, *TRIAL_TAIL], rows)
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    table(head, rows)
+
+
+def _how(trial: Trial) -> list[str]:
+    """Return a trial's speed, what ran it, and with which others it could share a group."""
+    speed = trial.record.get("samples_per_second")
+    rung, group = trial.data.get("rung"), trial.data.get("group")
+    return ["-" if speed is None else f"{speed:,.0f}", rung or "-", (group or "-")[:GROUP_LETTERS]]
 
 
 def status(study: StudyStatus, failures: Sequence[str] = ()) -> None:
