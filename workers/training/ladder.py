@@ -13,6 +13,7 @@ that group; the reason goes into the trial's record.
 import dataclasses
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ class Ladder:
         self._clock = clock
         self._verdicts: dict[str, Verdict] = {}
         self._seen_at: dict[str, float] = {}  # when each group first came
-        self._early: dict[str, list[PlainStep]] = {}  # steps of groups without a verdict yet
+        # Steps of groups without a verdict yet, as long as somebody else holds them.
+        self._early: dict[str, weakref.WeakSet[PlainStep]] = {}
         self._library: Path | None = None
         if cache is not None and device.type == "cpu":
             self._library = _native_library(cache)
@@ -125,7 +127,7 @@ class Ladder:
         """Return a step with this many lanes on the highest rung that can be had."""
         if lanes == 1 and group.key not in self._verdicts and self._patience_seconds > 0:
             step = PlainStep(group, EARLY)
-            self._early.setdefault(group.key, []).append(step)
+            self._early.setdefault(group.key, weakref.WeakSet()).add(step)
             return step
         verdict = self._verdict(group)
         if verdict.refusal is not None and lanes == 1:

@@ -1,6 +1,8 @@
 """Which rung a group gets, and why."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -230,6 +232,15 @@ def test_a_group_that_must_be_traced_trains_plain_first():
     width = ladder.lanes_for(spec, 50)
     assert width > 1
     assert isinstance(ladder.make_step(spec, width), FusedStep)
+
+
+def test_steps_of_groups_that_never_come_again_are_not_kept():
+    ladder = Ladder(CPU, compile=False, probe=False, patience_seconds=3.0)
+    spec = lanes.group(SMALL)
+    ladder.lanes_for(spec, 50)
+    step = weakref.ref(ladder.make_step(spec, 1))
+    gc.collect()
+    assert step() is None
 
 
 def test_one_that_cannot_be_traced_says_so_once_it_is_known(family):
