@@ -73,11 +73,10 @@ def _report(unit: Unit, reports: Sequence[Report]) -> None:
     optuna_rows.report_values(
         unit.connection, [(r.trial_id, r.step, r.value) for r in mine if r.value is not None]
     )
-    records = {(r.trial_id, r.step): r.record for r in mine}
     insert_rows(
         unit.connection,
         epochs,
-        [{"trial_id": i, "step": step, "record": record} for (i, step), record in records.items()],
+        [{"trial_id": r.trial_id, "step": r.step, "record": r.record} for r in mine],
         replace=("trial_id", "step"),
     )
     for study_id in {r.lease.study_id for r in mine}:
@@ -175,7 +174,7 @@ def _renew(unit: Unit, lease_seconds: float) -> None:
     rest of it.
     """
     expires = unit.now + lease_seconds
-    fresh = expires - (1.0 - FRESH) * lease_seconds
+    fresh = unit.now + FRESH * lease_seconds
     unit.update_slots(
         [
             {"id": row["id"], "epoch": row["epoch"], "lease_expires_at": expires}
