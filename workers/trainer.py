@@ -9,7 +9,6 @@ to user code and are never the channel.
 """
 
 import argparse
-import json
 import logging
 import os
 import queue
@@ -17,12 +16,13 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 
+from workers.pipes import Speaker
 from workers.protocol import Event, TrialStart
 from workers.trainer_start import Commands
 from workers.training.engine import Engine
@@ -38,24 +38,6 @@ TRACING_SECONDS = 3.0  # about what tracing a network of some layers takes
 WAIT_SECONDS = 0.5  # between looks at the command queue while there is nothing to train
 
 Message = dict[str, Any]
-
-
-class Speaker:
-    """Writes messages, one JSON line each; from any thread."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
-        self._lock = threading.Lock()
-
-    def say(self, message: Mapping[str, Any]) -> None:
-        """Write one message; a reader that is gone ends the process."""
-        line = json.dumps(message, allow_nan=False).encode() + b"\n"
-        try:
-            with self._lock:
-                self._pipe.write(line)
-                self._pipe.flush()
-        except BrokenPipeError:
-            os._exit(0)
 
 
 class Busy:
@@ -238,7 +220,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
         loops=loops,
     )
     warm_up(device)
-    Trainer(engine, commands, Speaker(os.fdopen(options.events, "wb")), device).run()
+    Trainer(engine, commands, Speaker(os.fdopen(options.events, "wb"), orphan_code=0), device).run()
     ladder.close()
     logging.shutdown()
     # Not a return: threads of user code must not keep the process.

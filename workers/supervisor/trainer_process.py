@@ -12,7 +12,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from workers.pipes import spawn
 from workers.protocol import ReadyMessage
 
 logger = logging.getLogger(__name__)
@@ -124,34 +124,11 @@ class TrainerProcess:
             return ""
 
     def _spawn(self, command: TrainerCommand) -> tuple[IO[bytes], IO[bytes]]:
-        commands_in, commands_out = os.pipe()
-        events_in, events_out = os.pipe()
-        arguments = [
-            sys.executable,
-            *command.arguments,
-            *("--commands", str(commands_in)),
-            *("--events", str(events_out)),
-        ]
-        try:
-            with command.log_path.open("ab") as log:
-                # A session of its own: Ctrl-C is for the supervisor, which asks for checkpoints.
-                self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-                    arguments,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=dict(command.environment),
-                    pass_fds=(commands_in, events_out),
-                    start_new_session=True,
-                )
-        except OSError:
-            os.close(commands_out)
-            os.close(events_in)
-            raise
-        finally:
-            os.close(commands_in)
-            os.close(events_out)
-        return os.fdopen(commands_out, "wb"), os.fdopen(events_in, "rb")
+        with command.log_path.open("ab") as log:
+            self._process, commands, events = spawn(
+                command.arguments, stdout=log, stderr=log, env=dict(command.environment)
+            )
+        return commands, events
 
     def _write(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError), pipe:

@@ -23,28 +23,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from workers.pipes import Speaker
 from workers.training.loops.trial import DivergedError, Trial, numbers
 
 MAX_TRACEBACK = 16_000
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
-
-
-class Channel:
-    """Says things to the trainer; a trainer that is gone ends the process."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
-        self._lock = threading.Lock()
-
-    def say(self, message: Mapping[str, Any]) -> None:
-        """Write one message."""
-        line = json.dumps(message, allow_nan=False).encode() + b"\n"
-        try:
-            with self._lock:
-                self._pipe.write(line)
-                self._pipe.flush()
-        except BrokenPipeError:
-            os._exit(1)
 
 
 class Ear:
@@ -125,7 +108,7 @@ def seed(number: int) -> None:
         sys.modules["torch"].manual_seed(number)
 
 
-def run(order: Mapping[str, Any], channel: Channel, ear: Ear) -> None:
+def run(order: Mapping[str, Any], channel: Speaker, ear: Ear) -> None:
     """Train one trial and say how it ended."""
     path = Path(order["module"])
     trial: Trial | None = None
@@ -249,7 +232,7 @@ def main() -> None:
         os.set_inheritable(descriptor, False)
     commands, events = os.fdopen(options.commands, "rb"), os.fdopen(options.events, "wb")
     order = json.loads(commands.readline())
-    run(order, Channel(events), Ear(commands))
+    run(order, Speaker(events, orphan_code=1), Ear(commands))
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):

@@ -6,13 +6,13 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from workers.pipes import spawn
 from workers.training.trial_log import TrialLog
 
 MAX_UNREAD = 1000  # messages; a loop that says more waits for the trainer
@@ -108,32 +108,14 @@ class LoopProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     def _spawn(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
-        commands_in, commands_out = os.pipe()
-        events_in, events_out = os.pipe()
-        try:
-            self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-                [
-                    sys.executable,
-                    *("-m", "workers.training.loops.child"),
-                    *("--commands", str(commands_in)),
-                    *("--events", str(events_out)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(commands_in, events_out),
-                start_new_session=True,
-            )
-        except OSError:
-            os.close(commands_out)
-            os.close(events_in)
-            raise
-        finally:
-            os.close(commands_in)
-            os.close(events_out)
+        self._process, commands, events = spawn(
+            ("-m", "workers.training.loops.child"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         if self._process.stdout is None:
             raise AssertionError("its output is piped")
-        return os.fdopen(commands_out, "wb"), os.fdopen(events_in, "rb"), self._process.stdout
+        return commands, events, self._process.stdout
 
     def _read(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError), pipe:
