@@ -26,6 +26,7 @@ from tuner_service.definition.catalogue import DATASETS, UPLOAD_NAME
 from tuner_service.definition.suggest import did_you_mean
 from tuner_service.definition.uploads import FOLDER
 from tuner_service.errors import DataError, InputError, LimitError, NotFoundError
+from tuner_service.files import sync_folder
 from tuner_service.settings import Settings
 
 SPARE_SECONDS: Final = 3600.0
@@ -108,7 +109,7 @@ class DatasetStore:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._index / f"{upload.name}.json")
-        _sync(self._index)
+        sync_folder(self._index)
 
     def file(self, upload: Upload) -> Path:
         """Return where a version lies."""
@@ -250,14 +251,5 @@ def _move(path: Path, target: Path) -> None:
             if not path.exists():
                 raise
             continue  # a sweep has just taken the empty folder away
-        _sync(target.parent)
+        sync_folder(target.parent)
         return
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

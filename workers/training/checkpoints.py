@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tuner_service.errors import TunerError
+from tuner_service.files import sync_folder
 
 SUFFIX = ".safetensors"
 KEPT = 3  # checkpoints of a trial; a worker without a database for a while writes two unheard
@@ -60,7 +61,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, 
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    _sync_directory(path.parent)
+    sync_folder(path.parent)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,12 +77,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"cannot read {path.name}: {error}") from error
     return tensors, note
-
-
-def _sync_directory(directory: Path) -> None:
-    # The rename itself must survive a power cut, not only the file's bytes.
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
