@@ -12,9 +12,9 @@ from tuner_service.storage.schema import studies, trials
 def keep_best(connection: Connection, study: RowMapping, ended: Sequence[Result]) -> list[str]:
     """Note a better trial among those that just ended, and drop models that are outdone.
 
-    Of equal trials the first to end stays the best, and of those that end together one that left
-    its model: a worker leaves none for a value that it has seen before. With several objectives no
-    trial is the best, and models are kept by the first objective.
+    Of equal trials the one with the lower number is the better, whichever ends first: workers rank
+    by the same rule, so the best has left its model. With several objectives no trial is the best,
+    and models are kept by the first objective.
 
     Returns:
         Paths of model files that no trial refers to any more.
@@ -34,18 +34,14 @@ def note_best(connection: Connection, study_id: int, ended: Sequence[Result], si
     Args:
         sign: -1 where more is better, else 1.
     """
-    scored = [
-        (sign * r.values[0], r.model_path is None, r.trial_id)
-        for r in ended
-        if r.state == "COMPLETE" and r.values
-    ]
+    scored = [(sign * r.values[0], r.trial_id) for r in ended if r.state == "COMPLETE" and r.values]
     if not scored:
         return
-    score, _, trial_id = min(scored)
+    score, trial_id = min(scored)
     old = connection.execute(
-        select(studies.c.best_value).where(studies.c.id == study_id)
-    ).scalar_one()
-    if old is None or score < sign * old:
+        select(studies.c.best_value, studies.c.best_trial_id).where(studies.c.id == study_id)
+    ).one()
+    if old.best_trial_id is None or (score, trial_id) < (sign * old.best_value, old.best_trial_id):
         connection.execute(
             update(studies)
             .where(studies.c.id == study_id)
@@ -55,13 +51,10 @@ def note_best(connection: Connection, study_id: int, ended: Sequence[Result], si
 
 def _drop_outdone(connection: Connection, study_id: int, keep: int, sign: float) -> list[str]:
     """Drop the models beyond the `keep` best; a pruned trial's comes after every complete one's."""
-    best = connection.execute(
-        select(studies.c.best_trial_id).where(studies.c.id == study_id)
-    ).scalar_one()
     rows = connection.execute(
-        select(trials.c.trial_id, trials.c.state, trials.c.value, trials.c.model_path)
-        .where(trials.c.study_id == study_id, trials.c.model_path.is_not(None))
-        .order_by(trials.c.number)
+        select(trials.c.trial_id, trials.c.state, trials.c.value, trials.c.model_path).where(
+            trials.c.study_id == study_id, trials.c.model_path.is_not(None)
+        )
     ).all()
     ranked = sorted(
         rows,
@@ -69,7 +62,7 @@ def _drop_outdone(connection: Connection, study_id: int, keep: int, sign: float)
             r.state != "COMPLETE",
             r.value is None,
             sign * (r.value or 0.0),
-            r.trial_id != best,
+            r.trial_id,
         ),
     )
     outdone = ranked[keep:]

@@ -22,7 +22,7 @@ from workers.training.models import EVERY
 from workers.training.runs import Direction
 
 Record = Mapping[str, Any]
-Ranks = Callable[[int, float, Direction, int], bool]
+Ranks = Callable[[TrialStart, float, Direction], bool]
 
 _LAST_WORDS = ("finished", "stopped", "failed")
 _SUMS = ("seconds",)
@@ -172,8 +172,8 @@ class Folds:
     def _model(self, trial: _Trial, path: str | None, value: float) -> str | None:
         """Return where the first fold's weights are, if the trial is among the best."""
         start = trial.start
-        direction, keep = start["spec"]["objective"][0][1], start["keep_models"]
-        if path is not None and not self._ranks(start["study"], value, direction, keep):
+        direction = start["spec"]["objective"][0][1]
+        if path is not None and not self._ranks(start, value, direction):
             Path(path).unlink(missing_ok=True)
             return None
         return path

@@ -7,14 +7,16 @@ a model is read by the code it was written with, whichever worker and service ha
 
 import functools
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workers.protocol import TrialStart
 from workers.training import modules, predict
 from workers.training.checkpoints import write_tensors
-from workers.training.runs import Direction, Run, gain
+from workers.training.runs import Direction, Run
 from workers.training.step import LaneState
 
 logger = logging.getLogger(__name__)
@@ -23,15 +25,19 @@ logger = logging.getLogger(__name__)
 EVERY = -1
 """As `keep_models`: keep the model whatever its rank."""
 
+Rank = tuple[float, int]
+"""What decides which trial is better: the value (less is better), then the trial's id."""
+
 
 class ModelKeeper:
     """Knows the best values per study that this trainer has seen.
 
-    With several objectives the first decides. Of equal values the earliest stands.
+    With several objectives the first decides. Trials of equal values rank by their id: every worker
+    orders them so at any time, so a study's best trial ranks first wherever it ends.
     """
 
     def __init__(self) -> None:
-        self._best: dict[int, list[float]] = defaultdict(list)
+        self._best: dict[int, list[Rank]] = defaultdict(list)
 
     def forget(self, study: int) -> None:
         """A value of this study was not counted: what comes next is not held against it."""
@@ -43,7 +49,7 @@ class ModelKeeper:
         direction, most = run.spec.objective[0][1], run.start["keep_models"]
         if path is None or values is None:
             return None
-        if most != EVERY and not self.ranks(run.study, values[0], direction, most):
+        if most != EVERY and not self.ranks(run.start, values[0], direction):
             return None
         tensors = {
             k: v for k, v in (weights() or {}).items() if k.startswith(("parameters/", "buffers/"))
@@ -53,22 +59,24 @@ class ModelKeeper:
             write_tensors(Path(path), plain, describe(run))
         except OSError as error:  # a full disk costs the model, not the result
             logger.warning("no model of trial %s: %s", run.trial, error)
-            if run.start["keep_models"] != EVERY:
-                self._best[run.study].remove(values[0])
+            if most != EVERY:
+                self._best[run.study].remove(_rank(run.start, values[0], direction))
             return None
         return path
 
-    def ranks(self, study: int, value: float, direction: Direction, keep: int) -> bool:
-        """Return whether the value is among the best `keep` of its study, and count it."""
-        best = self._best[study]
-        if keep < 1:
+    def ranks(self, start: TrialStart, value: float, direction: Direction) -> bool:
+        """Return whether the trial is among the best `keep_models` of its study, and count it."""
+        if math.isnan(value):
             return False
-        if len(best) >= keep and gain(value, best[-1], direction) <= 0:
-            return False
-        best.append(value)
-        best.sort(reverse=direction == "maximize")
-        del best[keep:]
-        return True
+        rank, best = _rank(start, value, direction), self._best[start["study"]]
+        best.append(rank)
+        best.sort()
+        del best[start["keep_models"] :]
+        return rank in best
+
+
+def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
+    return (-value if direction == "maximize" else value), start["trial"]
 
 
 def describe(run: Run) -> dict[str, Any]:

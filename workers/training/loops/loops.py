@@ -206,8 +206,7 @@ class LoopTrials:
         path, draft = run.start["model"], _draft(run.start)
         if path is None or draft is None or not run.values or not Path(draft).exists():
             return None
-        direction, keep = run.spec.objective[0][1], run.start["keep_models"]
-        if not self.keeper.ranks(run.start["study"], run.values[0], direction, keep):
+        if not self.keeper.ranks(run.start, run.values[0], run.spec.objective[0][1]):
             return None
         os.replace(draft, path)
         return path
