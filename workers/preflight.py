@@ -14,9 +14,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from tuner_service.datasets import DatasetStore
 from tuner_service.definition import (
     StudyDefinition,
     parse_definition,
@@ -29,6 +29,7 @@ from tuner_service.errors import DefinitionError
 from tuner_service.search.draw import draw
 from tuner_service.search.grid import grid_points
 from workers.modules import open_folder
+from workers.options import add_training_options, data_directories
 from workers.trainer import pick_device
 from workers.training.rehearsal import RehearsalError, rehearse, rehearse_loop
 
@@ -47,12 +48,14 @@ def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Return the answer about a definition."""
     folder = None if options.modules is None else open_folder(options.modules)
     known = {one.name: one for one in folder.read()} if folder is not None else {}
+    uploads = DatasetStore(options.data_dir / "datasets", max_bytes=0).all()
     try:
-        definition = parse_definition(data, modules=known)
+        definition = parse_definition(
+            data, modules=known, uploads={one.name: one for one in uploads}
+        )
     except DefinitionError as error:
         return {"faults": [[f.pointer, f.detail, f.code] for f in error.faults]}
     point, device = first_point(definition), pick_device(options.device)
-    directories = (*options.dataset_dir, options.data_dir / "datasets", options.data_dir)
     try:
         if definition.is_loop:
             findings = rehearse_loop(
@@ -65,7 +68,7 @@ def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
             findings = rehearse(
                 resolve(definition, point),
                 device=device,
-                data_dirs=directories,
+                data_dirs=data_directories(options),
                 modules_dir=options.modules,
             )
     except RehearsalError as error:
@@ -82,10 +85,7 @@ def main(arguments: Sequence[str]) -> None:
     """Answer about the definition on standard input."""
     parser = argparse.ArgumentParser(prog="workers.preflight")
     parser.add_argument("--result", type=int, required=True)
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--dataset-dir", type=Path, action="append", default=[])
-    parser.add_argument("--modules", type=Path)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_training_options(parser)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     answer = run(json.load(sys.stdin), options)

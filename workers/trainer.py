@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 
+from workers.options import add_training_options, data_directories
 from workers.pipes import Speaker
 from workers.protocol import Event, TrialStart
 from workers.trainer_start import Commands
@@ -175,10 +176,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the command line's values."""
     parser = argparse.ArgumentParser(prog="workers.trainer")
     parser.add_argument("--events", type=int, required=True)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--dataset-dir", type=Path, action="append", default=[])
-    parser.add_argument("--modules", type=Path)
+    add_training_options(parser)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
     parser.add_argument("--loops", type=int, default=1)
@@ -212,7 +210,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     )
     engine = Engine(
         device.type,
-        data_dirs=(*options.dataset_dir, options.data_dir / "datasets", options.data_dir),
+        data_dirs=data_directories(options),
         threads=options.threads,
         checkpoint_seconds=options.checkpoint_seconds,
         steps=ladder,

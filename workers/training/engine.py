@@ -20,12 +20,11 @@ from workers.training import modules, networks
 from workers.training.datasets import DatasetCache
 from workers.training.failures import failure_of
 from workers.training.folds import Folds
-from workers.training.groups import dtype_of, group_of, hyper_of
+from workers.training.groups import hyper_of
 from workers.training.loop import GroupLoop
 from workers.training.loops.loops import LoopTrials
-from workers.training.losses import LOSSES
-from workers.training.metrics import metric_set
 from workers.training.models import ModelKeeper
+from workers.training.preparation import Prepared, prepare_trial
 from workers.training.runs import Run, resume
 from workers.training.step import device_of
 from workers.training.steps import PlainSteps, Steps
@@ -178,28 +177,31 @@ class Engine:
         return events
 
     def _prepare(self, start: TrialStart) -> Run:
-        spec = TrialSpec.model_validate(start["spec"])
-        kind = LOSSES[spec.loss].targets
         with printing_to(start["log"]):
-            spec = self._modules.pinned_data(spec)
-            data = self._data.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
-            spec = self._modules.pinned(spec, data)
-        own = modules.metrics_of(spec.network)
-        metrics = metric_set(spec.metrics, numbers=kind == "numbers", own=own)
-        group = group_of(spec, data, device=self._device, group_network=self._steps.group_network)
+            prepared = self._prepared(TrialSpec.model_validate(start["spec"]))
+        spec, data = prepared.spec, prepared.data
         run = Run(
             start=start,
             spec=spec,
             data=data,
-            group=group,
+            group=prepared.group,
             hyper=hyper_of(spec),
-            metrics=metrics,
+            metrics=prepared.metrics,
             parameter_count=self._parameter_count(spec, data.shape, data.outputs),
             checkpointed_at=self._clock(),
         )
         if start["resume"] is not None:
             resume(run)
         return run
+
+    def _prepared(self, spec: TrialSpec) -> Prepared:
+        return prepare_trial(
+            spec,
+            cache=self._data,
+            brought=self._modules,
+            device=self._device,
+            group_network=self._steps.group_network,
+        )
 
     def _parameter_count(self, spec: TrialSpec, shape: tuple[int, ...], outputs: int) -> int:
         key = repr((sorted(spec.network.items()), shape, outputs))

@@ -14,12 +14,11 @@ from workers.protocol import Event, TrialStart
 from workers.training import modules
 from workers.training.datasets import DatasetCache
 from workers.training.evaluation import measure
-from workers.training.groups import dtype_of, group_of, hyper_of
+from workers.training.groups import hyper_of
 from workers.training.loops.loops import LoopTrials
-from workers.training.losses import LOSSES
-from workers.training.metrics import metric_set
 from workers.training.models import ModelKeeper
 from workers.training.plain import PlainStep
+from workers.training.preparation import Prepared, prepare_trial
 from workers.training.records import peak_memory_bytes
 from workers.training.steps import PlainSteps
 
@@ -49,15 +48,25 @@ def rehearse(
         `batch` and `output` (shapes), `parameter_count`, `train_loss`, `metrics`, `batch_seconds`,
         `epoch_seconds` (estimated), `peak_memory_bytes`.
     """
-    brought = modules.UserModules(modules_dir)
-    cache = DatasetCache(device, directories=tuple(data_dirs))
-    kind = LOSSES[spec.loss].targets
-    spec = brought.pinned_data(spec)
-    data = cache.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
-    spec = brought.pinned(spec, data)
-    own = modules.metrics_of(spec.network)
-    metrics = metric_set(spec.metrics, numbers=kind == "numbers", own=own)
-    group = group_of(spec, data, device=device, group_network=PlainSteps().group_network)
+    prepared = prepare_trial(
+        spec,
+        cache=DatasetCache(device, directories=tuple(data_dirs)),
+        brought=modules.UserModules(modules_dir),
+        device=device,
+        group_network=PlainSteps().group_network,
+    )
+    return one_batch(prepared)
+
+
+def one_batch(prepared: Prepared) -> Findings:
+    """Train one batch plainly, twice, and measure the network on the validation part.
+
+    What the network, the loss or a metric raises comes through.
+
+    Returns:
+        As `rehearse`.
+    """
+    spec, data, group = prepared.spec, prepared.data, prepared.group
     step = PlainStep(group)
     step.put(0, hyper_of(spec), None)
     rows = min(group.batch_size, data.train.rows)
@@ -68,7 +77,7 @@ def rehearse(
         step.train_epoch(order, rate)
     part = data.validation
     outputs = step.evaluate(part.inputs)
-    measured = measure(outputs, part, loss=group.loss, metrics=[metrics])[0]
+    measured = measure(outputs, part, loss=group.loss, metrics=[prepared.metrics])[0]
     parameters = (v for k, v in step.take(0).items() if k.startswith("parameters/"))
     return {
         "batch": [rows, *data.shape],
@@ -78,7 +87,7 @@ def rehearse(
         "metrics": {f"val_{name}": value for name, value in measured.items()},
         "batch_seconds": seconds[0],
         "epoch_seconds": seconds[0] * group.steps,
-        "peak_memory_bytes": peak_memory_bytes(device),
+        "peak_memory_bytes": peak_memory_bytes(group.device),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.registries import registries
+from tuner_service.datasets import DatasetStore
 from workers.preflight import run
 
 __all__ = ["registries"]
@@ -84,3 +85,12 @@ def test_a_loop_runs_up_to_its_first_report(tmp_path: Path, source: str, expecte
         assert found["findings"]["metrics"] == expected
     else:
         assert found["failure"]["message"] == expected
+
+
+def test_uploaded_data_is_known(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 7},{i % 3},{'ab'[i % 2]}\n" for i in range(60))
+    with DatasetStore(tmp_path / "datasets", max_bytes=10_000).receive("mine") as arriving:
+        arriving.write(b"x,y,label\n" + rows.encode())
+        arriving.keep()
+    found = answer(tmp_path, NET, dataset={"name": "mine", "target": "label"})["findings"]
+    assert (found["batch"], found["output"]) == ([16, 2], [16, 2])
