@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from tuner_service import __version__
-from tuner_service.cli import data, service, show, studies
+from tuner_service.cli import catalogue, data, service, show, studies
 from tuner_service.cli.codes import DONE, FAILED, code_of
 from tuner_service.client import AccessError, ApiError
 from tuner_service.errors import DefinitionError, TunerError
@@ -35,6 +35,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": studies.export,
     "model": studies.model,
     "logs": studies.logs,
+    "workers": catalogue.workers,
+    "catalogue": catalogue.catalogue,
     "serve": service.serve,
     "worker": service.worker,
     "migrate": service.migrate,

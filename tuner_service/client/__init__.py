@@ -209,6 +209,18 @@ class TunerClient:
         """
         self._transport.delete(f"/datasets/{quote(name, safe='')}")
 
+    def workers(self) -> list[dict[str, Any]]:
+        """Return the workers heard of lately, with what they are at."""
+        return list(self._transport.get("/workers").json()["items"])
+
+    def catalogue(self, kind: str) -> list[dict[str, Any]]:
+        """Return what a definition may name of a kind, such as `networks` or `optimizers`.
+
+        Raises:
+            NotFoundError: There is no such kind.
+        """
+        return list(self._transport.get(f"/{quote(kind, safe='')}").json()["items"])
+
     def _handle(self, data: Mapping[str, Any]) -> StudyHandle:
         return StudyHandle(self._transport, StudyStatus.of(data))
 
