@@ -1,4 +1,4 @@
-.PHONY: setup demo up test check servers test-gpu bench chaos
+.PHONY: setup demo up test check servers test-gpu bench chaos soak
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -12,9 +12,10 @@ demo: setup  ## the main job, from nothing to the best trial
 up: setup  ## API, dashboard and workers until Ctrl-C
 	@$(BIN)/tuner up
 
-check: setup  ## format, lint, types, layers
+check: setup  ## format, lint, types, layers, known vulnerabilities
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary && $(BIN)/lint-imports > .venv/lint-imports.log || { cat .venv/lint-imports.log; false; }
+	@$(BIN)/python scripts/audit.py .venv
 
 servers:  ## redis-server, postgresql and chromium for the tests, where missing
 	@scripts/install-servers.sh
@@ -30,3 +31,6 @@ bench: setup  ## the quick benchmarks: name, measured, goal
 
 chaos: setup servers  ## the long fault runs
 	@$(ONE_THREAD) $(BIN)/python -m tests.chaos
+
+soak: setup  ## an hour of ordinary work: is anything growing?
+	@$(ONE_THREAD) $(BIN)/python -m tests.chaos.soak
