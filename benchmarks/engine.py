@@ -191,7 +191,8 @@ class Contestants:
 
 def _start(trial: int, row: Row, number: int, folder: Path) -> TrialStart:
     return {
-        "trial": trial, "study": 1, "spec": trial_spec(row, number).model_dump(mode="json"),
+        "trial": trial, "number": trial, "study": 1,
+        "spec": trial_spec(row, number).model_dump(mode="json"),
         "checkpoint": str(folder / f"{trial}"), "resume": None, "model": None,
         "keep_models": 0, "prunable": False, "alone": False, "log": None,
     }  # fmt: skip

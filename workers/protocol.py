@@ -21,11 +21,13 @@ class TrialStart(TypedDict):
     earlier one, or from the start, saying so in the record, but never from a later one, whose
     reports may be lost.
     `model` is where the weights go if the trial ends among the study's `keep_models` best that
-    this trainer knows of; null keeps none. With `prunable` the engine runs at most one epoch
+    this trainer knows of; null keeps none. `number` is the trial's in its study: of equal values
+    the lower one ranks first. With `prunable` the engine runs at most one epoch
     ahead of the last verdict. `alone` wants no other trial on board.
     """
 
     trial: int
+    number: int
     study: int
     spec: dict[str, Any]  # TrialSpec, or LoopSpec
     checkpoint: str

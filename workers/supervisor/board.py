@@ -70,6 +70,13 @@ class Run:
             raise RuntimeError(f"slot {self.lease.number} has no trial yet")
         return self.trial_id
 
+    @property
+    def number(self) -> int:
+        """The trial's number in its study, which a run that was sent to the trainer has."""
+        if self.trial_number is None:
+            raise RuntimeError(f"slot {self.lease.number} has no trial yet")
+        return self.trial_number
+
     def ask_stop(self, mode: StopMode, now: float) -> None:
         """Note what the trainer is asked to do with the run."""
         self.stop_mode, self.stop_at = mode, now

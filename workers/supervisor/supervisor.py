@@ -161,6 +161,7 @@ class Supervisor:
         places, work, lease = self._shift.places, run.study.work, run.lease
         return {
             "trial": run.key,
+            "number": run.number,
             "study": work.study_id,
             "spec": run.spec,
             "checkpoint": str(places.checkpoint(work, lease)),

@@ -26,14 +26,14 @@ EVERY = -1
 """As `keep_models`: keep the model whatever its rank."""
 
 Rank = tuple[float, int]
-"""What decides which trial is better: the value (less is better), then the trial's id."""
+"""What decides which trial is better: the value (less is better), then the trial's number."""
 
 
 class ModelKeeper:
     """Knows the best values per study that this trainer has seen.
 
-    With several objectives the first decides. Trials of equal values rank by their id: every worker
-    orders them so at any time, so a study's best trial ranks first wherever it ends.
+    With several objectives the first decides. Trials of equal values rank by number: every worker
+    orders them so at any time, hence a study's best trial ranks first wherever it ends.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class ModelKeeper:
 
 
 def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
-    return (-value if direction == "maximize" else value), start["trial"]
+    return (-value if direction == "maximize" else value), start["number"]
 
 
 def describe(run: Run) -> dict[str, Any]:

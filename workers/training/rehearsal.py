@@ -140,6 +140,7 @@ def _first(loops: LoopTrials) -> Event:
 def _start(spec: LoopSpec, folder: str) -> TrialStart:
     return {
         "trial": 1,
+        "number": 0,
         "study": 1,
         "spec": spec.model_dump(mode="json"),
         "checkpoint": f"{folder}/checkpoint",

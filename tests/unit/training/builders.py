@@ -70,6 +70,7 @@ def start(
 ) -> TrialStart:
     fields: dict[str, Any] = {
         "trial": trial,
+        "number": trial,
         "study": 1,
         "spec": (trial_spec or spec()).model_dump(mode="json"),
         "checkpoint": str(folder / f"checkpoint-{trial}"),

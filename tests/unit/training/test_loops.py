@@ -30,6 +30,7 @@ def start(folder: Path, *, trial: int = 1, **changes: Any) -> TrialStart:
     }
     base: TrialStart = {
         "trial": trial,
+        "number": trial,
         "study": 1,
         "spec": {**spec, **changes.pop("spec", {})},
         "checkpoint": str(folder / f"checkpoint-{trial}"),

@@ -11,8 +11,8 @@ from workers.training.models import ModelKeeper
 from workers.training.runs import Direction
 
 
-def started(trial: int, *, keep: int = 1, study: int = 1) -> TrialStart:
-    return cast(TrialStart, {"trial": trial, "study": study, "keep_models": keep})
+def started(number: int, *, keep: int = 1, study: int = 1) -> TrialStart:
+    return cast(TrialStart, {"number": number, "study": study, "keep_models": keep})
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))

@@ -126,7 +126,7 @@ class FakeLedger:
                         parameters=parameters,
                     )  # fmt: skip
                 trial = slot.lease.trial_id or 0
-                result.started[start.lease.key] = StartedTrial(trial, trial)
+                result.started[start.lease.key] = StartedTrial(trial, number=100 + trial)
         for report in batch.reports:
             if self._held(report.lease, result):
                 self.reports.setdefault(report.trial_id, {})[report.step] = report.value

@@ -45,6 +45,19 @@ def test_the_trainer_stays_warm_between_serves(bench: Make) -> None:
     assert b.ledger.states() == ["done", "done"]
 
 
+def test_the_trainer_is_told_the_number_by_which_equal_trials_rank(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+    for study in (1, 2):
+        b.ledger.add_study(study, [{}, {}])
+    send, told = TrainerProcess.send, []
+    monkeypatch.setattr(TrainerProcess, "send", lambda self, m: (told.append(m), send(self, m)))
+    b.serve()
+    starts = [start for m in told if m["type"] == "start" for start in m["trials"]]
+    assert sorted(start["number"] for start in starts) == [101, 102, 103, 104]
+
+
 def test_parallel_trials_is_never_passed_and_every_ask_sees_the_results_before(bench: Make) -> None:
     b = bench()
     b.ledger.add_study(1, [None] * 6, parallel=1)
