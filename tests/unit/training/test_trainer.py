@@ -202,7 +202,7 @@ def test_an_orphan_that_still_starts_ends_at_once(tmp_path: Path) -> None:
         while "libtorch" not in maps.read_text():  # seconds before it would be ready
             assert one.process.poll() is None, one.log.read_text()
         one.commands.close()
-        assert one.process.wait(1.5) == 0
+        assert one.process.wait(SECONDS) == 0
         assert one.inbox.get(timeout=SECONDS) is None  # it never came to say `ready`
     finally:
         close(one)
