@@ -18,30 +18,19 @@ from typing import Any
 
 from tuner_service.datasets import DatasetStore
 from tuner_service.definition import (
-    StudyDefinition,
     parse_definition,
     resolve,
     resolve_loop,
-    space_of,
     total_slots,
 )
 from tuner_service.errors import DefinitionError
-from tuner_service.search.draw import draw
-from tuner_service.search.grid import grid_points
+from tuner_service.search.spread import first_point
 from workers.modules import open_folder
 from workers.options import add_training_options, data_directories
 from workers.trainer import pick_device
 from workers.training.rehearsal import RehearsalError, rehearse, rehearse_loop
 
 LOOP_SECONDS = 60.0
-
-
-def first_point(definition: StudyDefinition) -> dict[str, Any]:
-    """Return the parameters of the first slot, drawn where only a sampler would tell."""
-    if definition.sampler.type == "grid":
-        return dict(next(iter(grid_points(definition))))
-    fixed = dict(definition.enqueue[0]) if definition.enqueue else {}
-    return dict(draw(space_of(definition), seed=definition.sampler.seed, slot=0, fixed=fixed))
 
 
 def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The messages between supervisor and trainer: JSON lines over two pipes.
 
-Supervisor → trainer: `start`, `stop`, `verdicts`, `forget`, `shutdown`. Trainer → supervisor:
-`ready`, `events` (a list, from day one), `alive`. The trainer's standard output and error belong
-to user code and go to log files; they are never the channel. End of file on the command pipe ends
-the trainer at once.
+Supervisor → trainer: `start`, `stop`, `verdicts`, `try`, `forget`, `shutdown`. Trainer →
+supervisor: `ready`, `events` (a list, from day one), `doubt`, `alive`. The trainer's standard
+output and error belong to user code and go to log files; they are never the channel. End of file on
+the command pipe ends the trainer at once.
 
 `trial` is the supervisor's key for a run: an integer it chooses, unique in the trainer's life.
 """
@@ -64,6 +64,14 @@ class VerdictsMessage(TypedDict):
     trials: list[tuple[int, int]]
 
 
+class TryMessage(TypedDict):
+    """The answer to `doubt`: specs of trials at other points of the study's search space."""
+
+    type: Literal["try"]
+    study: int
+    specs: list[dict[str, Any]]
+
+
 class ForgetMessage(TypedDict):
     """A result of the study was not counted: keep models as if none of it had been seen."""
 
@@ -89,6 +97,13 @@ class ReadyMessage(TypedDict):
     loops: NotRequired[int]  # how many training loops it runs at once
 
 
+class DoubtMessage(TypedDict):
+    """The study's first trials failed; their last words wait for `try`."""
+
+    type: Literal["doubt"]
+    study: int
+
+
 class AliveMessage(TypedDict):
     """Sent at least every second by a thread, with how long the engine has been in this call."""
 
@@ -105,7 +120,7 @@ class Event(TypedDict):
     step, values, record); `failed` (failure, record; `alone` if no other trial can be its cause).
 
     `failure` is `{kind, message, step, traceback}` with kind diverged, out_of_memory, user_code
-    or data.
+    or data; and `hopeless`, a sentence, where no other trial of the study would do better.
     """
 
     kind: Literal["started", "report", "checkpointed", "working", "finished", "stopped", "failed"]

@@ -121,6 +121,8 @@ class Trainer:
             case "verdicts":
                 for trial, step in message["trials"]:
                     self._engine.verdict(trial, step)
+            case "try":
+                self._engine.try_points(message["study"], message["specs"])
             case "forget":
                 self._engine.forget(message["study"])
             case "shutdown":
@@ -196,6 +198,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     # Compiled code outlives the trainer, and is shared by all of one data directory.
     compiled = options.data_dir / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+    speaker = Speaker(os.fdopen(options.events, "wb"), orphan_code=0)
     ladder = Ladder(device, cache=compiled, patience_seconds=TRACING_SECONDS)
     loops = LoopTrials(
         str(device),
@@ -216,9 +219,10 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
         steps=ladder,
         modules_dir=options.modules,
         loops=loops,
+        ask=lambda study: speaker.say({"type": "doubt", "study": study}),
     )
     warm_up(device)
-    Trainer(engine, commands, Speaker(os.fdopen(options.events, "wb"), orphan_code=0), device).run()
+    Trainer(engine, commands, speaker, device).run()
     ladder.close()
     logging.shutdown()
     # Not a return: threads of user code must not keep the process.

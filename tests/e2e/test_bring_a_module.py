@@ -171,6 +171,21 @@ def test_a_changed_file_is_noticed_and_a_broken_one_fails_its_trials(service: Se
     assert service.wait(good)["state"] == "completed"
 
 
+def test_a_study_none_of_whose_trials_can_succeed_ends_at_once(service: Service) -> None:
+    folder = Path(service.settings["TUNER_MODULES_DIR"])
+    source = NET.replace("nn.Linear(width, outputs)", "nn.Linear(width, outputs + 1)")
+    (folder / "broken.py").write_text(source)
+    until(lambda: "broken" in offered(service), what="the module")
+    budget = {"trials": 1000, "max_failures": 1000}
+    study = service.submit(definition(network={"type": "broken"}, budget=budget))
+    final = service.wait(study)
+    assert final["state"] == "failed"
+    assert "TypeError: the network must return a tensor" in final["reason"]
+    assert "other points of the search space fail too" in final["reason"]
+    assert final["progress"]["failed"] < 100
+    assert {trial["attempt"] for trial in service.trials(study)} == {1}
+
+
 def test_a_loop_is_searched_and_its_best_model_comes_back(service: Service, tmp_path: Path) -> None:
     study = service.submit(loop_study())
     best = service.wait(study)["best_trial"]

@@ -1,6 +1,6 @@
 """How studies end: out of slots, out of time, out of patience with failures, or cancelled."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, RowMapping, func, select, update
@@ -9,7 +9,7 @@ from tuner_service.lifecycle.outside import adopt, ended_outside, without
 from tuner_service.lifecycle.results import Result, write_results
 from tuner_service.lifecycle.tally import Tally
 from tuner_service.lifecycle.views import Failure
-from tuner_service.storage.schema import slots, studies
+from tuner_service.storage.schema import epochs, slots, studies, trials
 
 ACTIVE: Final = ("queued", "running")
 FINAL: Final = ("completed", "cancelled", "failed")
@@ -40,21 +40,38 @@ def timed_out(study: RowMapping, now: float) -> bool:
     return limit is not None and worked_seconds(study, now) >= limit
 
 
-def settle(connection: Connection, rows: Iterable[RowMapping], *, now: float) -> list[str]:
+def settle(
+    connection: Connection,
+    rows: Iterable[RowMapping],
+    *,
+    now: float,
+    hopeless: Mapping[int, str] | None = None,
+) -> list[str]:
     """End those studies that are through; return their public ids.
 
     Args:
         rows: The studies' rows, locked, as they stand now.
+        hopeless: By study id, why none of its trials can succeed.
     """
     ended = []
     for study in rows:
         if study["state"] not in ACTIVE and study["state"] != "paused":
             continue
-        state, reason = _verdict(connection, study, now)
+        why = (hopeless or {}).get(study["id"])
+        state, reason = _verdict(connection, study, now) if why is None else ("failed", why)
         if state is not None:
             end_study(connection, study, state, reason, now=now)
             ended.append(str(study["public_id"]))
     return ended
+
+
+def has_results(connection: Connection, study: RowMapping) -> bool:
+    """Return whether a trial of the study has ended well, or has reported an epoch."""
+    if study["slots_done"] > 0:
+        return True
+    mine = select(trials.c.trial_id).where(trials.c.study_id == study["id"])
+    found = connection.execute(select(epochs.c.step).where(epochs.c.trial_id.in_(mine)).limit(1))
+    return found.first() is not None
 
 
 def end_study(

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.best import keep_best
-from tuner_service.lifecycle.ending import settle, timed_out
+from tuner_service.lifecycle.ending import has_results, settle, timed_out
 from tuner_service.lifecycle.messages import Batch, Fail, Finish, Flushed, HandBack, Lease, Report
 from tuner_service.lifecycle.results import result_of, write_results
 from tuner_service.lifecycle.starts import start_trials
@@ -104,6 +104,7 @@ def _finish(unit: Unit, finishes: Sequence[Finish]) -> None:
 
 def _fail(unit: Unit, fails: Sequence[Fail]) -> None:
     """End attempts without a result; their slots open again, or fail."""
+    _note_hopeless(unit, fails)
     ended = [
         EndedAttempt(
             slot=unit.release(f.lease),
@@ -124,6 +125,16 @@ def _fail(unit: Unit, fails: Sequence[Fail]) -> None:
         settings=unit.settings,
         now=unit.now,
     )
+
+
+def _note_hopeless(unit: Unit, fails: Sequence[Fail]) -> None:
+    """Find the studies that these failures end; one that has results is not hopeless."""
+    for f in fails:
+        if f.hopeless is None or f.lease.key not in unit.held:
+            continue
+        study = unit.studies[f.lease.study_id]
+        if not has_results(unit.connection, study):
+            unit.hopeless[study["id"]] = f.hopeless
 
 
 def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:
@@ -187,7 +198,7 @@ def _renew(unit: Unit, lease_seconds: float) -> None:
 def _close(unit: Unit, leases: Mapping[Key, Lease]) -> Flushed:
     """Write the counters, end studies that are through, and answer."""
     studies = {**unit.studies, **unit.tally.write(unit.connection)}
-    if settle(unit.connection, studies.values(), now=unit.now):
+    if settle(unit.connection, studies.values(), now=unit.now, hopeless=unit.hopeless):
         studies = lock_rows(unit.connection, studies)  # as they stand now
     stop = {}
     for key in unit.held:

@@ -127,6 +127,8 @@ class Fail:
         shared_death: The trainer died with several lanes on board.
         retry: False fails the slot at once, whatever attempts are left.
         checkpoint_step: A checkpoint up to this step exists for the next attempt.
+        hopeless: Why no other trial of the study could succeed: ends the study, if nothing was
+            reported in it yet.
     """
 
     lease: Lease
@@ -136,6 +138,7 @@ class Fail:
     shared_death: bool = False
     retry: bool = True
     checkpoint_step: int | None = None
+    hopeless: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Unit:
             answer was lost.
         started: What `Start`s created.
         drop_models: Paths of model files that are outdone.
+        hopeless: By study id, why none of its trials can succeed.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Unit:
         self.done: set[Key] = set()
         self.started: dict[Key, StartedTrial] = {}
         self.drop_models: list[str] = []
+        self.hopeless: dict[int, str] = {}
         self.studies = lock_rows(connection, (lease.study_id for lease in leases))
         optuna_rows.lock_studies(
             connection, (row["optuna_study_id"] for row in self.studies.values())

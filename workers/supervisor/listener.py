@@ -11,6 +11,8 @@ from workers.supervisor.trainer_process import Message
 
 logger = logging.getLogger(__name__)
 
+POINTS = 16  # of a search space in which nine of ten fail, one in five passes for hopeless
+
 _LAST_WORDS = ("finished", "stopped", "failed")
 
 
@@ -26,10 +28,19 @@ class Listener:
         match message.get("type"):
             case "events":
                 self._take_events(message["events"])
+            case "doubt":
+                self._answer_doubt(message["study"])
             case "alive":
                 self._watch.memory_bytes = message["memory_bytes"]
             case "ready":
                 logger.info("trainer ready on %s", message.get("device"))
+
+    def _answer_doubt(self, study_id: int) -> None:
+        """Send points of a study whose first trials failed, for the trainer to try."""
+        runs = self._shift.board.of(Phase.SENT)
+        study = next((run.study for run in runs if run.lease.study_id == study_id), None)
+        specs = [] if study is None else study.samples(POINTS)
+        self._shift.send({"type": "try", "study": study_id, "specs": specs})
 
     def _take_events(self, events: list[Event]) -> None:
         verdicts: list[tuple[int, int]] = []

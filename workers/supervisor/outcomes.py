@@ -83,6 +83,9 @@ def failed(run: Run, event: Event, *, alone: bool) -> Outcome:
             something about this trial.
     """
     failure = failure_of(event)
+    hopeless = event.get("failure", {}).get("hopeless")
+    if hopeless is not None:
+        return Fail(run.lease, run.trial, failure, blamed=True, retry=False, hopeless=hopeless)
     if failure.kind == "diverged" or (failure.kind == "out_of_memory" and alone):
         return _finish(run, event, "PRUNED", failure=failure)
     shared = failure.kind == "out_of_memory"

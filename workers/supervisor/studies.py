@@ -7,6 +7,7 @@ from typing import Any
 from tuner_service.definition import StudyDefinition, parallel_trials, resolve, resolve_loop
 from tuner_service.lifecycle.messages import Lease, StudyWork
 from tuner_service.search import StudySearch
+from tuner_service.search.spread import spread_points
 from workers.supervisor.ledger import Ledger
 
 _REFRESH_SECONDS = 0.25
@@ -75,6 +76,10 @@ class ActiveStudy:
         if self.definition.is_loop:
             return resolve_loop(self.definition, parameters).model_dump(mode="json")
         return resolve(self.definition, parameters).model_dump(mode="json")
+
+    def samples(self, count: int) -> list[dict[str, Any]]:
+        """Return the training instructions of up to `count` points all over the search space."""
+        return [self.spec(point) for point in spread_points(self.definition, count)]
 
 
 class Studies:

@@ -5,10 +5,11 @@ happened as a list of events. Trials of one group train together where the step 
 take turns, one slice of an epoch each.
 """
 
+import logging
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tuner_service.definition.spec import TrialSpec
 from workers.protocol import Event, StopMode, TrialStart
 from workers.training import modules, networks
 from workers.training.datasets import DatasetCache
+from workers.training.doubts import Doubts
 from workers.training.failures import failure_of
 from workers.training.folds import Folds
 from workers.training.groups import hyper_of
@@ -25,10 +27,13 @@ from workers.training.loop import GroupLoop
 from workers.training.loops.loops import LoopTrials
 from workers.training.models import ModelKeeper
 from workers.training.preparation import Prepared, prepare_trial
+from workers.training.rehearsal import one_batch
 from workers.training.runs import Run, resume
 from workers.training.step import device_of
 from workers.training.steps import PlainSteps, Steps
 from workers.training.trial_log import printing_to
+
+logger = logging.getLogger(__name__)
 
 LoopKey = tuple[str, int]  # group key, step within the epoch at which runs come in
 
@@ -47,6 +52,8 @@ class Engine:
         modules_dir: Where the networks lie that the operator brought.
         loops: Runs the trials that are training loops of the operator's; None fails them.
         max_groups: Groups that take turns at once; each study gets at least one.
+        ask: Asks for points of a study (`try_points`) when its first trials fail; None: failures
+            are told as they come.
         clock: Seconds, for durations.
     """
 
@@ -61,6 +68,7 @@ class Engine:
         modules_dir: Path | None = None,
         loops: LoopTrials | None = None,
         max_groups: int = 4,
+        ask: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if threads is not None:
@@ -75,6 +83,7 @@ class Engine:
         self._keeper = loops.keeper if loops is not None else ModelKeeper()
         self._own_loops = loops or LoopTrials(device, modules_dir=None, keeper=self._keeper)
         self._folds = Folds(self._keeper.ranks)
+        self._doubts = Doubts(ask, self._trains)
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[int, StopMode] = {}
         self._loops: OrderedDict[LoopKey, GroupLoop] = OrderedDict()  # the next turn's first
@@ -94,17 +103,19 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether no trial is on board."""
-        return not self._waiting and not self._runs and self._own_loops.idle
+        on_board = self._waiting or self._runs or self._doubts.pending
+        return not on_board and self._own_loops.idle
 
     @property
     def runnable(self) -> bool:
         """Whether `advance` has anything to do; else every trial waits for a verdict."""
-        return bool(self._stops) or self._admissible() or self._own_loops.runnable or any(
-            loop.runnable for loop in self._loops.values()
-        )  # fmt: skip
+        if self._stops or self._admissible() or self._doubts.runnable:
+            return True
+        return self._own_loops.runnable or any(loop.runnable for loop in self._loops.values())
 
     def submit(self, start: TrialStart) -> None:
         """Take a trial on, after those already there."""
+        self._doubts.expect(start)
         if start["spec"].get("kind") == "loop":
             self._own_loops.submit(start)
         else:
@@ -126,6 +137,10 @@ class Engine:
         """A result of this study was not counted: rank its models anew."""
         self._keeper.forget(study)
 
+    def try_points(self, study: int, specs: Sequence[dict[str, Any]]) -> None:
+        """Find out with these trials whether any of the study can be trained."""
+        self._doubts.answer(study, specs)
+
     def advance(self) -> list[Event]:
         """Do what was asked, then give one group its turn."""
         events = self._apply_stops()
@@ -136,13 +151,14 @@ class Engine:
             events += self._ended(loop.turn())
             self._move(loop.strays(), loop)
         self._forget_idle_loops()
-        return self._joined(events)
+        return [*self._doubts.pass_on(self._joined(events)), *self._doubts.turn()]
 
     def shutdown(self) -> list[Event]:
         """Checkpoint every trial on board and stop it."""
         for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
             self._stops[trial] = "checkpoint"
-        return [*self._joined(self._apply_stops()), *self._own_loops.shutdown()]
+        events = [*self._joined(self._apply_stops()), *self._own_loops.shutdown()]
+        return [*self._doubts.pass_on(events), *self._doubts.release()]
 
     def _joined(self, events: list[Event]) -> list[Event]:
         joined, stops = self._folds.join(events)
@@ -202,6 +218,15 @@ class Engine:
             device=self._device,
             group_network=self._steps.group_network,
         )
+
+    def _trains(self, spec: dict[str, Any]) -> bool:
+        """Whether one batch of the trial can be trained."""
+        try:
+            one_batch(self._prepared(TrialSpec.model_validate(spec)))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  as in `_admit`
+            logger.info("a point of the search space cannot be trained: %s", error)
+            return False
+        return True
 
     def _parameter_count(self, spec: TrialSpec, shape: tuple[int, ...], outputs: int) -> int:
         key = repr((sorted(spec.network.items()), shape, outputs))

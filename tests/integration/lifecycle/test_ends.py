@@ -41,6 +41,42 @@ def use_up(db: Database, seconds: float) -> None:
         )
 
 
+# -- hopeless studies ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reported", [False, True])
+def test_a_hopeless_failure_ends_the_study_that_has_nothing(
+    db: Database, hand: Hand, reported: bool
+) -> None:
+    study = submitted(db, budget={"trials": 5, "max_failures": 5})
+    first, second = hand.claim(2).leases
+    trial, other = hand.start(first), hand.start(second)
+    if reported:
+        hand.report(second, other, 1)
+    failure = Failure(kind="user_code", message="TypeError: no")
+    fail = Fail(first, trial, failure, blamed=True, retry=False, hopeless="no (lower it)")
+    flushed = hand.flush(fails=[fail], renew=[second])
+    view = get_study(db, study.id)
+    if reported:
+        assert (view.state, flushed.stop) == ("running", {})
+        assert view.progress.failed == 1
+    else:
+        assert (view.state, view.reason) == ("failed", "no (lower it)")
+        assert flushed.stop == {second.key: "cancelled"}
+        assert (view.progress.failed, view.progress.cancelled) == (1, 3)
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_a_zombies_word_ends_no_study(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 2})
+    lease, trial = hand.claim_and_start()
+    expire(db, lease)
+    reconcile(db, settings=SETTINGS)
+    failure = Failure(kind="user_code", message="TypeError: no")
+    hand.flush(fails=[Fail(lease, trial, failure, blamed=True, retry=False, hopeless="no")])
+    assert get_study(db, study.id).state == "running"
+
+
 # -- results ------------------------------------------------------------------------------------
 
 
