@@ -28,6 +28,7 @@ from tuner_service.search.spread import first_point
 from workers.modules import open_folder
 from workers.options import add_training_options, data_directories
 from workers.trainer import pick_device
+from workers.training.datasets import STREAMED, Room
 from workers.training.rehearsal import RehearsalError, rehearse, rehearse_loop
 
 LOOP_SECONDS = 60.0
@@ -56,7 +57,7 @@ def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
         else:
             findings = rehearse(
                 resolve(definition, point),
-                device=device,
+                room=Room(device, options.data_dir / STREAMED),
                 data_dirs=data_directories(options),
                 modules_dir=options.modules,
             )

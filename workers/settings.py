@@ -21,6 +21,9 @@ class WorkerSettings(BaseSettings):
             worker per core instead.
         memory_limit_bytes: A trainer that holds more main memory is ended; by default nine tenths
             of the machine's.
+        data_limit_bytes: The most that a data set may take of the device's memory (and of main
+            memory while it is prepared); a larger one is streamed from files. By default half of
+            what is free on a GPU, an eighth on a CPU.
         loops: How many training loops of the operator's run at once (docs/bring-a-loop.md), each
             in a process of its own.
         modules_dir: Where the operator's modules lie (docs/bring-a-network.md).
@@ -32,6 +35,7 @@ class WorkerSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1)
     memory_limit_bytes: int = Field(default_factory=_most_of_memory, gt=0)
+    data_limit_bytes: int | None = Field(default=None, ge=0)
     loops: int = Field(default=1, ge=1, le=1024)
     modules_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -26,6 +26,7 @@ from workers.options import add_training_options, data_directories
 from workers.pipes import Speaker
 from workers.protocol import Event, TrialStart
 from workers.trainer_start import Commands
+from workers.training.datasets import STREAMED, Room
 from workers.training.engine import Engine
 from workers.training.ladder import Ladder
 from workers.training.loops.loops import LoopTrials
@@ -147,12 +148,15 @@ class Trainer:
 
 
 def resident_bytes() -> int:
-    """Return this process's resident memory; where the system does not tell, its peak."""
+    """Return this process's own resident memory; where the system does not tell, its peak.
+
+    Without the pages of files: those of streamed data stay as long as nobody else wants memory.
+    """
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        _, resident, shared = Path("/proc/self/statm").read_text().split()[:3]
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * resource.getpagesize()
+    return (int(resident) - int(shared)) * resource.getpagesize()
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -185,6 +189,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--loop-stop-seconds", type=float, default=5.0)
     parser.add_argument("--progress-seconds", type=float, default=600.0)
     parser.add_argument("--memory-limit", type=int)
+    parser.add_argument("--data-limit", type=int)
     return parser.parse_args(arguments)
 
 
@@ -214,6 +219,12 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     engine = Engine(
         device.type,
         data_dirs=data_directories(options),
+        room=Room(
+            device,
+            options.data_dir / STREAMED,
+            limit_bytes=options.data_limit,
+            process_bytes=options.memory_limit,
+        ),
         threads=options.threads,
         checkpoint_seconds=options.checkpoint_seconds,
         steps=ladder,

@@ -96,3 +96,14 @@ def test_ladder_fuses_on_a_gpu():
     step.put(0, lanes.hyper(), None)
     lanes.epoch(step, spec, [1] * count, 0)
     assert step.rung == "compiled"
+
+
+def test_streamed_data_trains_the_same():
+    """From main memory by way of pinned batches, with the weights of data on the device."""
+    there = on_gpu(lanes.group(MLP, precision="float64"))
+    here = dataclasses.replace(there, streamed=True, train_inputs=there.train_inputs.cpu())
+    ends = []
+    for spec in (there, here):
+        losses, step = lanes.plain_curve(spec, lanes.hyper(dropout=0.2), 3)
+        ends.append((losses.tolist(), step.evaluate(spec.train_inputs).tolist()))
+    assert ends[0] == ends[1]

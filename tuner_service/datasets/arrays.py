@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 
@@ -47,6 +47,20 @@ def read_headers(path: Path, *, max_bytes: int) -> tuple[Header, Header]:
     return inputs, targets
 
 
+def read_header(file: IO[bytes], name: str) -> "tuple[tuple[int, ...], bool, np.dtype[Any]]":
+    """Return shape, whether it goes by columns (Fortran), and type of the array that follows.
+
+    Raises:
+        DataError: It is of an unknown version.
+        ValueError: It is no .npy file.
+    """
+    read = _READERS.get(np.lib.format.read_magic(file))
+    if read is None:
+        raise DataError(f"the array {name!r} is of a .npy version that is not read")
+    shape, by_columns, dtype = read(file)
+    return tuple(shape), by_columns, dtype
+
+
 def _header(archive: zipfile.ZipFile, name: str, max_bytes: int) -> Header:
     try:
         member = archive.getinfo(f"{name}.npy")
@@ -57,10 +71,7 @@ def _header(archive: zipfile.ZipFile, name: str, max_bytes: int) -> Header:
             "np.savez(path, inputs=…, targets=…)"
         ) from error
     with archive.open(member) as file:
-        read = _READERS.get(np.lib.format.read_magic(file))
-        if read is None:
-            raise DataError(f"the array {name!r} is of a .npy version that is not read")
-        shape, _, dtype = read(file)
+        shape, _, dtype = read_header(file, name)
     if dtype.hasobject:
         raise DataError(f"the array {name!r} holds Python objects; save numbers or text instead")
     size = prod(shape) * dtype.itemsize
@@ -69,7 +80,7 @@ def _header(archive: zipfile.ZipFile, name: str, max_bytes: int) -> Header:
             f"the array {name!r} takes {max(size, member.file_size):,} bytes unpacked, more than "
             f"the {max_bytes:,} that are allowed (TUNER_MAX_DATASET_BYTES)"
         )
-    return Header(tuple(shape), dtype)
+    return Header(shape, dtype)
 
 
 def _check(inputs: Header, targets: Header) -> None:

@@ -18,7 +18,7 @@ import torch
 from tuner_service.definition.spec import TrialSpec
 from workers.protocol import Event, StopMode, TrialStart
 from workers.training import modules, networks
-from workers.training.datasets import DatasetCache
+from workers.training.datasets import DatasetCache, Room
 from workers.training.doubts import Doubts
 from workers.training.failures import failure_of
 from workers.training.folds import Folds
@@ -46,6 +46,8 @@ class Engine:
     Args:
         device: `cpu` or `cuda`.
         data_dirs: Where data files may lie.
+        room: Where data may lie when it is prepared; by default on the device, or in files for
+            temporary ones.
         threads: Of torch on the CPU; None leaves them as they are.
         checkpoint_seconds: How often a running trial's checkpoint is written.
         steps: Makes the steps; plain ones by default.
@@ -62,6 +64,7 @@ class Engine:
         device: str,
         *,
         data_dirs: Iterable[Path] = (),
+        room: Room | None = None,
         threads: int | None = None,
         checkpoint_seconds: float = 60.0,
         steps: Steps | None = None,
@@ -74,7 +77,7 @@ class Engine:
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = device_of(device)
-        self._data = DatasetCache(self._device, directories=tuple(data_dirs))
+        self._data = DatasetCache(self._device, directories=tuple(data_dirs), room=room)
         self._modules = modules.UserModules(modules_dir)
         self._steps = steps or PlainSteps()
         self._checkpoint_seconds = checkpoint_seconds

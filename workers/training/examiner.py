@@ -41,7 +41,7 @@ class Examiner:
         module = self._build(without_dropout(run.spec.network))
         load_weights(module, weights)
         with precision(self._group.precision, self._group.device):
-            outputs = forward(module, part.inputs)
+            outputs = forward(module, part.inputs, self._group.device)
         return self._measure(outputs.unsqueeze(0), part, [run])[0]
 
     def _present(self, seats: Occupancy, lanes: Sequence[int]) -> dict[int, Scores]:

@@ -35,9 +35,10 @@ class GroupSpec:
         optimizer: The one kind, if that has its own update; None where the other kinds may mix.
         batch_size: B, at most n.
         inputs: Shape of one row.
-        train_inputs: [n, …] in the training dtype.
+        train_inputs: [n, …] in the training dtype; on the CPU if the data is streamed.
         train_targets: [n] int64 classes, [n, 1] zeros and ones, or [n, T] numbers.
         augments: Whether trials flip or crop their training images.
+        streamed: Whether the inputs lie in files, and come to the device batch by batch.
         fuse: Whether the trials may be fused at all, and `fuse_reason` why not.
     """
 
@@ -55,6 +56,7 @@ class GroupSpec:
     fuse: bool
     fuse_reason: str | None
     augments: bool = False
+    streamed: bool = False
 
     @property
     def rows(self) -> int:
@@ -94,6 +96,7 @@ def group_of(
         "data_hash": data.data_hash,
         "fuse": spec.fuse,
         "augments": augments,
+        "streamed": data.streamed,
     }
     return GroupSpec(
         key=_digest(parts),
@@ -110,6 +113,7 @@ def group_of(
         fuse=spec.fuse,
         fuse_reason=None if spec.fuse else "training.fuse is false",
         augments=augments,
+        streamed=data.streamed,
     )
 
 

@@ -41,10 +41,14 @@ CPU_STATE_BYTES = 8 << 20  # weights, gradients and slots beyond this fall out o
 GPU_STATE_SHARE = 0.3  # of the free memory
 CPU_ACTIVATION_BYTES = 1 << 30  # of all lanes' batches; a trainer's memory has to hold them
 GPU_ACTIVATION_SHARE = 0.4  # of the free memory
+CPU_ORDER_BYTES = 1 << 30
+GPU_ORDER_SHARE = 0.2  # of the free memory
+ORDER_BYTES = 32  # of a row's place in an epoch: the number itself, and what it is drawn with
 KEPT_ROWS = 2
 # Measured up to here: 1.04 to 100 times the plain step. Larger ones are probed one by one.
 NATIVE_LIMITS = {"hidden_units": 1024, "channels": 64}
 NATIVE_PROBE_LANES = 2
+STREAMED = "the data is streamed: it does not fit the device beside the networks"
 EARLY = "trains plain until tracing its network would pay"
 STATE_COPIES = 4  # weights, gradients, two slots
 PROBE_STEPS = 4
@@ -190,7 +194,8 @@ class Ladder:
         if unsuitable is None and self._probe:
             unsuitable = probe(group, NativeStep(group, NATIVE_PROBE_LANES, self._library))
         if unsuitable is None:
-            return Verdict(None, CPU_LANES[0], CPU_LANES[1], native=True)
+            full = min(CPU_LANES[1], _lanes_of_orders(group, CPU_ORDER_BYTES))
+            return Verdict(None, min(CPU_LANES[0], full), full, native=True)
         # Nothing else takes lanes of different networks.
         return Verdict(unsuitable) if set(group.network) == {"type"} else None
 
@@ -221,6 +226,8 @@ def _declared(group: GroupSpec) -> str | None:
     """Return why the group wants no fusing, or its network declares that it cannot be; or None."""
     if not group.fuse:
         return group.fuse_reason
+    if group.streamed and group.device.type != "cpu":
+        return STREAMED
     family = networks.NETWORKS.get(str(group.network["type"]))
     if family is not None and not family.fusible:
         return family.reason or f"network {group.network['type']} cannot be fused"
@@ -234,13 +241,20 @@ def sizes(group: GroupSpec) -> tuple[int, int]:
     lane = STATE_COPIES * itemsize * sum(p.numel() for p in module.parameters())
     fewest, most = CPU_LANES if group.device.type == "cpu" else GPU_LANES
     if group.device.type == "cpu":
-        room, wide = CPU_STATE_BYTES, CPU_ACTIVATION_BYTES
+        room, wide, long = CPU_STATE_BYTES, CPU_ACTIVATION_BYTES, CPU_ORDER_BYTES
     else:
         free, _ = torch.cuda.mem_get_info(group.device)
         room, wide = int(free * GPU_STATE_SHARE), int(free * GPU_ACTIVATION_SHARE)
+        long = int(free * GPU_ORDER_SHARE)
     batch = group.batch_size * itemsize * kept_numbers(module, group.inputs)
     full = min(max(_power(room // max(lane, 1)), fewest), most, _power(wide // max(batch, 1)))
+    full = min(full, _lanes_of_orders(group, long))
     return max(1, full // SMALL), full
+
+
+def _lanes_of_orders(group: GroupSpec, room: int) -> int:
+    """Return for how many lanes there is room for the order of an epoch's rows."""
+    return _power(room // (ORDER_BYTES * group.rows))
 
 
 def kept_numbers(module: nn.Module, inputs: networks.InputShape) -> int:

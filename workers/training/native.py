@@ -54,6 +54,8 @@ def unsuitable(group: GroupSpec) -> str | None:
         return f"optimizer {group.optimizer} has no native code"
     if group.augments:
         return "flips and crops have no native code"
+    if group.streamed and len(group.inputs) == 3 and group.inputs[0] > 1:
+        return "streamed images of several channels have no native code"  # it copies their rows
     if not suits(group.network):
         return "the network has no native code"
     # tf32 is a GPU's shorter float32: a CPU has no such thing, and float32 is what it computes.

@@ -93,16 +93,16 @@ class PlainStep:
         for dropout in self._dropouts:
             # A mask at rate 0 keeps everything, and costs as much as the rest of a small step.
             dropout.train(self._trial.hyper.dropout > 0)
-        batches = torch.split(orders[0].to(self._group.device), self._group.batch_size)
+        rates = learning_rates[0].tolist()
         with precision(self._group.precision, self._group.device):
-            for rows, rate in zip(batches, learning_rates[0].tolist(), strict=True):
-                total += self._step(self._trial, rows, rate).double() * len(rows)
+            for batch, rate in zip(_batches(self._group, orders[0]), rates, strict=True):
+                total += self._step(self._trial, batch, rate).double() * len(batch[1])
         return total.unsqueeze(0)
 
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Return [1, rows, …] outputs in evaluation mode."""
         with precision(self._group.precision, self._group.device):
-            return forward(self._module, inputs).unsqueeze(0)
+            return forward(self._module, inputs, self._group.device).unsqueeze(0)
 
     def remember(self, lanes: Sequence[int]) -> None:
         """Keep a copy of the present weights, on the device."""
@@ -126,17 +126,21 @@ class PlainStep:
         self._brought = networks.NETWORKS[str(network["type"])].brought
         self._built_from = network
 
-    def _step(self, trial: _Trial, rows: Tensor, rate: float) -> Tensor:
-        """Take one optimizer step on `rows` [B]; return the batch's mean loss, without penalty."""
-        group, hyper, module = self._group, trial.hyper, self._module
+    def _step(self, trial: _Trial, batch: tuple[Tensor, Tensor], rate: float) -> Tensor:
+        """Take one optimizer step on inputs and targets [B, …]; return the mean loss.
+
+        The loss is without penalty.
+        """
+        hyper, module = trial.hyper, self._module
         if hyper.dropout > 0:
             for dropout in self._dropouts:
                 dropout.step.fill_(trial.steps)
         if self._brought:
             # Its dropout draws from torch's generator: the same masks wherever the trial runs.
             torch.manual_seed((hyper.seed * 1_000_003 + trial.steps) % 2**63)
-        outputs = _full(module(_inputs(group.train_inputs[rows], trial)))
-        losses = self._loss(outputs, group.train_targets[rows], hyper.label_smoothing)
+        inputs, targets = batch
+        outputs = _full(module(_inputs(inputs, trial)))
+        losses = self._loss(outputs, targets, hyper.label_smoothing)
         loss = losses.mean()
         trial.optimizer.zero_grad()
         penalised = loss + hyper.l1 * _magnitude(module) if hyper.l1 else loss
@@ -147,6 +151,21 @@ class PlainStep:
         trial.optimizer.step()
         trial.steps += 1
         return loss.detach()
+
+
+def _batches(group: GroupSpec, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs and targets [B, …] of rows `order`, on the device."""
+    inputs, device = group.train_inputs, group.device
+    here = torch.split(order.to(inputs.device), group.batch_size)
+    there = torch.split(order.to(device), group.batch_size)
+    for near, far in zip(here, there, strict=True):
+        if inputs.device.type == device.type:
+            yield inputs[near], group.train_targets[far]
+            continue
+        batch = torch.empty((len(near), *inputs.shape[1:]), dtype=inputs.dtype, pin_memory=True)
+        torch.index_select(inputs, 0, near, out=batch)
+        # Pinned, the copy holds nobody up: the next batch is gathered while this one trains.
+        yield batch.to(device, non_blocking=True), group.train_targets[far]
 
 
 def _inputs(rows: Tensor, trial: _Trial) -> Tensor:
@@ -168,12 +187,13 @@ def _inputs(rows: Tensor, trial: _Trial) -> Tensor:
     )
 
 
-def forward(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Return [rows, …] outputs in evaluation mode, without gradients, by bounded chunks."""
+def forward(module: nn.Module, inputs: Tensor, device: torch.device) -> Tensor:
+    """Return [rows, …] outputs on the device, in evaluation mode, without gradients, by chunks."""
     module.eval()
     chunk = networks.rows_at_once(module, EVALUATION_ROWS)
     with torch.no_grad():
-        return torch.cat([_full(module(part)) for part in torch.split(inputs, chunk)])
+        parts = torch.split(inputs, chunk)
+        return torch.cat([_full(module(part.to(device))) for part in parts])
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -63,6 +63,7 @@ def final_record(run: Run, device: torch.device, test: Mapping[str, Any]) -> Rec
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": device_name(device),
         "versions": versions(),
+        "data": "streamed" if run.data.streamed else "on device",
         "data_hash": run.data.data_hash,
         "seed": run.spec.seed,
     }

@@ -12,7 +12,7 @@ import torch
 from tuner_service.definition.spec import LoopSpec, TrialSpec
 from workers.protocol import Event, TrialStart
 from workers.training import modules
-from workers.training.datasets import DatasetCache
+from workers.training.datasets import DatasetCache, Room
 from workers.training.evaluation import measure
 from workers.training.groups import hyper_of
 from workers.training.loops.loops import LoopTrials
@@ -38,7 +38,7 @@ class RehearsalError(Exception):
 
 
 def rehearse(
-    spec: TrialSpec, *, device: torch.device, data_dirs: Sequence[Path], modules_dir: Path | None
+    spec: TrialSpec, *, room: Room, data_dirs: Sequence[Path], modules_dir: Path | None
 ) -> Findings:
     """Train one batch plainly and measure it on the validation part.
 
@@ -50,9 +50,9 @@ def rehearse(
     """
     prepared = prepare_trial(
         spec,
-        cache=DatasetCache(device, directories=tuple(data_dirs)),
+        cache=DatasetCache(room.device, directories=tuple(data_dirs), room=room),
         brought=modules.UserModules(modules_dir),
-        device=device,
+        device=room.device,
         group_network=PlainSteps().group_network,
     )
     return one_batch(prepared)

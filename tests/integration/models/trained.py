@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from starlette.testclient import TestClient
 
 from tests.unit.training.builders import only, run_all, start
@@ -17,7 +18,7 @@ from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import Batch, Finish, Start
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
-from workers.training.datasets import Request
+from workers.training.datasets import Request, Room
 from workers.training.datasets.prepare import read_raw
 from workers.training.datasets.sources import Array
 from workers.training.datasets.split import split_rows
@@ -78,7 +79,8 @@ def train(client: TestClient, settings: Settings, study: dict[str, Any]) -> Tria
 def test_rows(spec: TrialSpec, *directories: Path) -> tuple[Array, Array]:
     """Return the raw inputs and targets of the test part, before any scaling."""
     dataset, kind = spec.dataset, LOSSES[spec.loss].targets
-    raw = read_raw(Request(dataset.name, dataset.options, kind, directories))
+    room = Room(torch.device("cpu"), Path())
+    raw = read_raw(Request(dataset.name, dataset.options, kind, directories, room))
     classes = raw.rows.targets if raw.classes is not None else None
     index = split_rows(len(raw.rows.inputs), dataset.split, classes=classes, own_test=False).test
     return raw.rows.inputs[index], raw.rows.targets[index]

@@ -6,6 +6,7 @@ import os
 import struct
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -428,8 +429,19 @@ def test_the_least_recently_used_data_goes_first() -> None:
     def get(name: str) -> PreparedData:
         return cache.get(spec_of(dataset(name)), targets="classes", dtype=torch.float32)
 
-    iris, wine = get("iris"), get("wine")
-    assert get("iris") is iris
+    iris, wine = ref(get("iris")), ref(get("wine"))
+    assert get("iris") is iris()
     get("breast_cancer")  # wine was used longest ago
+    assert get("iris") is iris()
+    assert wine() is None
+
+
+def test_data_that_is_still_trained_on_is_not_read_again() -> None:
+    cache = DatasetCache(CPU, directories=(), max_bytes=1)
+
+    def get(name: str) -> PreparedData:
+        return cache.get(spec_of(dataset(name)), targets="classes", dtype=torch.float32)
+
+    iris = get("iris")
+    get("wine")  # which takes iris out
     assert get("iris") is iris
-    assert get("wine") is not wine

@@ -1,16 +1,21 @@
-"""Prepared data of a warm trainer, kept on the device, least recently used out first."""
+"""Prepared data of a warm trainer, kept where it lies, least recently used out first."""
 
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 
 from tuner_service.definition.spec import DatasetSpec
 from workers.training.datasets.prepare import SOURCES, PreparedData, prepare
+from workers.training.datasets.room import Room
 from workers.training.datasets.sources import Request
 from workers.training.losses import TargetKind
 
 DEFAULT_MAX_BYTES = 2 << 30
+
+_Key = tuple[object, ...]
 
 
 class DatasetCache:
@@ -20,6 +25,7 @@ class DatasetCache:
 
     Args:
         directories: Where files may lie, the first that has one wins.
+        room: Where it may lie; by default on the device, or in files for temporary ones.
         max_bytes: Bound on what is kept; the data asked for last is always kept.
     """
 
@@ -28,12 +34,15 @@ class DatasetCache:
         device: torch.device,
         *,
         directories: tuple[Path, ...],
+        room: Room | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
-        self._device = device
+        self._room = room or Room(device, Path(tempfile.gettempdir()))
         self._directories = directories
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[object, ...], PreparedData] = OrderedDict()
+        self._kept: OrderedDict[_Key, PreparedData] = OrderedDict()
+        # Also what went out but is still trained on: it is in memory, and would be there twice.
+        self._alive: WeakValueDictionary[_Key, PreparedData] = WeakValueDictionary()
 
     def get(self, spec: DatasetSpec, *, targets: TargetKind, dtype: torch.dtype) -> PreparedData:
         """Return the prepared data of `spec`.
@@ -41,12 +50,12 @@ class DatasetCache:
         Raises:
             DataError: the data cannot be read or does not fit.
         """
-        request = Request(spec.name, spec.options, targets, self._directories)
+        request = Request(spec.name, spec.options, targets, self._directories, self._room)
         key = (spec.model_dump_json(), targets, dtype, self._stamps(request))
-        data = self._kept.get(key)
+        data = self._alive.get(key)
         if data is None:
-            data = prepare(spec, request, dtype=dtype, device=self._device)
-            self._kept[key] = data
+            data = self._alive[key] = prepare(spec, request, dtype=dtype)
+        self._kept[key] = data
         self._kept.move_to_end(key)
         self._evict()
         return data

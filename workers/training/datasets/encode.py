@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from tuner_service.errors import DataError
-from workers.training.datasets.sources import MAX_BYTES, Array, Columns
+from workers.training.datasets.sources import Array, Columns
 
 MAX_CATEGORIES = 1000
 
@@ -111,14 +111,13 @@ class Encoder:
         kinds = [(not _is_one_hot(column), column.width) for column in self.columns]
         return np.repeat([scaled for scaled, _ in kinds], [width for _, width in kinds])
 
+    @property
+    def width(self) -> int:
+        """F."""
+        return sum(column.width for column in self.columns)
+
     def encode(self, values: Array) -> Array:
         """[n, C] -> [n, F]."""
-        width = sum(column.width for column in self.columns)
-        if len(values) * width * 8 > MAX_BYTES:
-            raise DataError(
-                f"{len(values):,} rows of {width:,} features take more than {MAX_BYTES:,} bytes; "
-                "leave text columns out, or set encode to ordinal"
-            )
         parts = [column.encode(values[:, at]) for at, column in enumerate(self.columns)]
         return np.concatenate(parts, axis=1)
 

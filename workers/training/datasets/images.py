@@ -64,12 +64,7 @@ def _data(found: Sequence[Member], open_one: Open, request: Request) -> RawData:
     side = request.options.get("image_size")
     mode = _MODES[str(request.options.get("image_mode") or "color")]
     first = _decoded(found[0], open_one, mode, side)
-    if first.nbytes * len(found) > MAX_BYTES:
-        raise DataError(
-            f"{len(found):,} images of {first.shape} take more than {MAX_BYTES:,} bytes; set "
-            "image_size to a smaller one"
-        )
-    inputs = np.empty((len(found), *first.shape), dtype=np.uint8)
+    inputs = request.room.array((len(found), *first.shape), np.dtype(np.uint8))
     for row, member in enumerate(found):
         image = _decoded(member, open_one, mode, side)
         if image.shape != first.shape:

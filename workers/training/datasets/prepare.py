@@ -1,10 +1,11 @@
-"""From raw arrays to tensors on the device: checked, split, standardised.
+"""From raw arrays to tensors: checked, split, standardised, on the device if they fit there.
 
 What is fitted (means and deviations) is fitted on the training part alone.
 """
 
 import hashlib
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,22 +20,21 @@ from workers.training.datasets.cifar import CIFAR
 from workers.training.datasets.encode import Encoder
 from workers.training.datasets.idx import IDX
 from workers.training.datasets.images import IMAGES
-from workers.training.datasets.sources import Array, RawData, Request, Rows, Source, check_finite
+from workers.training.datasets.scaling import Chosen, Scaling, rows_at_once
+from workers.training.datasets.sources import RawData, Request, Source, check_finite
 from workers.training.datasets.split import split_rows
 from workers.training.datasets.tables import TABLES
 from workers.training.losses import TargetKind
 
 SOURCES: dict[str, Source] = {**BUILTIN, **IDX, **CIFAR, **TABLES, **ARRAYS, **IMAGES}
 
-_AXES = {2: (0,), 3: (0, 1), 4: (0, 2, 3)}
-"""What a mean is taken over: rows; and a sequence's steps; and an image's pixels."""
-
-_CHUNK = 8192  # rows; keeps float64 temporaries of image data small
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Inputs [n, …] in the training dtype and targets, as the loss takes them."""
+    """Inputs [n, …] in the training dtype and targets, as the loss takes them.
+
+    Targets are on the device; inputs too, unless the data is streamed: then they are on the CPU.
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -45,9 +45,9 @@ class Part:
         return len(self.inputs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class PreparedData:
-    """One data set, ready on the device.
+    """One data set, ready to be trained on.
 
     Attributes:
         shape: Of one input.
@@ -55,6 +55,7 @@ class PreparedData:
         test: None where the split asks for no test part.
         preprocessing: JSON that lets new inputs be prepared the same way.
         data_hash: SHA-256 over the arrays as read, before splitting.
+        streamed: Inputs lie in files, and come to the device batch by batch.
     """
 
     train: Part
@@ -66,32 +67,13 @@ class PreparedData:
     classes: tuple[str, ...] | None
     preprocessing: dict[str, Any]
     data_hash: str
+    streamed: bool = False
 
     @property
     def nbytes(self) -> int:
-        """Bytes held on the device."""
+        """Bytes held on the device, or in files."""
         parts = [self.train, self.validation, *([self.test] if self.test else [])]
         return sum(t.nbytes for part in parts for t in (part.inputs, part.targets))
-
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """x -> (x - mean) / deviation, broadcast over rows."""
-
-    mean: Array
-    deviation: Array
-
-    def only(self, chosen: Array) -> "Scaling":
-        """Return the scaling that leaves all features [F] but the chosen as they are."""
-        return Scaling(np.where(chosen, self.mean, 0.0), np.where(chosen, self.deviation, 1.0))
-
-    def apply(self, inputs: Array, dtype: np.dtype[Any]) -> Array:
-        """Return scaled inputs, computed in float64 and rounded once."""
-        out = np.empty(inputs.shape, dtype=dtype)
-        for start in range(0, len(inputs), _CHUNK):
-            chunk = inputs[start : start + _CHUNK].astype(np.float64)
-            out[start : start + _CHUNK] = (chunk - self.mean) / self.deviation
-        return out
 
 
 def read_raw(request: Request) -> RawData:
@@ -133,78 +115,71 @@ def _check_targets(raw: RawData, request: Request) -> None:
         )
 
 
-def prepare(
-    spec: DatasetSpec, request: Request, *, dtype: torch.dtype, device: torch.device
-) -> PreparedData:
-    """Read, split and scale the data of `spec`, and put it on the device.
+def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> PreparedData:
+    """Read, split and scale the data of `spec`, and put it where there is room.
 
     Raises:
         DataError: the data cannot be read or does not fit; the message says what to change.
     """
-    raw = read_raw(request)
-    classes = raw.rows.targets if raw.classes is not None else None
-    index = split_rows(
-        len(raw.rows.inputs), spec.split, classes=classes, own_test=raw.test is not None
-    )
-    train = _pick(raw.rows, index.train)
-    test = raw.test or (_pick(raw.rows, index.test) if len(index.test) else None)
-    encoder = Encoder.fit(train.inputs, raw.table) if raw.table else None
-    features = encoder.encode(train.inputs) if encoder else train.inputs
-    scaling = _fit(features, standardize=bool(spec.options.get("standardize", True)))
+    raw, room = read_raw(request), request.room
+    parts = _split(raw, spec)
+    train = parts[0]
+    encoder = Encoder.fit(train.rows.inputs[train.index], raw.table) if raw.table else None
+    train, *others = (Chosen(part.rows, part.index, encoder) for part in parts)
+    scaling = Scaling.fit(train, standardize=bool(spec.options.get("standardize", True)))
     if encoder is not None:
         scaling = scaling.only(encoder.scaled)
+    size = sum(map(len, parts)) * prod(train.shape) * dtype.itemsize
+    streamed = not room.fits_device(size)
 
-    def part(rows: Rows) -> Part:
-        if encoder is not None:
-            rows = Rows(encoder.encode(rows.inputs), rows.targets)
-        return _part(rows, scaling, request.targets, dtype=dtype, device=device)
+    def part(chosen: Chosen) -> Part:
+        inputs = room.tensor(
+            (len(chosen), *chosen.shape), dtype, streamed=streamed, scattered=chosen is train
+        )
+        _fill(inputs, chosen, scaling)
+        targets = _targets(chosen, request.targets, dtype=dtype)
+        return Part(inputs, targets.to(room.device))
 
     return PreparedData(
         train=part(train),
-        validation=part(_pick(raw.rows, index.validation)),
-        test=part(test) if test else None,
-        shape=tuple(features.shape[1:]),
+        validation=part(others[0]),
+        test=part(others[1]) if len(others) > 1 else None,
+        shape=train.shape,
         outputs=_outputs(raw, request.targets),
         targets=request.targets,
         classes=raw.classes,
         preprocessing=_preprocessing(scaling, encoder, raw),
         data_hash=_hash(raw),
+        streamed=streamed,
     )
 
 
-def _pick(rows: Rows, index: Array) -> Rows:
-    return Rows(rows.inputs[index], rows.targets[index])
+def _split(raw: RawData, spec: DatasetSpec) -> list[Chosen]:
+    """Return the training, the validation and, if there is one, the test part."""
+    rows = raw.rows
+    classes = rows.targets if raw.classes is not None else None
+    own_test = raw.test is not None
+    index = split_rows(len(rows.inputs), spec.split, classes=classes, own_test=own_test)
+    parts = [Chosen(rows, index.train), Chosen(rows, index.validation)]
+    if raw.test is not None:
+        parts.append(Chosen(raw.test, np.arange(len(raw.test.inputs))))
+    elif len(index.test):
+        parts.append(Chosen(rows, index.test))
+    return parts
 
 
-def _fit(inputs: Array, *, standardize: bool) -> Scaling:
-    axes = _AXES[inputs.ndim]
-    shape = [1 if axis in axes else size for axis, size in enumerate(inputs.shape)][1:]
-    if not standardize:
-        # Pixels still come as fractions: raw bytes make any learning rate meant for them useless.
-        top = 255.0 if inputs.dtype == np.uint8 else 1.0
-        return Scaling(np.zeros(shape), np.full(shape, top))
-    mean = inputs.mean(axis=axes, dtype=np.float64).reshape(shape)
-    squares = np.zeros(shape)
-    count = inputs.size // mean.size
-    for start in range(0, len(inputs), _CHUNK):
-        chunk = np.square(inputs[start : start + _CHUNK].astype(np.float64) - mean)
-        squares += chunk.sum(axis=axes).reshape(shape)
-    deviation = np.sqrt(squares / count)
-    deviation[deviation == 0] = 1.0  # a constant column stays zero instead of NaN
-    return Scaling(mean, deviation)
+def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling) -> None:
+    dtype = np.dtype(np.float64 if inputs.dtype == torch.float64 else np.float32)
+    for start, chunk in chosen.chunks():
+        scaled = torch.from_numpy(scaling.apply(chunk, dtype))
+        inputs[start : start + len(chunk)].copy_(scaled)
 
 
-def _part(
-    rows: Rows, scaling: Scaling, kind: TargetKind, *, dtype: torch.dtype, device: torch.device
-) -> Part:
-    numpy_dtype = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
-    inputs = torch.from_numpy(scaling.apply(rows.inputs, numpy_dtype))
-    targets = torch.from_numpy(np.ascontiguousarray(rows.targets))
+def _targets(chosen: Chosen, kind: TargetKind, *, dtype: torch.dtype) -> Tensor:
+    targets = torch.from_numpy(np.ascontiguousarray(chosen.targets))
     if kind == "binary":
         targets = targets[:, None]
-    if kind != "classes":
-        targets = targets.to(dtype)
-    return Part(inputs.to(device=device, dtype=dtype), targets.to(device))
+    return targets if kind == "classes" else targets.to(dtype)
 
 
 def _outputs(raw: RawData, kind: TargetKind) -> int:
@@ -228,7 +203,9 @@ def _hash(raw: RawData) -> str:
     for rows in (raw.rows, *([raw.test] if raw.test else [])):
         for array in (rows.inputs, rows.targets):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            step = rows_at_once(array.shape[1:])
+            for start in range(0, len(array), step):
+                digest.update(np.ascontiguousarray(array[start : start + step]).data)
     if raw.table is not None:
         digest.update(repr(raw.table.labels).encode())
     return digest.hexdigest()

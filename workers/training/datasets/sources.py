@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner_service.errors import DataError
+from workers.training.datasets.room import Room
 from workers.training.losses import TargetKind
 
 Array = NDArray[Any]
 
-MAX_BYTES = 1 << 34
-"""Bound on one data set's arrays: the largest that a worker reads into memory."""
+MAX_BYTES = 1 << 40
+"""Bound on one data set's arrays; more is a file that lies about itself."""
+
+_CHECKED = 1 << 20  # numbers at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,14 @@ class Request:
         options: The definition's options for this data.
         targets: What the loss takes; it decides how a table's target column is read.
         directories: Where files may lie.
+        room: Where arrays may lie.
     """
 
     name: str
     options: Mapping[str, Any]
     targets: TargetKind
     directories: tuple[Path, ...]
+    room: Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +138,15 @@ def one_path(request: Request) -> str:
 
 def check_finite(inputs: Array, name: str) -> None:
     """Raise DataError naming the first row and column that is not a finite number."""
-    flat = inputs.reshape(len(inputs), -1)
-    if np.issubdtype(flat.dtype, np.integer) or np.isfinite(flat).all():
+    if inputs.dtype.kind in "biu":
         return
-    row, column = (int(i) for i in np.argwhere(~np.isfinite(flat))[0])
-    raise DataError(
-        f"{name}: row {row + 1}, column {column + 1} is {flat[row, column]}; "
-        "remove the row or fill in a number"
-    )
+    step = max(1, _CHECKED // max(1, prod(inputs.shape[1:])))
+    for start in range(0, len(inputs), step):
+        flat = inputs[start : start + step]
+        flat = flat.reshape(len(flat), -1)
+        if not np.isfinite(flat).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(flat))[0])
+            raise DataError(
+                f"{name}: row {start + row + 1}, column {column + 1} is {flat[row, column]}; "
+                "remove the row or fill in a number"
+            )
