@@ -1,16 +1,24 @@
-"""Make small files for own-table.yaml and own-sequences.yaml: python make_own_data.py FOLDER.
+"""Make small files for the studies own-*.yaml: python make_own_data.py FOLDER.
 
-The table has text, gaps and a class in words; the sequences are waves of two kinds under noise.
+The table has text, gaps and a class in words, as CSV and, where pyarrow is, as Parquet; the
+sequences are waves of two kinds under noise; the images are rings and crosses.
 """
 
 import csv
+import importlib.util
+import io
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
 
 ROWS = 300
 STEPS = 24
+SIDE = 24  # pixels
+IMAGES = 60
 
 
 def table(path: Path, generator: np.random.Generator) -> None:
@@ -40,12 +48,34 @@ def sequences(path: Path, generator: np.random.Generator) -> None:
     np.savez_compressed(path, inputs=noisy.astype(np.float32), targets=labels)
 
 
+def images(path: Path, generator: np.random.Generator) -> None:
+    """Write a zip with the folders `ring` and `cross`."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(IMAGES):
+            kind = ("ring", "cross")[number % 2]
+            picture = Image.new("L", (SIDE, SIDE), int(generator.integers(0, 60)))
+            draw = ImageDraw.Draw(picture)
+            left, top = generator.integers(1, SIDE // 2, 2).tolist()
+            right, bottom = left + SIDE // 2 - 1, top + SIDE // 2 - 1
+            if kind == "ring":
+                draw.ellipse((left, top, right, bottom), outline=220, width=2)
+            else:
+                draw.line((left, top, right, bottom), fill=220, width=2)
+                draw.line((left, bottom, right, top), fill=220, width=2)
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            archive.writestr(f"shapes/{kind}/{number}.png", content.getvalue())
+
+
 def main(folder: Path) -> None:
-    """Write both files into the folder."""
+    """Write the files into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     table(folder / "customers.csv", generator)
     sequences(folder / "waves.npz", generator)
+    images(folder / "shapes.zip", generator)
+    if importlib.util.find_spec("pyarrow"):
+        pd.read_csv(folder / "customers.csv").to_parquet(folder / "customers.parquet")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,12 @@ from tuner_service.api.documented import errors
 from tuner_service.api.service import ServiceDep
 from tuner_service.datasets import Receiver
 from tuner_service.datasets.store import too_large
-from tuner_service.definition import Upload, catalogue_view
+from tuner_service.definition import ModuleDescription, Upload, catalogue_view
 from tuner_service.definition.catalogue import UPLOAD_NAME
+from tuner_service.definition.uploads import brought_entry
 from tuner_service.errors import InputError, UnavailableError
 from tuner_service.lifecycle.datasets import remove_dataset, sweep_dataset
+from tuner_service.lifecycle.workers import known_modules
 
 router = APIRouter(prefix="/v1/datasets", tags=["catalogue"])
 
@@ -41,19 +43,26 @@ _BODY: dict[str, Any] = {
 
 
 class Datasets(BaseModel):
-    """Data there is: `kind` is `built-in` (options and all) or `uploaded`."""
+    """Data there is: `kind` is `uploaded`, or, with options, `built-in` or `module`."""
 
     items: list[dict[str, Any]]
 
 
 @router.get("", response_model=Datasets, responses=errors(), summary="List data sets")
 def list_datasets(service: ServiceDep, _: CallerDep) -> Response:
-    """Return the built-in data sets with their options, and the uploaded ones."""
+    """Return the built-in data sets, the uploaded ones, and those that workers' modules load."""
     built_in = [{"kind": "built-in", **entry} for entry in catalogue_view("datasets")]
     uploaded = [
         {"kind": "uploaded", **upload.model_dump(mode="json")} for upload in service.datasets.all()
     ]
-    return json_answer(Datasets(items=[*built_in, *uploaded]))
+    names = {one["name"] for one in uploaded}  # which come before a module's
+    known = map(ModuleDescription.model_validate, known_modules(service.db).values())
+    brought = [
+        {"kind": "module", **brought_entry(one.name, one.data).model_dump(mode="json")}
+        for one in known
+        if one.is_data and one.name not in names
+    ]
+    return json_answer(Datasets(items=[*built_in, *uploaded, *brought]))
 
 
 @router.put(

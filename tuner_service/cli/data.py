@@ -45,7 +45,7 @@ def add(
 
 @data.command("list")
 def list_data(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List the data sets there are, built-in and uploaded."""
+    """List the data sets there are: built-in, uploaded, and loaded by modules of the workers."""
     with closing(connect(url, api_key)) as client:
         found = client.datasets()
     if as_json:
@@ -93,9 +93,9 @@ def _rows(one: dict[str, Any]) -> str:
 
 
 def _line(one: dict[str, Any]) -> list[str]:
-    if one["kind"] == "built-in":
+    if one["kind"] != "uploaded":
         rows = "-" if one["rows"] is None else f"{one['rows']:,}"
-        return [one["name"], "built-in", rows, one["inputs"] or "-", "-", "-"]
+        return [one["name"], one["kind"], rows, one["inputs"] or "-", "-", "-"]
     rows = "-" if one["rows"] is None else f"{one['rows']:,}"
     return [
         one["name"], one["format"], rows, one["inputs"] or "-", _size(one["bytes"]),

@@ -70,6 +70,8 @@ def _header(archive: zipfile.ZipFile, name: str, max_bytes: int) -> Header:
             f"the .npz file has no array {name!r}, only {found or 'none'}; save it with "
             "np.savez(path, inputs=…, targets=…)"
         ) from error
+    if member.flag_bits & 1:
+        raise DataError(f"the array {name!r} is encrypted; save it without a password")
     with archive.open(member) as file:
         shape, _, dtype = read_header(file, name)
     if dtype.hasobject:

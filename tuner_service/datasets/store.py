@@ -9,13 +9,14 @@ while the name stands for another one already. Both steps of an upload are a ren
 file system: a crash leaves either the old version in force, or the new.
 """
 
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import time
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
@@ -93,16 +94,26 @@ class DatasetStore:
             inputs=contents.inputs,
             uploaded_at=datetime.now(UTC),
         )
-        target = self.file(upload)
-        _move(path, target)
-        before = self.find(name)
-        if before is not None and self.file(before).exists():
-            os.utime(self.file(before))  # it is spared for a while from now
-        self._write_index(upload)
+        with self._alone():
+            _move(path, self.file(upload))
+            before = self.find(name)
+            if before is not None and self.file(before).exists():
+                os.utime(self.file(before))  # it is spared for a while from now
+            self._write_index(upload)
         return upload
 
-    def _write_index(self, upload: Upload) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others out, of this process or another: a removal takes files without an index."""
         self._index.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(self._index, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _write_index(self, upload: Upload) -> None:
         temporary = self._incoming / secrets.token_hex(8)
         with temporary.open("w", encoding="utf-8") as file:
             file.write(upload.model_dump_json())
@@ -154,8 +165,9 @@ class DatasetStore:
             NotFoundError: There is no such data set.
         """
         self.get(name)
-        (self._index / f"{name}.json").unlink(missing_ok=True)
-        self.sweep(name, used=used, spare_seconds=0.0)
+        with self._alone():
+            (self._index / f"{name}.json").unlink(missing_ok=True)
+            self.sweep(name, used=used, spare_seconds=0.0)
 
     def sweep(
         self, name: str, *, used: Collection[str], spare_seconds: float = SPARE_SECONDS

@@ -42,6 +42,11 @@ class ModuleDescription(BaseModel):
         return bool({"build", "train"} & set(self.defines)) or "load_data" not in self.defines
 
     @property
+    def is_data(self) -> bool:
+        """Whether `dataset: {name: …}` may name it."""
+        return "load_data" in self.defines
+
+    @property
     def network(self) -> Network:
         """The module as an entry like the built-in networks'."""
         return Network(

@@ -89,14 +89,14 @@ class Folds:
         spec = copy.deepcopy(start["spec"])
         spec["dataset"]["split"]["fold"] = fold
         run, self._next = self._next, self._next - 1
-        kept = fold == 0 and start["keep_models"] > 0
+        kept = start["model"] is not None and start["keep_models"] > 0
         return {
             **start,
             "trial": run,
             "spec": spec,
             "checkpoint": f"{start['checkpoint']}.fold{fold}",
-            # Whether the trial is among the best is known at its end; the file is there by then.
-            "model": start["model"] if kept else None,
+            # Whether the trial is among the best, and by which fold it is told, shows at its end.
+            "model": f"{start['model']}.fold{fold}" if kept else None,
             "keep_models": EVERY if kept else 0,
         }
 
@@ -122,6 +122,7 @@ class Folds:
                 if one["kind"] == "failed":
                     stops += [run for run in trial.members if run not in trial.ended]
             if len(trial.ended) == len(trial.members):
+                _drop_models(trial)
                 self._forget(trial)
         return joined, stops
 
@@ -166,17 +167,32 @@ class Folds:
         if len(steps) == len(last):
             joined["step"] = min(steps) if stopped else max(steps)
         if stopped is None:
-            joined["model"] = self._model(trial, last[0].get("model"), joined["values"][0])
+            fold = self._representative(trial, last, joined["values"][0])
+            joined["model"] = None if fold is None else trial.start["model"]
+            joined["record"]["model_fold"] = fold
         return joined
 
-    def _model(self, trial: _Trial, path: str | None, value: float) -> str | None:
-        """Return where the first fold's weights are, if the trial is among the best."""
+    def _representative(self, trial: _Trial, last: Sequence[Event], value: float) -> int | None:
+        """Keep one fold's weights as the trial's if it is among the best; return which.
+
+        The fold whose result is nearest to the mean: the best fold's would be chosen by the luck
+        of its rows, and do worse than the trial says.
+        """
         start = trial.start
         direction = start["spec"]["objective"][0][1]
-        if path is not None and not self._ranks(start, value, direction):
-            Path(path).unlink(missing_ok=True)
+        kept = {fold: path for fold, event in enumerate(last) if (path := event.get("model"))}
+        if not kept or not self._ranks(start, value, direction):
             return None
-        return path
+        nearest = min(kept, key=lambda fold: abs(last[fold]["values"][0] - value))
+        Path(kept[nearest]).replace(str(start["model"]))
+        return nearest
+
+
+def _drop_models(trial: _Trial) -> None:
+    for event in trial.ended.values():
+        path = event.get("model")
+        if path is not None:
+            Path(path).unlink(missing_ok=True)
 
 
 def _checkpoint(trial: _Trial, event: Event) -> list[Event]:

@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tuner_service.definition.catalogue import TOP
 from tuner_service.errors import DataError
 
 
@@ -206,8 +207,7 @@ CLASS_METRICS: dict[str, Metric] = {
     "f1_macro": _macro(_f1s),
     "f1_micro": accuracy,
     "f1_weighted": _weighted(_f1s),
-    "top_3_accuracy": _top(3),
-    "top_5_accuracy": _top(5),
+    **{f"top_{k}_accuracy": _top(k) for k in TOP},
     "auroc": auroc,
     "log_loss": log_loss,
 }

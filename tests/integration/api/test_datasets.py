@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from tuner_service.api.app import create_app
 from tuner_service.cli import run
 from tuner_service.client import TunerClient
 from tuner_service.definition import StudyDefinition, load_yaml, resolve, space_of
+from tuner_service.lifecycle.workers import publish_modules, register_worker
 from tuner_service.search.draw import draw
 from tuner_service.settings import Settings
+from tuner_service.storage import Database
+from workers.modules import describe
 from workers.training.engine import Engine
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -123,7 +127,26 @@ def test_data_in_use_cannot_be_deleted(client: TestClient) -> None:
     assert client.post("/v1/studies", json=study()).status_code == 422
 
 
-@pytest.mark.parametrize("example", ["own-table", "own-sequences"])
+def test_data_that_a_module_loads_is_listed_with_its_parameters(
+    client: TestClient, settings: Settings
+) -> None:
+    module = describe(EXAMPLES / "network" / "rings.py")
+    with closing(Database.open(settings.resolved_database_url)) as db:
+        register_worker(
+            db, worker_id="w", host="here", pid=1, queue="cpu", device="cpu", version="0", lanes=1
+        )
+        described = module.model_dump(mode="json")
+        publish_modules(db, "w", {module.name: (described, module.source_hash)})
+    listed = client.get("/v1/datasets").json()["items"]
+    (rings,) = (one for one in listed if one["name"] == "rings")
+    assert rings["kind"] == "module"
+    assert {"task", "rows", "rings", "noise"} <= {option["name"] for option in rings["options"]}
+    put(client, TABLE, name="rings")
+    again = [one for one in client.get("/v1/datasets").json()["items"] if one["name"] == "rings"]
+    assert [one["kind"] for one in again] == ["uploaded"], "which is what the name stands for now"
+
+
+@pytest.mark.parametrize("example", ["own-table", "own-sequences", "own-images", "own-parquet"])
 def test_the_examples_files_are_uploaded_and_trained_on(
     settings: Settings, tmp_path: Path, example: str
 ) -> None:
@@ -141,7 +164,7 @@ def test_the_examples_files_are_uploaded_and_trained_on(
     spec = resolve(definition, parameters).model_copy(update={"epochs": 1})
     engine = Engine("cpu", data_dirs=[settings.data_dir / "datasets"], threads=1)
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
-    assert 0.0 <= finished["values"][0] <= 1.0
+    assert finished["values"][0] >= 0.0
     assert len(finished["record"].get("folds", {}).get("val_accuracy", ())) in (0, 5)
 
 

@@ -110,6 +110,24 @@ def test_zips_that_lead_elsewhere_or_explode_are_refused(
         inspect(zipped(tmp_path / "f.zip", files), max_bytes=LIMIT)
 
 
+@pytest.mark.parametrize("kind", ["npz", "images"])
+def test_what_is_encrypted_is_refused(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "a.zip"
+    if kind == "npz":
+        npz(file.with_suffix(".npz"), inputs=np.zeros((9, 2)), targets=np.arange(9))
+        file = file.with_suffix(".npz")
+    else:
+        zipped(file, flowers())
+    content = bytearray(file.read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # an entry, and the directory's of it
+        found = -1
+        while (found := content.find(mark, found + 1)) >= 0:
+            content[found + at] |= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"is encrypted; (zip|save) it without a password"):
+        inspect(file, max_bytes=LIMIT)
+
+
 def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("a/1.png")
     link.external_attr = 0o120777 << 16

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -122,6 +123,27 @@ def test_a_removed_name_takes_its_versions_along(store: DatasetStore, tmp_path: 
     assert files(tmp_path) == []
     with pytest.raises(NotFoundError):
         store.remove("flowers", used=())
+
+
+def test_a_removal_does_not_take_the_file_of_an_upload_under_way(
+    store: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is there before its name: a removal just then saw one that no name stands for."""
+    put(store, "flowers", FLOWERS)
+    write = DatasetStore._write_index
+    removal = threading.Thread(target=store.remove, args=("flowers",), kwargs={"used": ()})
+
+    def amid(self: DatasetStore, upload: Upload) -> None:
+        removal.start()
+        removal.join(0.3)  # it is over by then, or waits for its turn
+        write(self, upload)
+
+    monkeypatch.setattr(DatasetStore, "_write_index", amid)
+    put(store, "flowers", OTHERS)
+    removal.join(5.0)
+    assert not removal.is_alive()
+    left = store.find("flowers")
+    assert left is None or store.file(left).exists()
 
 
 def test_what_never_arrived_is_swept(store: DatasetStore, tmp_path: Path) -> None:

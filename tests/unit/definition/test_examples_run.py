@@ -3,20 +3,28 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from examples import make_own_data
 from tests.unit.training.builders import DATA, needs, only, run_all, start
 from tuner_service.definition import load_yaml, parse_definition, resolve, space_of
+from tuner_service.definition.catalogue import DATASETS, NETWORKS
 from tuner_service.search.draw import draw
+from workers.modules import describe
+from workers.training.datasets.builtin import BUILTIN
+from workers.training.datasets.cifar import TEST, TRAIN
+from workers.training.datasets.idx import IDX
 from workers.training.engine import Engine
 
-FILES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
+EXAMPLES = Path(__file__).parents[3] / "examples"
+FILES = sorted(EXAMPLES.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_an_examples_first_trial_trains(file: Path, tmp_path: Path) -> None:
     make_own_data.main(tmp_path / "made")
+    cifar(tmp_path / "made")
     definition = parse_definition(load_yaml(file.read_text()))
     paths = definition.dataset.options.get("path", [])
     for path in [paths] if isinstance(paths, str) else paths:
@@ -29,6 +37,35 @@ def test_an_examples_first_trial_trains(file: Path, tmp_path: Path) -> None:
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
     assert all(math.isfinite(value) for value in finished["values"])
     assert {f"test_{name}" for name in spec.metrics} <= _keys(finished["record"])
+
+
+def cifar(folder: Path) -> None:
+    """Write files like CIFAR-10's, with 20 images each."""
+    generator = np.random.default_rng(0)
+    (folder / "cifar-10-batches-bin").mkdir()
+    for name in (*TRAIN, *TEST):
+        rows = generator.integers(0, 256, (20, 1 + 3 * 32 * 32), dtype=np.uint8)
+        rows[:, 0] = np.arange(20) % 10
+        (folder / "cifar-10-batches-bin" / name).write_bytes(rows.tobytes())
+
+
+def test_the_network_of_ones_own_trains(tmp_path: Path) -> None:
+    module = describe(EXAMPLES / "network" / "rings.py")
+    study = load_yaml((EXAMPLES / "network" / "rings.yaml").read_text())
+    definition = parse_definition(study, modules={module.name: module})
+    spec = resolve(definition, {"learning_rate": 0.03, "width": 16})
+    engine = Engine("cpu", modules_dir=EXAMPLES / "network", threads=1)
+    finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
+    assert finished["values"][0] < 0.2, "by chance a guess is 0.89 rings off"
+
+
+def test_every_network_and_every_kind_of_data_has_an_example() -> None:
+    studies = [load_yaml(file.read_text()) for file in FILES]
+    assert {study["network"]["type"] for study in studies} == set(NETWORKS)
+    named = {study["dataset"]["name"] for study in studies}
+    alike = [set(BUILTIN), set(IDX)]  # scikit-learn's, and the files of both MNISTs
+    assert all(named & kinds for kinds in alike)
+    assert set(DATASETS) - set().union(*alike) <= named
 
 
 def _keys(record: object) -> set[str]:

@@ -1,5 +1,6 @@
 """Cross-validation: folds share no row and leave out none, and a trial speaks for all of them."""
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def test_a_handed_back_trial_goes_on_and_ends_as_if_never_stopped(tmp_path: Path
     assert only(again, 1, "finished")["record"]["resumed_from"] == 3
 
 
-def test_the_best_trials_keep_the_first_folds_model(tmp_path: Path) -> None:
+def test_the_best_trials_keep_the_model_of_the_fold_nearest_to_the_mean(tmp_path: Path) -> None:
     good = folded(epochs=8)
     bad = folded(epochs=1, optimizer={"type": "adam", "learning_rate": 1e-9})
     engine = Engine("cpu", threads=1)
@@ -192,6 +193,26 @@ def test_the_best_trials_keep_the_first_folds_model(tmp_path: Path) -> None:
         finished[key] = only(run_all(engine, [begun]), key, "finished")
     assert finished[1]["model"] == str(paths[1])
     assert finished[2]["model"] is None
-    assert not paths[2].exists()
+    assert [path for path in tmp_path.glob("*.safetensors*")] == [paths[1]], "no other fold's"
+    values = [value for (value,) in zip(*finished[1]["record"]["folds"].values(), strict=True)]
+    away = [abs(value - finished[1]["values"][0]) for value in values]
+    fold = finished[1]["record"]["model_fold"]
+    assert away[fold] == min(away) < max(away)
+    assert finished[2]["record"]["model_fold"] is None
     with safe_open(paths[1], "pt") as file:
-        assert file.keys()
+        told = json.loads(file.metadata()["tuner"])
+    assert told["values"] == [values[fold]]
+    assert told["dataset"]["split"]["fold"] == fold
+
+
+def test_a_trial_that_fails_leaves_no_folds_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    engine = Engine("cpu", threads=1)
+    engine.submit(start(1, folded(epochs=2), folder=tmp_path, model=str(path), keep_models=1))
+    events: list[Event] = []
+    while not list(tmp_path.glob("model.safetensors.fold*")):
+        events += engine.advance()
+    engine.stop(1, "cancel")
+    events += run_all(engine)
+    assert only(events, 1, "stopped")
+    assert not list(tmp_path.glob("model.safetensors*"))

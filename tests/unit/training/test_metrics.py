@@ -10,6 +10,7 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
+from tuner_service.definition.catalogue import TOP
 from tuner_service.errors import DataError
 from workers.training.datasets import Part
 from workers.training.evaluation import confusion
@@ -61,8 +62,7 @@ REFERENCES: dict[str, Reference] = {
         )
         for average in ("macro", "micro", "weighted")
     },
-    "top_3_accuracy": top(3),
-    "top_5_accuracy": top(5),
+    **{f"top_{k}_accuracy": top(k) for k in TOP},
     "auroc": auroc,
     "log_loss": lambda true, predicted, p, classes: sk.log_loss(true, p, labels=range(classes)),
 }

@@ -31,7 +31,7 @@ from tuner_service.definition.catalogue.entries import (
     Task,
 )
 from tuner_service.definition.catalogue.methods import PRUNERS, SAMPLERS
-from tuner_service.definition.catalogue.metrics import METRICS, RECORDS
+from tuner_service.definition.catalogue.metrics import METRICS, RECORDS, TOP
 from tuner_service.definition.catalogue.networks import ACTIVATIONS, NETWORKS
 from tuner_service.definition.catalogue.optimizers import OPTIMIZERS
 from tuner_service.definition.catalogue.schedules import SCHEDULES
@@ -77,6 +77,7 @@ __all__ = [
     "RECORDS",
     "SAMPLERS",
     "SCHEDULES",
+    "TOP",
     "TRAINING",
     "UPLOAD_FORMATS",
     "UPLOAD_NAME",

@@ -13,6 +13,9 @@ def _class_metric(name: str, description: str, more_classes_than: int = 1) -> Me
     )
 
 
+TOP = (2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 50, 100)
+"""The k of `top_k_accuracy`."""
+
 _AVERAGES = {
     "macro": "mean over classes",
     "micro": "over all rows",
@@ -28,8 +31,10 @@ METRICS = by_name(
     ),
     _class_metric("accuracy", "Share of rows whose class is predicted."),
     _class_metric("balanced_accuracy", "Recall, mean over the classes that occur."),
-    _class_metric("top_3_accuracy", "Share of rows whose class is among the best three.", 3),
-    _class_metric("top_5_accuracy", "Share of rows whose class is among the best five.", 5),
+    *(
+        _class_metric(f"top_{k}_accuracy", f"Share of rows whose class is among the best {k}.", k)
+        for k in TOP
+    ),
     *(
         _class_metric(f"{name}_{average}", f"{title}, {meaning}.")
         for name, title in (("precision", "Precision"), ("recall", "Recall"), ("f1", "F1"))

@@ -71,7 +71,7 @@ class Context:
         """Look up the entries that the draft names."""
         brought = {name: one.network for name, one in modules.items() if one.is_network}
         networks = {**brought, **NETWORKS}
-        loaders = {name: one.data for name, one in modules.items() if "load_data" in one.defines}
+        loaders = {name: one.data for name, one in modules.items() if one.is_data}
         module = modules.get(draft.network.type) if draft.network else None
         return cls(
             draft=draft,
