@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 SERVE_TASK = "workers.serve"
 Queue = Literal["cpu", "cuda"]
 CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 5.0  # more than the second for which a worker's read blocks in Redis
 
 # What a broker that is down, or a full disk under the spool, raises through kombu.
 _BROKER_ERRORS = (KombuError, RedisError, OSError)
@@ -59,6 +60,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
             "broker_url": url,
             "broker_transport_options": {
                 "socket_connect_timeout": CONNECT_SECONDS,
+                "socket_timeout": ANSWER_SECONDS,
                 "socket_keepalive": True,
                 "health_check_interval": 30,
             },

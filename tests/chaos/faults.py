@@ -10,26 +10,34 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from tests.e2e.service import Child, Service, until
+from tests.proxy import Proxy
 from tests.servers import PostgresServer, RedisServer
 
 
 @dataclass
 class Rig:
-    """A service under attack, and the servers below it that are ours to break."""
+    """A service under attack, and the servers and networks below it that are ours to break.
+
+    Attributes:
+        checked_url: The database, past every broken network.
+    """
 
     service: Service
+    checked_url: str
     workers: int
     lease_seconds: float
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
     disk: Path | None = None  # the data directory, where it is a small file system of its own
+    networks: Mapping[str, Proxy] = field(default_factory=dict)  # to each server
 
     def mend(self) -> None:
         """Replace processes that ended."""
@@ -43,9 +51,9 @@ class Rig:
         if api is None or api.process.poll() is not None:
             self.service.launch_api()
 
-    def faults(self) -> dict[str, Callable[[random.Random], None]]:
+    def faults(self) -> dict[str, Callable[[random.Random], object]]:
         """Return the faults this rig can take, by name."""
-        faults = {
+        faults: dict[str, Callable[[random.Random], object]] = {
             "kill worker": self.kill_worker,
             "kill trainer": self.kill_trainer,
             "kill API": self.kill_api,
@@ -60,6 +68,10 @@ class Rig:
             faults |= {"kill Redis": self.kill_redis, "flush Redis": self.flush_redis}
         if self.postgres is not None:
             faults["crash PostgreSQL"] = self.crash_postgres
+        for name, network in self.networks.items():
+            faults[f"stall network to {name}"] = partial(self.stall_network, network)
+            faults[f"cut network to {name}"] = partial(self.cut_network, network)
+            faults[f"silence a connection to {name}"] = network.silence
         return faults
 
     def kill_worker(self, rng: random.Random) -> None:
@@ -148,6 +160,18 @@ class Rig:
         self.postgres.crash()
         time.sleep(rng.uniform(0.0, 1.5) * self.lease_seconds)
         self.postgres.start()
+
+    def stall_network(self, network: Proxy, rng: random.Random) -> None:
+        """Hold every byte back, sometimes longer than a lease, and deliver it late."""
+        network.stall()
+        time.sleep(rng.uniform(0.2, 2.0) * self.lease_seconds)
+        network.resume()
+
+    def cut_network(self, network: Proxy, rng: random.Random) -> None:
+        """Reset every connection, and new ones for a while."""
+        network.cut(refuse=True)
+        time.sleep(rng.uniform(0.0, 1.5) * self.lease_seconds)
+        network.resume()
 
     def _any_worker(self, rng: random.Random) -> Child | None:
         alive = [worker for worker in self.service.workers if worker.process.poll() is None]

@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from sqlalchemy import make_url
 
 from tests.chaos.checks import violations
 from tests.chaos.faults import Rig
 from tests.e2e.service import FINAL, Service, running, until
 from tests.e2e.studies import base, grid, sampled
 from tests.invariants import check_invariants
+from tests.proxy import proxy
 from tests.servers import postgres_server, redis_server
 from tuner_service.errors import UnavailableError
 from tuner_service.settings import Settings
@@ -75,7 +77,7 @@ class Chaos:
         self.rng = rng
         self.tally = Tally()
         self._active: list[str] = []
-        self._moves: dict[str, Callable[[random.Random], None]] = {
+        self._moves: dict[str, Callable[[random.Random], object]] = {
             **rig.faults(),
             "pause and resume": self._pause_and_resume,
             "cancel": self._cancel,
@@ -118,7 +120,7 @@ class Chaos:
         service = self.rig.service
         settings = Settings(data_dir=service.directory, max_attempts=MAX_ATTEMPTS)
         try:
-            with contextlib.closing(Database.open(service.database_url)) as db:
+            with contextlib.closing(Database.open(self.rig.checked_url)) as db:
                 check_invariants(db, settings=settings, grace_seconds=5 * LEASE_SECONDS)
         except AssertionError as broken:
             return str(broken)
@@ -240,13 +242,21 @@ def rig_on(backend: str, directory: Path, *, workers: int) -> Iterator[Rig]:
         if backend == "sqlite":
             url = f"sqlite:///{directory / 'tuner.db'}"
             service = Service(directory, url, settings=SETTINGS)
-            rig = Rig(service, workers, LEASE_SECONDS, disk=disk)
+            rig = Rig(service, url, workers, LEASE_SECONDS, disk=disk)
         else:
             postgres = stack.enter_context(postgres_server(durable=True))
             redis = stack.enter_context(redis_server())
+            to_postgres = stack.enter_context(proxy(postgres.port))
+            to_redis = stack.enter_context(proxy(redis.port))
             url = postgres.url(postgres.create_database())
-            service = Service(directory, url, redis.url, settings=SETTINGS)
-            rig = Rig(service, workers, LEASE_SECONDS, postgres, redis, disk)
+            service = Service(
+                directory,
+                make_url(url).set(port=to_postgres.port).render_as_string(hide_password=False),
+                f"redis://127.0.0.1:{to_redis.port}/0",
+                settings=SETTINGS,
+            )
+            networks = {"PostgreSQL": to_postgres, "Redis": to_redis}
+            rig = Rig(service, url, workers, LEASE_SECONDS, postgres, redis, disk, networks)
         stack.enter_context(running(service, workers=workers))
         yield rig
 

@@ -22,7 +22,7 @@ from tests.servers import free_port
 from tuner_service.storage import migrate
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 SERVE = "from tuner_service.api.server import *; serve(Settings())"
 FINAL = ("completed", "cancelled", "failed")
 

@@ -19,9 +19,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tuner_service.errors import SchemaVersionError, SettingsError, UnavailableError
+from tuner_service.storage.patient import TCP, PatientConnection
 
 BUSY_SECONDS = 20.0
 CONNECT_SECONDS = 5
+ANSWER_SECONDS = (
+    30.0  # of silence after which PostgreSQL is given up; more than any wait for a lock
+)
 IDLE_SECONDS = 15.0  # of a client that is silent inside a transaction, and holds its locks
 POOL_SIZE = 10
 
@@ -192,9 +196,15 @@ def _postgres_engine(url: str) -> Engine:
         max_overflow=2 * POOL_SIZE,
         pool_timeout=BUSY_SECONDS,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": CONNECT_SECONDS},
+        connect_args={"connect_timeout": CONNECT_SECONDS, **TCP},
         json_serializer=to_json,
     )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, args: Any, options: Any) -> PatientConnection:
+        connection = PatientConnection.connect(*args, **options)
+        connection.answer_seconds = ANSWER_SECONDS
+        return connection
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:

@@ -1,0 +1,57 @@
+"""PostgreSQL connections that wait for an answer, but not for ever.
+
+A network that drops packets, a frozen server, or a firewall that forgot the connection leaves the
+client waiting: TCP says nothing, and libpq has no limit of its own. The kernel gives up on a peer
+that is gone (`TCP`); a peer whose kernel answers but which is silent itself is given up here.
+"""
+
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import psycopg
+
+Answer = TypeVar("Answer")
+
+# libpq's names: a dead peer is noticed within 25 s while we wait, within 10 s while we send.
+TCP = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+class PatientConnection(psycopg.Connection[Any]):
+    """Gives the server up, and closes itself, after `answer_seconds` of silence."""
+
+    answer_seconds = 30.0
+
+    def wait(
+        self, gen: Generator[Any, Any, Answer], *args: Any, **more: Any
+    ) -> Answer:  # every operation of psycopg's comes through here
+        """Run one of psycopg's operations.
+
+        Raises:
+            psycopg.OperationalError: The server did not answer in time.
+        """
+        return super().wait(self._limited(gen), *args, **more)
+
+    def _limited(self, gen: Generator[Any, Any, Answer]) -> Generator[Any, Any, Answer]:
+        """Pass on what the generator asks for; nothing (0) comes back at each idle interval."""
+        deadline = time.monotonic() + self.answer_seconds
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready:
+                    deadline = time.monotonic() + self.answer_seconds
+                elif time.monotonic() > deadline:
+                    self.pgconn.finish()  # in the middle of an answer it is of no further use
+                    raise psycopg.OperationalError(
+                        f"no answer from the server within {self.answer_seconds:g} s"
+                    )
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
