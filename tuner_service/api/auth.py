@@ -26,7 +26,13 @@ from tuner_service.errors import (
     SettingsError,
     UnavailableError,
 )
-from tuner_service.lifecycle.keys import SCOPES, has_valid_key, keep_settings_key, verify_key
+from tuner_service.lifecycle.keys import (
+    SCOPES,
+    KeyView,
+    has_valid_key,
+    keep_settings_key,
+    verify_key,
+)
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 
@@ -68,9 +74,9 @@ def authenticate(request: Request, service: ServiceDep) -> Caller:
     Raises:
         AuthenticationError: No key, or one that is unknown, revoked or past its end.
         PermissionDeniedError: The key may read only, and this writes.
-        RateError: The key asks too often.
+        RateError: The key asks too often, or too many wrong keys came from the caller's address.
     """
-    caller = _caller(service, _given_key(request.headers))
+    caller = _caller(service, _given_key(request.headers), _address(request.scope))
     service.rates.take(caller.owner)
     needed = "read" if request.method in READING else "write"
     if needed not in caller.scopes:
@@ -84,17 +90,29 @@ def authenticate(request: Request, service: ServiceDep) -> Caller:
 CallerDep = Annotated[Caller, Depends(authenticate)]
 
 
-def _caller(service: Service, secret: str | None) -> Caller:
+def _caller(service: Service, secret: str | None, address: str) -> Caller:
     if secret is None:
         if keys_are_required(service.settings):
             raise AuthenticationError(
                 "This needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             )
         return Caller("", SCOPES)
-    key = verify_key(service.db, secret)
+    key = _verified(service, secret, address)
     if key is None:
         raise AuthenticationError("This API key is unknown, revoked or past its end")
     return Caller(key.id, key.scopes)
+
+
+def _verified(service: Service, secret: str, address: str) -> KeyView | None:
+    service.attempts.admit(address, secret)
+    key = verify_key(service.db, secret)
+    service.attempts.note(address, secret, valid=key is not None)
+    return key
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _given_key(headers: Headers) -> str | None:
@@ -125,13 +143,13 @@ class BasicAuth:
         """Let the request through, or ask for a key."""
         answer = None
         if keys_are_required(self._service.settings):
-            answer = await self._refusal(Headers(scope=scope))
+            answer = await self._refusal(Headers(scope=scope), _address(scope))
         await (answer or self._app)(scope, receive, send)
 
-    async def _refusal(self, headers: Headers) -> Response | None:
+    async def _refusal(self, headers: Headers, address: str) -> Response | None:
         secret = _given_key(headers)
         try:
-            if secret is not None and await run_in_threadpool(self._is_valid, secret):
+            if secret is not None and await run_in_threadpool(self._is_valid, secret, address):
                 return None
         except (UnavailableError, RateError) as error:
             return problem_of(error)
@@ -142,8 +160,8 @@ class BasicAuth:
             headers={"WWW-Authenticate": 'Basic realm="tuner", charset="UTF-8"'},
         )
 
-    def _is_valid(self, secret: str) -> bool:
-        key = verify_key(self._service.db, secret)
+    def _is_valid(self, secret: str, address: str) -> bool:
+        key = _verified(self._service, secret, address)
         if key is not None:
             self._service.rates.take(key.id)
         return key is not None

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tuner_service.api.metrics import Metrics
-from tuner_service.api.rates import Rates
+from tuner_service.api.rates import Attempts, Rates
 from tuner_service.api.reconciler import Reconciler
 from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.broker import Ringer
@@ -28,6 +28,7 @@ class Service:
     metrics: Metrics
     datasets: DatasetStore
     rates: Rates
+    attempts: Attempts
 
     @classmethod
     def open(cls, settings: Settings) -> "Service":
@@ -56,6 +57,7 @@ class Service:
             metrics=metrics,
             datasets=DatasetStore.of(settings),
             rates=Rates(settings),
+            attempts=Attempts(),
         )
 
 

@@ -7,6 +7,7 @@ a process group of its own, so that Ctrl-C reaches this process alone.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -25,6 +26,7 @@ STEADY_SECONDS = 60.0  # a child that lived this long starts with the first paus
 POLL_SECONDS = 0.1
 ORPHAN_SECONDS = 1.0  # a trainer notices the end of its worker, unless it is still starting
 TAIL_LINES = 15
+LOG_BYTES = 64 << 20  # of one child's log; as much again is kept beside it
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class Child:
 
     Attributes:
         command: What to run, without `--lifeline`.
-        log: Where its output goes; begun anew at every start of the service.
+        log: Where its output goes; begun anew at every start of the service, and when it is full.
         due: When to start it again, while it does not run.
     """
 
@@ -84,6 +86,22 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
+    def turn_log(self) -> None:
+        """Set a full log aside as `….log.1`, in place of the one before, and begin anew.
+
+        The child writes on through the same descriptor, at the file's end: what it writes between
+        the copy and the cut is lost.
+        """
+        with contextlib.suppress(OSError):  # a full disk: the log can be cut, if not kept
+            if self.log.stat().st_size <= LOG_BYTES:
+                return
+            aside = self.log.with_name(f"{self.log.name}.1")
+            try:
+                aside.unlink(missing_ok=True)
+                shutil.copy(self.log, aside)
+            finally:
+                os.truncate(self.log, 0)
+
     def tail(self, lines: int = TAIL_LINES) -> str:
         """Return the end of its log."""
         log = self.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
@@ -130,6 +148,7 @@ class Household:
                 )
             if child.process is None and now >= child.due:
                 child.start(lifeline, now)
+            child.turn_log()
 
     def request_stop(self, *_: object) -> None:
         """Stop soon; at the second call, at once. Safe in a signal handler."""

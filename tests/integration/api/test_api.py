@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tuner_service.api import rates
 from tuner_service.api.app import create_app
 from tuner_service.api.server import prepare
 from tuner_service.errors import SettingsError
@@ -262,8 +263,11 @@ def test_keys_and_scopes_guard_everything_off_loopback(open_settings: Settings) 
     db.close()
 
 
-def test_no_address_is_without_its_guard(open_settings: Settings) -> None:
+def test_no_address_is_without_its_guard(
+    open_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every operation that there is: without a key, with one that may only read, with one gone."""
+    monkeypatch.setattr(rates, "WRONG_KEYS_AT_ONCE", 1000.0)
     db = Database.open(open_settings.resolved_database_url)
     _, reader = create_key(db, "reader", ["read"])
     gone, revoked = create_key(db, "gone")
@@ -289,9 +293,32 @@ def test_no_address_is_without_its_guard(open_settings: Settings) -> None:
             assert client.get(path).status_code == 401, path
 
 
-def test_a_keys_limits(open_settings: Settings) -> None:
+def test_guessing_keys_is_slowed_down_and_shuts_nobody_out(
+    open_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "WRONG_KEYS_PER_SECOND", 1e-3)  # however slow this machine is
+    db = Database.open(open_settings.resolved_database_url)
+    _, secret = create_key(db, "right")
+    db.close()
+    right = {"X-API-Key": secret}
+    with TestClient(create_app(open_settings), raise_server_exceptions=False) as client:
+        assert client.get("/v1/studies", headers=right).status_code == 200
+        guesses = [
+            client.get("/v1/studies", headers={"Authorization": f"Bearer guess-{number}"})
+            for number in range(25)
+        ]
+        assert [answer.status_code for answer in guesses] == [401] * 20 + [429] * 5
+        assert int(guesses[-1].headers["retry-after"]) > 0
+        assert client.get("/dashboard", auth=("any", "guess")).status_code == 429
+        assert client.get("/v1/studies", headers=right).status_code == 200
+        assert client.get("/dashboard", auth=("any", secret)).status_code == 200
+
+
+def test_a_keys_limits(open_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of its own: what one key has under way takes nothing from another."""
-    limits = {"key_studies": 2, "key_open_slots": 6, "key_requests_per_second": 4.0}
+    # Eight requests, and hardly any more, however slow this machine is.
+    monkeypatch.setattr(rates, "BURST_SECONDS", 800.0)
+    limits = {"key_studies": 2, "key_open_slots": 6, "key_requests_per_second": 0.01}
     db = Database.open(open_settings.resolved_database_url)
     one, other = ({"X-API-Key": create_key(db, name)[1]} for name in ("one", "other"))
     db.close()

@@ -1,8 +1,8 @@
-"""How often a key may ask."""
+"""How often a key may ask, and how often wrong ones may be tried."""
 
 import pytest
 
-from tuner_service.api.rates import MOST_BUCKETS, Rates
+from tuner_service.api.rates import MOST_BUCKETS, WRONG_KEYS_AT_ONCE, Attempts, Rates
 from tuner_service.errors import RateError
 from tuner_service.settings import Settings
 
@@ -56,3 +56,41 @@ def test_old_buckets_are_forgotten() -> None:
     for number in range(MOST_BUCKETS + 10):
         rates.take(f"key-{number}")
     assert len(rates._buckets) == MOST_BUCKETS
+
+
+def try_wrong_keys(attempts: Attempts, address: str, count: int) -> int:
+    """Return how many of so many wrong keys are looked up."""
+    looked_up = 0
+    for number in range(count):
+        try:
+            attempts.admit(address, f"wrong-{number}")
+        except RateError:
+            continue
+        attempts.note(address, f"wrong-{number}", valid=False)
+        looked_up += 1
+    return looked_up
+
+
+def test_wrong_keys_are_refused_by_address_before_they_are_looked_up() -> None:
+    clock = Clock()
+    attempts = Attempts(clock)
+    assert try_wrong_keys(attempts, "a", 100) == WRONG_KEYS_AT_ONCE
+    assert try_wrong_keys(attempts, "b", 5) == 5, "one address is not another"
+    with pytest.raises(RateError, match="wrong API keys") as refused:
+        attempts.admit("a", "right, but never seen")
+    assert refused.value.retry_after == 1
+    clock.now += 3.0
+    assert try_wrong_keys(attempts, "a", 100) == 3
+
+
+def test_wrong_keys_do_not_lock_out_those_who_were_let_in_before() -> None:
+    attempts = Attempts(Clock())
+    attempts.admit("proxy", "right")
+    attempts.note("proxy", "right", valid=True)
+    try_wrong_keys(attempts, "proxy", 100)
+    for _ in range(100):
+        attempts.admit("proxy", "right")
+        attempts.note("proxy", "right", valid=True)
+    attempts.note("proxy", "right", valid=False)  # revoked
+    with pytest.raises(RateError):
+        attempts.admit("proxy", "right")

@@ -222,3 +222,24 @@ def test_one_worker_per_gpu_else_per_core_up_to_four() -> None:
 )
 def test_the_address_is_one_that_this_machine_can_open(host: str, url: str) -> None:
     assert local.address(Settings(host=host, port=8000)) == url
+
+
+def test_a_full_log_is_set_aside_and_the_child_writes_on(
+    home: Callable[..., Household], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(household_module, "LOG_BYTES", 1000)
+    household = home(
+        "import time; print('x' * 1000, flush=True); time.sleep(0.2)\n"
+        "while True: print('later', flush=True); time.sleep(0.05)"
+    )
+    (child,) = household.children
+    aside = child.log.with_name(f"{child.log.name}.1")
+    with household.running() as lifeline:
+        household.tend(lifeline)
+        child.log.chmod(0o600)
+        until(lambda: child.log.stat().st_size > 1000)
+        household.tend(lifeline)
+        assert aside.read_text().startswith("x" * 1000)
+        assert aside.stat().st_mode & 0o777 == 0o600
+        until(lambda: "later" in child.log.read_text())
+    assert child.log.read_bytes().startswith(b"later")  # no hole of zeros before it
