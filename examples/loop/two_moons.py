@@ -42,9 +42,9 @@ def train(trial, learning_rate: float, width: int = 16, epochs: int = 20, noise:
             optimizer.step()
         with torch.no_grad():
             right = network(inputs[600:]).argmax(dim=1) == targets[600:]
-        torch.save((epoch, network.state_dict(), optimizer.state_dict()), checkpoint)
         trial.log_metrics(train_loss=loss.item())
         trial.report(epoch, right.float().mean().item())
+        torch.save((epoch, network.state_dict(), optimizer.state_dict()), checkpoint)
         if trial.should_prune():
             return
     trial.save_model(network)

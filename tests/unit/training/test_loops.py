@@ -16,7 +16,7 @@ from workers.training.loops.loops import LoopTrials
 from workers.training.models import ModelKeeper
 
 LAST_WORDS = ("finished", "stopped", "failed")
-SECONDS = 20.0
+SECONDS = 60.0  # a busy machine may take long to import torch
 EXAMPLE = Path(__file__).parents[3] / "examples" / "loop"
 
 
@@ -223,6 +223,65 @@ def test_without_a_checkpoint_the_directory_is_emptied(tmp_path: Path) -> None:
     (stale / "old").write_text("")
     trials.submit(start(tmp_path, spec={"parameters": {}}))
     assert until(trials, ends())[-1]["values"] == [0.0]
+
+
+AHEAD = """
+import os
+def train(trial, x):
+    path = trial.checkpoint_dir / "at"
+    at = int(path.read_text()) if path.exists() else 0
+    for step in range(at + 1, 7):
+        trial.log_metrics(note=f"from {at}")
+        trial.report(step, step * 10)
+        path.write_text(str(step))
+        if step == 4 and at == 0:
+            os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("known", [1, 2, 4])
+def test_a_checkpoint_ahead_of_the_database_leaves_no_gap(tmp_path: Path, known: int) -> None:
+    trials = loops(tmp_path, AHEAD)
+    trials.submit(start(tmp_path))
+    *_, failed = until(trials, ends())
+    assert failed["kind"] == "failed"
+    # The directory goes to step 4; the database knows less of it, as a crash may have it.
+    trials.submit(start(tmp_path, resume=known))
+    events = until(trials, ends())
+    reports = [(event["step"], event["value"]) for event in events if event["kind"] == "report"]
+    assert reports == [(step, step * 10.0) for step in range(known + 1, 7)]
+    notes = [event["record"]["note"] for event in events if event["kind"] == "report"]
+    assert notes == ["from 0"] * (4 - known) + ["from 4"] * 2
+
+
+def test_what_is_trained_again_is_reported_anew(tmp_path: Path) -> None:
+    trials = loops(tmp_path, AHEAD)
+    trials.submit(start(tmp_path))
+    until(trials, ends())
+    (tmp_path / "checkpoint-1.loop" / "at").write_text("2")
+    trials.submit(start(tmp_path, resume=2))
+    reports = [event for event in until(trials, ends()) if event["kind"] == "report"]
+    assert [event["step"] for event in reports] == [3, 4, 5, 6]
+    assert {event["record"]["note"] for event in reports} == {"from 2"}
+
+
+def test_a_loop_that_had_only_to_end_still_has_its_result(tmp_path: Path) -> None:
+    source = "import os\n" + AHEAD.replace("step == 4", "step == 6")
+    trials = loops(tmp_path, source)
+    trials.submit(start(tmp_path))
+    until(trials, ends())
+    trials.submit(start(tmp_path, resume=5))
+    *_, last, finished = until(trials, ends())
+    assert (last["step"], finished["kind"], finished["values"]) == (6, "finished", [60.0])
+
+
+def test_a_checkpoint_after_its_report_is_known_at_the_next_look(tmp_path: Path) -> None:
+    source = AHEAD.replace("if step == 4 and at == 0", "if trial.should_prune()")
+    trials = loops(tmp_path, source)
+    trials.submit(start(tmp_path))
+    events = until(trials, ends())
+    saved = [event["step"] for event in events if event["kind"] == "checkpointed"]
+    assert saved == [1, 2, 3, 4, 5, 6]
 
 
 PRUNABLE = """

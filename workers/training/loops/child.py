@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from workers.pipes import Speaker
+from workers.training.loops.journal import Journal
 from workers.training.loops.trial import DivergedError, Trial, numbers
 
 MAX_TRACEBACK = 16_000
@@ -127,6 +128,7 @@ def run(order: Mapping[str, Any], channel: Speaker, ear: Ear) -> None:
             seed=order["seed"],
             checkpoint_dir=Path(order["checkpoint_dir"]),
             waits_for_verdicts=order["prunable"],
+            journal=Journal(Path(order["journal"])),
             reported=order["reported"],
             save=lambda model: save(model, order["model"], source.decode(), path.stem, own),
             say=channel.say,
@@ -143,6 +145,7 @@ def run(order: Mapping[str, Any], channel: Speaker, ear: Ear) -> None:
 
 
 def _ended(trial: Trial, returned: Any, objectives: int) -> dict[str, Any]:
+    trial.repeat()
     values = trial.last_value if returned is None else numbers(returned)
     if trial.stopping:
         return _stopped(trial)
@@ -214,8 +217,8 @@ def _set_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _die_with_parent() -> None:
-    """Have the system end this process with the trainer's main thread, where it can."""
+def die_with_parent() -> None:
+    """Have the system end this process with its parent's main thread, where it can."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
@@ -226,13 +229,18 @@ def main() -> None:
     parser.add_argument("--commands", type=int, required=True)
     parser.add_argument("--events", type=int, required=True)
     options = parser.parse_args()
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for descriptor in (options.commands, options.events):
+    serve(options.commands, options.events)
+
+
+def serve(commands: int, events: int) -> None:
+    """Run the trial that the pipe `commands` orders, and end this process."""
+    for descriptor in (commands, events):
         os.set_inheritable(descriptor, False)
-    commands, events = os.fdopen(options.commands, "rb"), os.fdopen(options.events, "wb")
-    order = json.loads(commands.readline())
-    run(order, Speaker(events, orphan_code=1), Ear(commands))
+    hearing = os.fdopen(commands, "rb")
+    order = json.loads(hearing.readline())
+    run(order, Speaker(os.fdopen(events, "wb"), orphan_code=1), Ear(hearing))
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):

@@ -13,11 +13,13 @@ from typing import Any
 
 from tuner_service.definition.spec import LoopSpec
 from workers.protocol import Event, StopMode, TrialStart
+from workers.training.loops.nursery import Nursery
 from workers.training.loops.process import LoopProcess
 from workers.training.loops.runs import (
     LoopRun,
     checkpoint_dir,
     failure,
+    journal_path,
     outcome,
     prepare,
 )
@@ -69,6 +71,7 @@ class LoopTrials:
         self._waiting: deque[TrialStart] = deque()
         self._runs: dict[int, LoopRun] = {}
         self._looked_at = clock()
+        self._nursery = Nursery()
 
     @property
     def peak_bytes(self) -> int:
@@ -121,6 +124,8 @@ class LoopTrials:
             self._hear(run, events)
         while self._has_room:
             self._begin(self._waiting.popleft(), events)
+        if not self._runs:
+            self._nursery.rest()
         return events
 
     def shutdown(self) -> list[Event]:
@@ -131,6 +136,7 @@ class LoopTrials:
         while self._runs:
             events += self.advance()
             time.sleep(0.02)
+        self._nursery.close()
         return events
 
     @property
@@ -157,11 +163,12 @@ class LoopTrials:
             "seed": spec.seed,
             "threads": self._threads,
             "checkpoint_dir": str(checkpoint_dir(start)),
+            "journal": str(journal_path(start)),
             "prunable": start["prunable"],
             "reported": reported,
             "model": _draft(start),
         }
-        process = LoopProcess(order, log=start["log"], wake=self._wake)
+        process = LoopProcess(order, nursery=self._nursery, log=start["log"], wake=self._wake)
         now = self._clock()
         run = LoopRun(start, spec, process, begun_at=now, heard_at=now, reported_at=now)
         run.reported, run.values = reported, values
@@ -185,6 +192,8 @@ class LoopTrials:
                 run.source_hash = message["source_hash"]
             case "report":
                 self._report(run, message, events)
+            case "saved":
+                events.append({"kind": "checkpointed", "trial": run.trial, "step": run.saved()})
             case "finished" | "failed" | "stopped":
                 run.ending = message
 

@@ -5,14 +5,13 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from workers.pipes import spawn
+from workers.training.loops.nursery import Nursery
 from workers.training.trial_log import TrialLog
 
 MAX_UNREAD = 1000  # messages; a loop that says more waits for the trainer
@@ -25,15 +24,23 @@ class LoopProcess:
     """A child of its own process group. What it prints goes to the trial's log, up to its bound.
 
     Args:
+        nursery: Where the process comes from.
         log: The trial's log file; None drops what it prints.
         wake: Called from another thread when there is something to read.
     """
 
-    def __init__(self, order: Mapping[str, Any], *, log: str | None, wake: Callable[[], None]):
+    def __init__(
+        self,
+        order: Mapping[str, Any],
+        *,
+        nursery: Nursery,
+        log: str | None,
+        wake: Callable[[], None],
+    ) -> None:
         self._wake = wake
         self._inbox: queue.Queue[dict[str, Any]] = queue.Queue(MAX_UNREAD)
         self._ended = False
-        commands, events, output = self._spawn()
+        self._process, commands, events, output = nursery.bear()
         self._commands = commands
         self._threads = [
             threading.Thread(target=self._read, args=(events,), daemon=True),
@@ -92,8 +99,7 @@ class LoopProcess:
     def kill(self) -> None:
         """End it, and what it started, at once."""
         self._end_group()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5.0)
+        self._process.wait(5.0)
 
     def resident_bytes(self) -> int:
         """Return the memory that it holds; 0 where the system does not tell."""
@@ -107,16 +113,6 @@ class LoopProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def _spawn(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
-        self._process, commands, events = spawn(
-            ("-m", "workers.training.loops.child"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        if self._process.stdout is None:
-            raise AssertionError("its output is piped")
-        return commands, events, self._process.stdout
-
     def _read(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError), pipe:
             while line := pipe.readline(MAX_LINE):
@@ -125,6 +121,7 @@ class LoopProcess:
                     if isinstance(message, dict):
                         self._inbox.put(message)
                         self._wake()
+        self._process.wait(DRAIN_SECONDS)  # its end is what there is to see now
         self._wake()
 
 

@@ -1,7 +1,6 @@
 """One loop trial on board: what it said, and what its end means."""
 
 import contextlib
-import json
 import math
 import shutil
 import signal
@@ -13,6 +12,7 @@ from typing import Any
 
 from tuner_service.definition.spec import LoopSpec
 from workers.protocol import Event, StopMode, TrialStart
+from workers.training.loops.journal import Journal
 from workers.training.loops.process import LoopProcess
 
 RUNG_REASON = "a training loop of the operator's own runs in its own process"
@@ -64,13 +64,8 @@ class LoopRun:
         }
 
     def saved(self) -> int:
-        """Take note of a checkpoint, for the process that goes on from it; return its step."""
+        """Take note of a checkpoint; return its step."""
         self.saved_step = self.reported if self.reported is not None else 0
-        note = _note(self.start)
-        with contextlib.suppress(OSError):
-            draft = note.with_suffix(".tmp")
-            draft.write_text(json.dumps({"step": self.reported, "values": self.values}))
-            draft.replace(note)
         return self.saved_step
 
 
@@ -84,19 +79,17 @@ def prepare(start: TrialStart) -> tuple[int | None, list[float] | None]:
 
     Without a checkpoint to continue from it is emptied: what lies there is of another attempt.
     """
-    directory, note = checkpoint_dir(start), _note(start)
+    directory, journal = checkpoint_dir(start), journal_path(start)
     known = start["resume"]
     if known is None:
         shutil.rmtree(directory, ignore_errors=True)
-        note.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if known is None:
         return None, None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads(note.read_text())
-        # What the database knows no report of is reported again, if the loop can.
-        return min(int(said["step"]), known), [float(one) for one in said["values"]]
-    return None, None
+    # What the database knows no report of is said again, by the loop or from the journal.
+    said = [entry for step, entry in sorted(Journal(journal).read().items()) if step <= known]
+    return (said[-1].step, said[-1].values) if said else (None, None)
 
 
 def outcome(run: LoopRun, code: int, keep: Callable[[LoopRun], str | None]) -> Event:
@@ -156,5 +149,6 @@ def _event(run: LoopRun, kind: str, **more: Any) -> Event:
     return {"kind": kind, "trial": run.trial, **more}  # type: ignore[typeddict-item]
 
 
-def _note(start: TrialStart) -> Path:
-    return Path(start["checkpoint"] + ".loop.json")
+def journal_path(start: TrialStart) -> Path:
+    """Return the file of what the loop has reported."""
+    return Path(start["checkpoint"] + ".loop.jsonl")

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from workers.training.loops.journal import Entry, Journal
+
 Say = Callable[[Mapping[str, Any]], None]
 
 MAX_REPORTS = 100_000
@@ -48,6 +50,7 @@ class Trial:
         seed: int,
         checkpoint_dir: Path,
         waits_for_verdicts: bool,
+        journal: Journal,
         reported: int | None,
         save: Callable[[Any], None],
         say: Say,
@@ -57,8 +60,10 @@ class Trial:
         self.seed = seed
         self.checkpoint_dir = checkpoint_dir
         self._waits_for_verdicts = waits_for_verdicts
-        self._before = reported  # the last step that an earlier process of this trial reported
+        self._before = reported  # the last step that is known of an earlier process
         self._verdict = self._step = reported
+        self._journal = journal
+        self._unheard = _after(reported, journal)  # said by that process, and perhaps lost
         self._save = save
         self._say = say
         self._pid = os.getpid()
@@ -68,6 +73,8 @@ class Trial:
         self._stopping = False
         self._seen = _fingerprint(checkpoint_dir)
         self.last_value: list[float] | None = None
+        if self._unheard:
+            self.last_value = self._unheard[-1].values
 
     @property
     def stopping(self) -> bool:
@@ -111,9 +118,22 @@ class Trial:
         if self._reports > MAX_REPORTS:
             raise ValueError(f"a trial has at most {MAX_REPORTS:,} reports; report less often")
         record, self._metrics = self._metrics, {}
-        self._step = step
+        self.repeat(before=step)
+        entry = Entry(step, values, record)
+        self._journal.append(entry)
+        self._tell(entry)
+
+    def repeat(self, *, before: int | None = None) -> None:
+        """Say again what an earlier process reported before this step and may not be known."""
+        unheard, self._unheard = self._unheard, []
+        for entry in unheard:
+            if before is None or entry.step < before:
+                self._tell(entry)
+
+    def _tell(self, entry: Entry) -> None:
+        self._step = entry.step
         self._say({
-            "type": "report", "step": step, "values": values, "record": record,
+            "type": "report", "step": entry.step, "values": entry.values, "record": entry.record,
             "saved": self.has_saved(),
         })  # fmt: skip
 
@@ -135,6 +155,8 @@ class Trial:
         after a grace time.
         """
         self._refuse_forks()
+        if self.has_saved():
+            self._say({"type": "saved"})
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._is_waiting())
             return self._stopping
@@ -200,6 +222,12 @@ def plain(value: Any) -> bool | float | int | str | None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"a metric must be a number or a text, but got {value!r}") from error
     return number if math.isfinite(number) else None
+
+
+def _after(step: int | None, journal: Journal) -> list[Entry]:
+    """Return the reports that came after what is known, the earliest first."""
+    said = journal.read()
+    return [said[at] for at in sorted(said) if step is None or at > step]
 
 
 def _fingerprint(directory: Path) -> tuple[Any, ...]:

@@ -1,0 +1,104 @@
+"""The process that every loop trial is forked off: torch is imported here, and nothing is run.
+
+    python -m workers.training.loops.template SOCKET
+
+For each message, which brings four pipe ends (commands, events, output, status), it forks and says
+the fork's id. The fork runs the trial as `child` does. This process reaps it and writes its exit
+code to `status`. The end of the socket is the end of this process and of all its forks.
+"""
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from workers.training.loops.child import die_with_parent, serve
+
+WARM = ("numpy", "torch")
+
+
+def main(descriptor: int) -> None:
+    """Fork until the socket ends."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ImportError):
+        for name in WARM:
+            __import__(name)
+    if _threads() != 1:
+        sys.exit("imports have started threads, which a fork would not have")
+    gc.collect()
+    gc.freeze()  # what is here now is shared with every fork: nothing of it is ever garbage
+    waking, woken = os.pipe()
+    for end in (waking, woken, descriptor):
+        os.set_inheritable(end, False)
+    os.set_blocking(woken, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(woken)
+    with socket.socket(fileno=descriptor) as control:
+        control.sendall(b"true")
+        _serve(control, waking)
+
+
+def _serve(control: socket.socket, waking: int) -> None:
+    status: dict[int, int] = {}
+    while True:
+        ready, _, _ = select.select([control.fileno(), waking], [], [])
+        if waking in ready:
+            os.read(waking, 4096)
+        _reap(status)
+        if control.fileno() in ready:
+            said, ends, _, _ = socket.recv_fds(control, 1, 4)
+            if not said:
+                return
+            pid = os.fork()
+            if pid == 0:
+                _become_trial(control, waking, ends, status)
+            for end in ends[:3]:
+                os.close(end)
+            status[pid] = ends[3]
+            control.sendall(str(pid).encode())
+
+
+def _reap(status: dict[int, int]) -> None:
+    """Say how those forks ended that have."""
+    while status:
+        pid, how = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        end = status.pop(pid)
+        with contextlib.suppress(OSError):
+            os.write(end, str(os.waitstatus_to_exitcode(how)).encode())
+        os.close(end)
+
+
+def _become_trial(
+    control: socket.socket, waking: int, ends: list[int], status: dict[int, int]
+) -> None:
+    """Be the process of a trial, as if it had been started anew; never return."""
+    die_with_parent()
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    control.close()
+    commands, events, output, told = ends
+    for end in (waking, told, *status.values()):
+        os.close(end)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    serve(commands, events)
+
+
+def _threads() -> int:
+    """Return how many threads this process has; 1 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return len(list(Path("/proc/self/task").iterdir()))
+    return 1
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
