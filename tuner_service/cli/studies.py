@@ -236,6 +236,10 @@ def model(
     trial: Annotated[
         int | None, typer.Option("--trial", help="A trial's number; by default the best.", min=0)
     ] = None,
+    exporting: Annotated[
+        bool,
+        typer.Option("--export", help="Write model.pt2 too, of torch.export; needs torch here."),
+    ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
@@ -246,6 +250,10 @@ def model(
         show.err.print(f"Wrote {output}. Try: python {output / 'predict.py'} ROWS.csv")
     else:  # of a training loop, which alone knows its network
         show.err.print(f"Wrote {output}: weights, and the loop that trained them in loop.py.")
+    if exporting:
+        from tuner_service.cli.exporting import export  # noqa: PLC0415 - keeps `tuner status` quick
+
+        show.err.print(f"Exported {export(output)}.")
 
 
 def logs(

@@ -1,8 +1,9 @@
 """Writing the weights of trials that are among their study's best.
 
 A model file is safetensors; its header holds what is needed to build the network and to prepare
-inputs: network, input shape, outputs, scaling, class labels, and the text of `predict.py`, so that
-a model is read by the code it was written with, whichever worker and service hand it out later.
+inputs: network, input shape, outputs, scaling, class labels, and the texts of `predict.py` and
+`export.py`, so that a model is read by the code it was written with, whichever worker and service
+hand it out later.
 """
 
 import functools
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.protocol import TrialStart
-from workers.training import modules, predict
+from workers.training import modules
 from workers.training.checkpoints import write_tensors
 from workers.training.runs import Direction, Run
 from workers.training.step import LaneState
@@ -81,7 +82,7 @@ def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
 
 def describe(run: Run) -> dict[str, Any]:
     """Return what a model file says of itself."""
-    network, files = run.spec.network, {"predict.py": predictor()}
+    network, files = run.spec.network, scripts()
     own: dict[str, Any] = {"network": network}
     if modules.is_brought(network):
         own = modules.described(network, run.data)
@@ -100,7 +101,11 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
+def scripts() -> dict[str, str]:
+    """Return the files that predict with a model and export it, by name."""
+    return {f"{each}.py": _text(each) for each in ("predict", "export")}
+
+
 @functools.cache
-def predictor() -> str:
-    """Return the text of the file that predicts with a model."""
-    return Path(predict.__file__).read_text(encoding="utf-8")
+def _text(script: str) -> str:
+    return Path(__file__).with_name(f"{script}.py").read_text(encoding="utf-8")

@@ -193,7 +193,7 @@ class Cells(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, steps, features] -> [B, steps, units]."""
-        hidden = cell = x.new_zeros(len(x), self.units)
+        hidden = cell = x.new_zeros(x.shape[0], self.units)  # len would fix it in an export
         outputs = []
         for step in F.linear(x, self.weight_ih, self.bias_ih).unbind(1):
             recurrent = F.linear(hidden, self.weight_hh, self.bias_hh)

@@ -16,6 +16,7 @@ from tuner_service.settings import Settings
 
 FILES = {
     "definition.json",
+    "export.py",
     "model.json",
     "model.safetensors",
     "predict.py",
