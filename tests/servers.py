@@ -21,6 +21,8 @@ from pathlib import Path
 import psycopg
 import redis
 
+from tests import disk
+
 START_SECONDS = 30.0
 _names = itertools.count(1)
 
@@ -67,6 +69,7 @@ class PostgresServer:
     port: int
     user: pwd.struct_passwd | None
     options: tuple[str, ...]
+    disk: Path | None = None  # the directory, where it is a small file system of its own
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
@@ -146,6 +149,17 @@ class PostgresServer:
     def crash(self) -> None:
         """Stop as `pg_ctl -m immediate` does: no checkpoint, connections cut."""
         self._end(signal.SIGQUIT)
+
+    def revive(self) -> None:
+        """Start the server again if it has ended by itself, and wait until it answers."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.process is not None and time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                self.start()
+            elif self._answers():
+                return
+            time.sleep(0.1)
+        raise TimeoutError((self.directory / "server.log").read_text()[-2000:])
 
     def stop(self) -> None:
         """Stop, cutting connections."""
@@ -236,25 +250,30 @@ def wait_until(
 
 
 @contextlib.contextmanager
-def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
+def postgres_server(*, durable: bool = False, small_disk: bool = False) -> Iterator[PostgresServer]:
     """Run a private PostgreSQL for the block.
 
     Args:
         durable: Keep what was committed over `crash`; slower.
+        small_disk: Give it a small file system of its own, where we may mount one.
 
     Raises:
         MissingServerError: PostgreSQL is not installed.
     """
     postgres_bin()
     user = unprivileged_user()
-    with tempfile.TemporaryDirectory(prefix="tuner-pg-") as name:
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="tuner-pg-"))
         directory = Path(name)
+        room = stack.enter_context(disk.small_disk(directory)) if small_disk else None
         if user is not None:
             os.chown(directory, user.pw_uid, user.pw_gid)
         options = ["max_connections=200", "shared_buffers=64MB", "autovacuum=on"]
+        if small_disk:
+            options += ["min_wal_size=32MB", "max_wal_size=32MB"]
         if not durable:
             options += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
-        server = PostgresServer(directory, free_port(), user, tuple(options))
+        server = PostgresServer(directory, free_port(), user, tuple(options), room)
         server.initialise()
         try:
             server.start()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.disk import full
 from tests.e2e.service import Child, Service, until
 from tests.proxy import Proxy
 from tests.servers import PostgresServer, RedisServer
@@ -68,6 +69,8 @@ class Rig:
             faults |= {"kill Redis": self.kill_redis, "flush Redis": self.flush_redis}
         if self.postgres is not None:
             faults["crash PostgreSQL"] = self.crash_postgres
+            if self.postgres.disk is not None:
+                faults["fill PostgreSQL's disk"] = self.fill_postgres
         for name, network in self.networks.items():
             faults[f"stall network to {name}"] = partial(self.stall_network, network)
             faults[f"cut network to {name}"] = partial(self.cut_network, network)
@@ -130,16 +133,16 @@ class Rig:
     def fill_disk(self, rng: random.Random) -> None:
         """Leave no byte in the data directory for a while, sometimes longer than a lease."""
         assert self.disk is not None
-        ballast = self.disk / "ballast"
-        try:
-            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-                for size in (1 << 20, 1 << 12, 1):
-                    with contextlib.suppress(OSError):
-                        while file.write(b"x" * size) == size:
-                            pass
+        with full(self.disk):
             time.sleep(rng.uniform(0.2, 2.0) * self.lease_seconds)
-        finally:
-            ballast.unlink(missing_ok=True)
+
+    def fill_postgres(self, rng: random.Random) -> None:
+        """Leave no byte to PostgreSQL for a while; it may crash of it, and is then started."""
+        assert self.postgres is not None
+        assert self.postgres.disk is not None
+        with full(self.postgres.disk):
+            time.sleep(rng.uniform(0.2, 2.0) * self.lease_seconds)
+        self.postgres.revive()
 
     def kill_redis(self, rng: random.Random) -> None:
         """SIGKILL Redis, which forgets everything, and start it again."""

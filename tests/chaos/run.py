@@ -11,9 +11,7 @@ end, and the invariants must hold.
 import argparse
 import contextlib
 import logging
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ from sqlalchemy import make_url
 
 from tests.chaos.checks import violations
 from tests.chaos.faults import Rig
+from tests.disk import small_disk
 from tests.e2e.service import FINAL, Service, running, until
 from tests.e2e.studies import base, grid, sampled
 from tests.invariants import check_invariants
@@ -42,7 +41,6 @@ logger = logging.getLogger("chaos")
 LEASE_SECONDS = 2.0
 ACTIVE_STUDIES = 3
 MAX_ATTEMPTS = 5
-DISK_MEGABYTES = 256
 MODULES = Path(__file__).with_name("modules")
 MOODS = ("calm", "mild", "nan", "greedy", "exit", "die", "hang")
 SETTINGS = {
@@ -221,20 +219,6 @@ def moody(name: str, *, trials: int, seed: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def small_disk(directory: Path) -> Iterator[Path | None]:
-    """Make the directory a small file system of its own, where we may; else yield None."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "tmpfs", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False).returncode != 0:
-        logger.warning("no small disk to fill: that takes the right to mount")
-        yield None
-        return
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=False)
-
-
-@contextlib.contextmanager
 def rig_on(backend: str, directory: Path, *, workers: int) -> Iterator[Rig]:
     """Run a service for an attack, on servers of its own."""
     with contextlib.ExitStack() as stack:
@@ -244,7 +228,7 @@ def rig_on(backend: str, directory: Path, *, workers: int) -> Iterator[Rig]:
             service = Service(directory, url, settings=SETTINGS)
             rig = Rig(service, url, workers, LEASE_SECONDS, disk=disk)
         else:
-            postgres = stack.enter_context(postgres_server(durable=True))
+            postgres = stack.enter_context(postgres_server(durable=True, small_disk=True))
             redis = stack.enter_context(redis_server())
             to_postgres = stack.enter_context(proxy(postgres.port))
             to_redis = stack.enter_context(proxy(redis.port))

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import resource
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, insert, select, text
 
+from tests.disk import full
 from tests.servers import MissingServerError, PostgresServer, postgres_server
 from tuner_service.errors import SettingsError, UnavailableError
 from tuner_service.storage import Database, migrate
@@ -216,6 +218,42 @@ def own_server() -> Iterator[PostgresServer]:
         except MissingServerError as missing:
             pytest.skip(str(missing))
         yield server
+
+
+def test_a_full_disk_under_postgresql_loses_nothing_and_says_so() -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(postgres_server(durable=True, small_disk=True))
+        except MissingServerError as missing:
+            pytest.skip(str(missing))
+        if server.disk is None:
+            pytest.skip("a small disk takes the right to mount")
+        url = server.url(server.create_database())
+        db = stack.enter_context(contextlib.closing(Database.open(url)))
+        with db.write() as connection:
+            connection.execute(text("CREATE TABLE blobs (number int, data text)"))
+        kept: list[int] = []
+
+        def add() -> None:
+            with db.write() as connection:
+                values = {"number": len(kept), "data": os.urandom(400_000).hex()}
+                connection.execute(text("INSERT INTO blobs VALUES (:number, :data)"), values)
+            kept.append(len(kept))
+
+        def add_many() -> None:
+            for _ in range(200):  # first into the space that PostgreSQL has set aside
+                add()
+
+        add()
+        # Either a table cannot grow, or the log, and then PostgreSQL ends itself.
+        refused = pytest.raises(UnavailableError, match=r"no space left|gave up")
+        with full(server.disk), refused:
+            add_many()
+        server.revive()
+        with db.read() as connection:
+            found = connection.execute(text("SELECT number FROM blobs ORDER BY number")).scalars()
+            assert set(kept) <= set(found) <= {*kept, len(kept)}  # the last may be in doubt
+        add()
 
 
 def test_a_crashed_server_is_unavailable_and_comes_back(own_server: PostgresServer) -> None:
