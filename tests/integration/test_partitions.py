@@ -12,7 +12,7 @@ from tuner_service import broker
 from tuner_service.broker import Ringer
 from tuner_service.errors import UnavailableError
 from tuner_service.settings import Settings
-from tuner_service.storage import Database, database
+from tuner_service.storage import Database, database, pipeline
 
 
 @pytest.fixture
@@ -52,8 +52,9 @@ def test_a_connection_that_falls_silent_in_a_transaction_is_given_up(
 
 
 def test_connections_that_fell_silent_while_idle_are_replaced(
-    network: Proxy, far_db: Database
+    network: Proxy, far_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pipeline, "IDLE_BEFORE_PING_SECONDS", 0.0)
     assert ask(far_db) == 1
     assert network.silence() == 1
     assert ask(far_db) == 1  # the pool's ping gave the old one up

@@ -4,10 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select
 
 from tuner_service.definition import StudyDefinition, required_modules
 from tuner_service.lifecycle.workers import is_live
+from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import modules, studies, study_modules, workers
 
 
@@ -42,7 +43,7 @@ def has_modules(worker_id: Any) -> ColumnElement[bool]:
     )
 
 
-def some_worker(queue: str, now: float) -> ColumnElement[bool]:
+def some_worker(queue: str, now: float | ColumnElement[Any]) -> ColumnElement[bool]:
     """Of a query over studies: a live worker of the queue has every module they need."""
     able = select(workers.c.id).where(
         workers.c.queue == queue, is_live(now), has_modules(workers.c.id)
@@ -69,7 +70,7 @@ def able_workers(
     return {study_id: count for study_id, count in rows}
 
 
-def on_queue(queue: str, now: float) -> ColumnElement[bool]:
+def on_queue(queue: str, now: float | ColumnElement[Any]) -> ColumnElement[bool]:
     """Of a query over studies: they go to this queue; `auto` to CUDA where that can run them."""
     if queue == "cuda":
         return studies.c.device.in_(("cuda", "auto"))
@@ -106,7 +107,7 @@ def needed_modules(connection: Connection, study_ids: Collection[int]) -> dict[i
     return needed
 
 
-def waits_for(row: RowMapping, needed: Collection[str], live: Sequence[LiveWorker]) -> str | None:
+def waits_for(row: Row, needed: Collection[str], live: Sequence[LiveWorker]) -> str | None:
     """Return what worker a study lacks, in a sentence; None: there is one that can run it."""
     fitting = [one for one in live if row["device"] in ("auto", one.queue)]
     if any(one.modules.issuperset(needed) for one in fitting):

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, bindparam, update
+from sqlalchemy import Connection
 
 from tuner_service.lifecycle.results import Result, write_results
 from tuner_service.lifecycle.tally import Tally
 from tuner_service.lifecycle.texts import fit
 from tuner_service.lifecycle.views import Failure
 from tuner_service.settings import Settings
+from tuner_service.storage.bulk import update_rows
+from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import slots
 
 SHARED_DEATHS_BEFORE_ALONE: Final = 2
@@ -32,7 +34,7 @@ LONGEST_BACKOFF_SECONDS: Final = 300.0
 class EndedAttempt:
     """One attempt that ended; `slot` is the slot's row as it was."""
 
-    slot: RowMapping
+    slot: Row
     failure: Failure
     blamed: bool
     shared_death: bool
@@ -45,7 +47,7 @@ def end_attempts(
     connection: Connection,
     ended: Sequence[EndedAttempt],
     *,
-    studies: Mapping[int, RowMapping],
+    studies: Mapping[int, Row],
     tally: Tally,
     settings: Settings,
     now: float,
@@ -67,32 +69,7 @@ def end_attempts(
         row = _next_slot(attempt, studies[attempt.slot["study_id"]], settings, now)
         rows.append(row)
         tally.move(attempt.slot["study_id"], attempt.slot["state"], row["state"])
-    connection.execute(_NEXT, rows)
-
-
-_NEXT = (
-    update(slots)
-    .where(slots.c.id == bindparam("b_id"), slots.c.epoch == bindparam("b_epoch"))
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "state",
-                "owner",
-                "lease_expires_at",
-                "trial_id",
-                "blamed_attempts",
-                "shared_deaths",
-                "lost_leases",
-                "run_alone",
-                "checkpoint_step",
-                "not_before",
-                "failure_kind",
-                "failure_message",
-            )
-        }
-    )
-)
+    update_rows(connection, slots, rows, match=("id", "epoch"))
 
 
 def backoff_seconds(deaths: int, base: float) -> float:
@@ -100,9 +77,7 @@ def backoff_seconds(deaths: int, base: float) -> float:
     return float(min(base * 2 ** min(max(deaths - 1, 0), 30), LONGEST_BACKOFF_SECONDS))
 
 
-def _next_slot(
-    attempt: EndedAttempt, study: RowMapping, settings: Settings, now: float
-) -> dict[str, Any]:
+def _next_slot(attempt: EndedAttempt, study: Row, settings: Settings, now: float) -> dict[str, Any]:
     slot = attempt.slot
     blamed = slot["blamed_attempts"] + attempt.blamed
     shared = slot["shared_deaths"] + attempt.shared_death
@@ -111,8 +86,8 @@ def _next_slot(
     ended = state != "open"
     step = attempt.checkpoint_step
     return {
-        "b_id": slot["id"],
-        "b_epoch": slot["epoch"],
+        "id": slot["id"],
+        "epoch": slot["epoch"],
         "state": state,
         "owner": None,
         "lease_expires_at": None,
@@ -131,7 +106,7 @@ def _next_slot(
 
 
 def _next_state(
-    attempt: EndedAttempt, study: RowMapping, settings: Settings, *, blamed: int, lost: int
+    attempt: EndedAttempt, study: Row, settings: Settings, *, blamed: int, lost: int
 ) -> str:
     if study["state"] in ("cancelled", "failed"):
         return "cancelled"

@@ -1,15 +1,32 @@
 """A study's best trial, and which models are worth keeping."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, Double, and_, bindparam, or_, select, update
 
 from tuner_service.lifecycle.results import Result
 from tuner_service.lifecycle.stored import stored_definition
+from tuner_service.storage.pipeline import DEFERRED, Row
 from tuner_service.storage.schema import studies, trials
 
+_OLD_SCORE: Final = bindparam("sign", type_=Double) * studies.c.best_value
+_SCORE: Final = bindparam("score", type_=Double)
+_BETTER: Final = (
+    update(studies)
+    .where(
+        studies.c.id == bindparam("b_id"),
+        or_(
+            studies.c.best_trial_id.is_(None),
+            _SCORE < _OLD_SCORE,
+            and_(_SCORE == _OLD_SCORE, bindparam("trial") < studies.c.best_trial_id),
+        ),
+    )
+    .values(best_trial_id=bindparam("trial"), best_value=bindparam("value"))
+)
 
-def keep_best(connection: Connection, study: RowMapping, ended: Sequence[Result]) -> list[str]:
+
+def keep_best(connection: Connection, study: Row, ended: Sequence[Result]) -> list[str]:
     """Note a better trial among those that just ended, and drop models that are outdone.
 
     Of equal trials the one with the lower number is the better, whichever ends first: workers rank
@@ -38,15 +55,11 @@ def note_best(connection: Connection, study_id: int, ended: Sequence[Result], si
     if not scored:
         return
     score, trial_id = min(scored)
-    old = connection.execute(
-        select(studies.c.best_value, studies.c.best_trial_id).where(studies.c.id == study_id)
-    ).one()
-    if old.best_trial_id is None or (score, trial_id) < (sign * old.best_value, old.best_trial_id):
-        connection.execute(
-            update(studies)
-            .where(studies.c.id == study_id)
-            .values(best_trial_id=trial_id, best_value=sign * score)
-        )
+    connection.execute(
+        _BETTER,
+        {"b_id": study_id, "sign": sign, "score": score, "trial": trial_id, "value": sign * score},
+        execution_options=DEFERRED,
+    )
 
 
 def _drop_outdone(connection: Connection, study_id: int, keep: int, sign: float) -> list[str]:

@@ -1,31 +1,48 @@
 """Claiming: which study's which slots a worker gets next."""
 
-from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, func, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
-from tuner_service.lifecycle.ability import (
-    able_workers,
-    has_modules,
-    is_loop,
-    on_queue,
-    some_worker,
+from tuner_service.lifecycle.ability import able_workers
+from tuner_service.lifecycle.claimable import (
+    Wanted,
+    claimable,
+    fresh_slots,
+    handed_back_slots,
+    lone_slots,
 )
-from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
 from tuner_service.lifecycle.ending import ACTIVE, timed_out, worked_seconds
 from tuner_service.lifecycle.messages import Claimed, Lease, StudyWork
-from tuner_service.lifecycle.tally import Tally, lock_rows
+from tuner_service.lifecycle.tally import LOCKED, Tally
 from tuner_service.storage import Database
-from tuner_service.storage.schema import slots, studies, trials
+from tuner_service.storage.database import CLOCK
+from tuner_service.storage.pipeline import Row, among, integers, together
+from tuner_service.storage.schema import slots, trials
 
-# How many studies a claim looks at and locks: the first in the order of claiming, one for each slot
-# that it wants, and some to spare for those that turn out to have none.
-MOST_STUDIES: Final = 32
-SPARE_STUDIES: Final = 7
+_WAITING: Final = (
+    select(slots.c.study_id, func.count().label("waiting"))
+    .where(
+        among(slots.c.study_id, bindparam("ids")),
+        slots.c.state == "open",
+        slots.c.trial_id.is_not(None),
+    )
+    .group_by(slots.c.study_id)
+)
+_LEASED: Final = (
+    update(slots)
+    .where(among(slots.c.id, bindparam("ids")), slots.c.state == "open")
+    .values(
+        state="leased",
+        owner=bindparam("worker"),
+        lease_expires_at=bindparam("expires"),
+        epoch=slots.c.epoch + 1,
+    )
+    .returning(*slots.c)
+)
 
 
 def claim(
@@ -52,77 +69,36 @@ def claim(
         loops: The most slots of training loops to take; each needs a process of its own. None
             for no bound.
     """
-    room = limit if loops is None else min(loops, limit)
-    wanted = _Wanted(queue, worker_id, exclude_alone, frozenset(exclude_studies), limit, room)
     if limit <= 0:
         return Claimed([], {})
+    room = limit if loops is None else min(loops, limit)
+    wanted = Wanted(queue, worker_id, exclude_alone, frozenset(exclude_studies), limit, room)
     with db.read() as connection:  # waits for nobody, where there is nothing to claim
-        if not _claimable(connection, wanted, db.now(connection)):
-            return Claimed([], {})
+        found = claimable(connection, wanted)
+    if not found:
+        return Claimed([], {})
     with db.write() as connection:
-        rows = lock_rows(connection, _claimable(connection, wanted, db.now(connection)))
-        now = db.now(connection)
-        rows = {i: row for i, row in rows.items() if _open(row, now)}
+        ids = {"ids": integers(connection, found)}
+        # The clock last: waiting for the locks may have taken a while.
+        locked, waiting, alone, clock = together(
+            connection,
+            (LOCKED, ids),
+            (_WAITING, ids),
+            (lone_slots(db.dialect), ids),
+            (CLOCK[db.dialect], {}),
+        )
+        now = float(clock[0]["now"])
+        rows = {row["id"]: row for row in locked if _open(row, now)}
         shares = _shares(connection, rows, worker_id, queue, now) if fair_share else {}
-        ids = _choose(connection, rows, wanted, limit=limit, shares=shares, now=now)
-        leases = _lease_slots(connection, ids, worker_id=worker_id, expires=now + lease_seconds)
+        offers = _offers(connection, rows, waiting, wanted, shares)
+        lone = None if exclude_alone else _first_lone(offers, alone)
+        chosen = _deal(offers, wanted) if lone is None else [lone]
+        leases = _lease_slots(connection, chosen, worker_id=worker_id, expires=now + lease_seconds)
         used = {lease.study_id for lease in leases}
         return Claimed(leases, {i: _work(rows[i], now) for i in used})
 
 
-def claimable_queues(connection: Connection, now: float) -> list[str]:
-    """Return the queues that have a slot a live worker could claim now."""
-    return [queue for queue in ("cuda", "cpu") if _claimable(connection, _Wanted(queue), now)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What a worker would take; without a name, what any live worker of the queue would."""
-
-    queue: str
-    worker_id: str | None = None
-    exclude_alone: bool = False
-    excluded: frozenset[int] = frozenset()
-    limit: int = 1
-    loops: int = 1
-
-
-def _claimable(connection: Connection, wanted: _Wanted, now: float) -> list[int]:
-    """Return studies that have a slot ready, the first in the order of claiming."""
-    mine = None if wanted.worker_id is None else has_modules(wanted.worker_id)
-    ready = _ready(wanted, now).where(slots.c.study_id == studies.c.id).exists()
-    return list(
-        connection.execute(
-            select(studies.c.id)
-            .where(
-                studies.c.state.in_(ACTIVE),
-                on_queue(wanted.queue, now),
-                some_worker(wanted.queue, now) if mine is None else mine,
-                *(() if wanted.loops > 0 else (~is_loop(),)),
-                studies.c.slots_open > 0,
-                studies.c.slots_leased < studies.c.parallel_trials,
-                studies.c.id.not_in(sorted(wanted.excluded)),
-                ready,
-            )
-            .order_by(
-                studies.c.priority.desc(),
-                studies.c.slots_leased,
-                studies.c.created_at,
-                studies.c.id,
-            )
-            .limit(min(wanted.limit + SPARE_STUDIES, MOST_STUDIES))
-        ).scalars()
-    )
-
-
-def _ready(wanted: _Wanted, now: float) -> Select[Any]:
-    # A time beyond every back-off is from before the clock was set back.
-    waited = or_(slots.c.not_before <= now, slots.c.not_before > now + 2 * LONGEST_BACKOFF_SECONDS)
-    query = select(slots.c.id).where(slots.c.state == "open", waited)
-    return query.where(slots.c.run_alone.is_(False)) if wanted.exclude_alone else query
-
-
-def _open(row: RowMapping, now: float) -> bool:
+def _open(row: Row, now: float) -> bool:
     return (
         row["state"] in ACTIVE
         and row["slots_open"] > 0
@@ -134,31 +110,42 @@ def _open(row: RowMapping, now: float) -> bool:
 # -- choosing -------------------------------------------------------------------------------
 
 
-def _choose(
+def _offers(
     connection: Connection,
-    rows: Mapping[int, RowMapping],
-    wanted: _Wanted,
-    *,
-    limit: int,
+    rows: Mapping[int, Row],
+    waiting: Sequence[Row],
+    wanted: Wanted,
     shares: Mapping[int, int],
-    now: float,
-) -> list[int]:
-    """Return the ids of slots to lease, of locked studies, in the order in which they are dealt."""
-    ready = _ready(wanted, now)
-    handed_back = _handed_back(connection, list(rows))
-    offers = {
-        i: _Offer(connection, row, handed_back[i], ready, min(limit, shares.get(i, limit)))
+) -> dict[int, "_Offer"]:
+    handed_back = {row["study_id"]: row["waiting"] for row in waiting}
+    return {
+        i: _Offer(
+            connection,
+            row,
+            waiting=handed_back.get(i, 0),
+            limit=min(wanted.limit, shares.get(i, wanted.limit)),
+            exclude_alone=wanted.exclude_alone,
+        )
         for i, row in rows.items()
     }
-    if not wanted.exclude_alone:
-        alone = _alone(connection, offers, ready)
-        if alone is not None:
-            return [alone]
+
+
+def _first_lone(offers: Mapping[int, "_Offer"], alone: Sequence[Row]) -> int | None:
+    """Return a slot that must run alone, if there is one to have."""
+    for row in alone:
+        offer = offers.get(row["study_id"])
+        if offer is not None and offer.fits(running=row["trial_id"] is not None):
+            return int(row["id"])
+    return None
+
+
+def _deal(offers: Mapping[int, "_Offer"], wanted: Wanted) -> list[int]:
+    """Return the ids of slots to lease, in the order in which they are dealt."""
     order = [(*offer.place, i) for i, offer in offers.items()]
     heapify(order)
     chosen: list[int] = []
     loops = wanted.loops
-    while order and len(chosen) < limit:
+    while order and len(chosen) < wanted.limit:
         study_id = heappop(order)[-1]
         if offers[study_id].is_loop and loops <= 0:
             continue
@@ -180,18 +167,19 @@ class _Offer:
     def __init__(
         self,
         connection: Connection,
-        study: RowMapping,
-        handed_back: Sequence[RowMapping],
-        ready: Select[Any],
+        study: Row,
+        *,
+        waiting: int,
         limit: int,
+        exclude_alone: bool,
     ) -> None:
         self._connection = connection
         self._study = study
-        self._ready = ready
+        self._exclude_alone = exclude_alone
         self._room = min(limit, study["parallel_trials"] - study["slots_leased"])
         self._leased = study["slots_leased"]
-        self._waiting = len(handed_back)
-        self._again = deque(self._among(handed_back))
+        self._waiting = waiting
+        self._again = deque(self._look(handed_back_slots) if waiting else ())
         self._fresh: deque[int] | None = None
 
     @property
@@ -220,56 +208,21 @@ class _Offer:
         if not self.fits(running=False):
             return None
         if self._fresh is None:
-            self._fresh = deque(self._look(self._ready.where(slots.c.trial_id.is_(None))))
+            self._fresh = deque(self._look(fresh_slots))
         if not self._fresh:
             return None
         self._leased += 1
         return self._fresh.popleft()
 
-    def _among(self, handed_back: Sequence[RowMapping]) -> list[int]:
-        if not handed_back:
-            return []
-        return self._look(self._ready.where(slots.c.id.in_([row["id"] for row in handed_back])))
-
-    def _look(self, query: Select[Any]) -> list[int]:
-        mine = query.where(slots.c.study_id == self._study["id"])
-        return list(
-            self._connection.execute(mine.order_by(slots.c.number).limit(self._room)).scalars()
-        )
-
-
-def _handed_back(
-    connection: Connection, study_ids: Collection[int]
-) -> Mapping[int, list[RowMapping]]:
-    found: dict[int, list[RowMapping]] = defaultdict(list)
-    rows = connection.execute(
-        select(slots.c.id, slots.c.study_id).where(
-            slots.c.study_id.in_(study_ids),
-            slots.c.state == "open",
-            slots.c.trial_id.is_not(None),
-        )
-    ).mappings()
-    for row in rows:
-        found[row["study_id"]].append(row)
-    return found
-
-
-def _alone(connection: Connection, offers: Mapping[int, _Offer], ready: Select[Any]) -> int | None:
-    """Return a slot that must run alone, if there is one to have."""
-    rows = connection.execute(
-        ready.add_columns(slots.c.study_id, slots.c.trial_id)
-        .where(slots.c.study_id.in_(list(offers)), slots.c.run_alone)
-        .order_by(slots.c.id)
-    )
-    for slot_id, study_id, trial_id in rows:
-        if offers[study_id].fits(running=trial_id is not None):
-            return int(slot_id)
-    return None
+    def _look(self, slots_of: Callable[..., Select[Any]]) -> list[int]:
+        statement = slots_of(self._connection.dialect.name, exclude_alone=self._exclude_alone)
+        values = {"study": self._study["id"], "most": self._room}
+        return list(self._connection.execute(statement, values).scalars())
 
 
 def _shares(
     connection: Connection,
-    studies_by_id: Mapping[int, RowMapping],
+    studies_by_id: Mapping[int, Row],
     worker_id: str,
     queue: str,
     now: float,
@@ -301,20 +254,8 @@ def _lease_slots(
 ) -> list[Lease]:
     if not ids:
         return []
-    taken = {
-        row["id"]: row
-        for row in connection.execute(
-            update(slots)
-            .where(slots.c.id.in_(ids), slots.c.state == "open")
-            .values(
-                state="leased",
-                owner=worker_id,
-                lease_expires_at=expires,
-                epoch=slots.c.epoch + 1,
-            )
-            .returning(*slots.c)
-        ).mappings()
-    }
+    values = {"ids": integers(connection, ids), "worker": worker_id, "expires": expires}
+    taken = {row["id"]: row for row in connection.execute(_LEASED, values).mappings()}
     tally = Tally()
     for row in taken.values():
         tally.move(row["study_id"], "open", "leased")
@@ -337,7 +278,7 @@ def _take_over(connection: Connection, trial_ids: Sequence[int], worker_id: str)
     return {trial_id: number for trial_id, number in rows}
 
 
-def _lease(row: RowMapping, numbers: Mapping[int, int]) -> Lease:
+def _lease(row: Row, numbers: Mapping[int, int]) -> Lease:
     continued = row["trial_id"] is not None
     return Lease(
         slot_id=row["id"],
@@ -354,7 +295,7 @@ def _lease(row: RowMapping, numbers: Mapping[int, int]) -> Lease:
     )
 
 
-def _work(row: RowMapping, now: float) -> StudyWork:
+def _work(row: Row, now: float) -> StudyWork:
     remaining = None
     if row["timeout_seconds"] is not None:
         remaining = max(0.0, row["timeout_seconds"] - worked_seconds(row, now))

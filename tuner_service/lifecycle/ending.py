@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from tuner_service.lifecycle.outside import adopt, ended_outside, without
 from tuner_service.lifecycle.results import Result, write_results
 from tuner_service.lifecycle.tally import Tally
 from tuner_service.lifecycle.views import Failure
+from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import epochs, slots, studies, trials
 
 ACTIVE: Final = ("queued", "running")
@@ -16,7 +17,7 @@ FINAL: Final = ("completed", "cancelled", "failed")
 TIMEOUT: Final = "timeout"  # the reason of a study that its own timeout ended
 
 
-def worked_seconds(study: RowMapping, now: float) -> float:
+def worked_seconds(study: Row, now: float) -> float:
     """Return the wall time since the first trial, without pauses."""
     if study["started_at"] is None:
         return 0.0
@@ -28,13 +29,13 @@ def worked_seconds(study: RowMapping, now: float) -> float:
     return float(max(0.0, until - study["started_at"] - study["paused_seconds"]))
 
 
-def paused_seconds(study: RowMapping, now: float) -> float:
+def paused_seconds(study: Row, now: float) -> float:
     """Return how long the study stood still since its first trial, with a pause that lasts yet."""
     lasting = now - study["paused_at"] if study["paused_at"] is not None else 0.0
     return float(study["paused_seconds"] + (lasting if study["started_at"] is not None else 0.0))
 
 
-def timed_out(study: RowMapping, now: float) -> bool:
+def timed_out(study: Row, now: float) -> bool:
     """Return whether the study's time is used up."""
     limit = study["timeout_seconds"]
     return limit is not None and worked_seconds(study, now) >= limit
@@ -42,7 +43,7 @@ def timed_out(study: RowMapping, now: float) -> bool:
 
 def settle(
     connection: Connection,
-    rows: Iterable[RowMapping],
+    rows: Iterable[Row],
     *,
     now: float,
     hopeless: Mapping[int, str] | None = None,
@@ -65,7 +66,7 @@ def settle(
     return ended
 
 
-def has_results(connection: Connection, study: RowMapping) -> bool:
+def has_results(connection: Connection, study: Row) -> bool:
     """Return whether a trial of the study has ended well, or has reported an epoch."""
     if study["slots_done"] > 0:
         return True
@@ -75,7 +76,7 @@ def has_results(connection: Connection, study: RowMapping) -> bool:
 
 
 def end_study(
-    connection: Connection, study: RowMapping, state: str, reason: str | None, *, now: float
+    connection: Connection, study: Row, state: str, reason: str | None, *, now: float
 ) -> None:
     """Move a study to a final state; nothing stays open.
 
@@ -111,7 +112,7 @@ def end_study(
     )
 
 
-def _handed_back(connection: Connection, study: RowMapping) -> list[RowMapping]:
+def _handed_back(connection: Connection, study: Row) -> list[Row]:
     return list(
         connection.execute(
             select(slots).where(
@@ -123,9 +124,7 @@ def _handed_back(connection: Connection, study: RowMapping) -> list[RowMapping]:
     )
 
 
-def _prune(
-    connection: Connection, waiting: Sequence[RowMapping], *, tally: Tally, now: float
-) -> None:
+def _prune(connection: Connection, waiting: Sequence[Row], *, tally: Tally, now: float) -> None:
     if not waiting:
         return
     failure = Failure(kind="timeout", message="The study's timeout passed before it was continued.")
@@ -141,15 +140,13 @@ def _prune(
         tally.add(slot["study_id"], "trials_pruned")
 
 
-def _throw_away(connection: Connection, waiting: Sequence[RowMapping], *, now: float) -> None:
+def _throw_away(connection: Connection, waiting: Sequence[Row], *, now: float) -> None:
     failure = Failure(kind="cancelled", message="The study ended before it was continued.")
     results = [Result(slot["trial_id"], "FAIL", failure=failure) for slot in waiting]
     write_results(connection, results, now=now)
 
 
-def _verdict(
-    connection: Connection, study: RowMapping, now: float
-) -> tuple[str | None, str | None]:
+def _verdict(connection: Connection, study: Row, now: float) -> tuple[str | None, str | None]:
     if study["slots_failed"] > 0:
         unreadable = _data_failure(connection, study)
         if unreadable is not None:
@@ -163,7 +160,7 @@ def _verdict(
     return ("completed", None) if study["slots_open"] == 0 else (None, None)
 
 
-def _data_failure(connection: Connection, study: RowMapping) -> str | None:
+def _data_failure(connection: Connection, study: Row) -> str | None:
     """Return why the data cannot be used, if a trial found that: no other trial could, then."""
     return connection.execute(
         select(slots.c.failure_message)
@@ -176,7 +173,7 @@ def _data_failure(connection: Connection, study: RowMapping) -> str | None:
     ).scalar()
 
 
-def _failures(connection: Connection, study: RowMapping) -> str:
+def _failures(connection: Connection, study: Row) -> str:
     kinds = connection.execute(
         select(slots.c.failure_kind, func.count())
         .where(slots.c.study_id == study["id"], slots.c.state == "failed")

@@ -7,8 +7,6 @@ lost: what is done already is answered as done.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import RowMapping
-
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.best import keep_best
 from tuner_service.lifecycle.ending import has_results, settle, timed_out
@@ -21,6 +19,7 @@ from tuner_service.lifecycle.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
 from tuner_service.storage.bulk import insert_rows
+from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import epochs
 
 FRESH: Final = 0.8  # a lease that has more than this share of its time left is not renewed
@@ -197,19 +196,19 @@ def _renew(unit: Unit, lease_seconds: float) -> None:
 
 def _close(unit: Unit, leases: Mapping[Key, Lease]) -> Flushed:
     """Write the counters, end studies that are through, and answer."""
-    studies = {**unit.studies, **unit.tally.write(unit.connection)}
+    unit.tally.write(unit.connection)
+    studies = {study_id: unit.tally.moved(row) for study_id, row in unit.studies.items()}
     if settle(unit.connection, studies.values(), now=unit.now, hopeless=unit.hopeless):
         studies = lock_rows(unit.connection, studies)  # as they stand now
-    stop = {}
-    for key in unit.held:
-        reason = _stop_reason(studies[leases[key].study_id], unit.now)
-        if reason is not None:
-            stop[key] = reason
+    reasons = {study_id: _stop_reason(row, unit.now) for study_id, row in studies.items()}
+    stop = {
+        key: reason for key in unit.held if (reason := reasons[leases[key].study_id]) is not None
+    }
     lost = set(leases) - set(unit.held) - unit.done
     return Flushed(unit.started, lost, stop, unit.drop_models)
 
 
-def _stop_reason(study: RowMapping, now: float) -> str | None:
+def _stop_reason(study: Row, now: float) -> str | None:
     """Return why the running trials of a study shall stop; None: they shall not."""
     if study["state"] in ("cancelled", "failed"):
         return "cancelled"

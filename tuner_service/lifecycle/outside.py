@@ -8,19 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, RowMapping, bindparam, select, update
+from sqlalchemy import Connection, select
 
 from tuner_service.lifecycle.best import keep_best
 from tuner_service.lifecycle.results import Result
 from tuner_service.lifecycle.tally import Tally
 from tuner_service.storage import optuna_rows
+from tuner_service.storage.bulk import update_rows
+from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import slots, studies, trials
 
 _MESSAGE: Final = "another Optuna program ended the trial as FAIL"
 _SLOT_STATE: Final = {"COMPLETE": "done", "PRUNED": "done", "FAIL": "failed"}
+ENDED: Final = frozenset(_SLOT_STATE)
 
 
-def ended_outside(connection: Connection, held: Sequence[RowMapping]) -> list[RowMapping]:
+def ended_outside(connection: Connection, held: Sequence[Row]) -> list[Row]:
     """Return those leased or open slots whose trial is not RUNNING any more; lock the trials."""
     ids = [row["trial_id"] for row in held if row["trial_id"] is not None]
     states = optuna_rows.lock_trials(connection, ids)
@@ -28,13 +31,13 @@ def ended_outside(connection: Connection, held: Sequence[RowMapping]) -> list[Ro
     return [row for row in held if row["trial_id"] in ended]
 
 
-def without(rows: Sequence[RowMapping], others: Sequence[RowMapping]) -> list[RowMapping]:
+def without(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     """Return the slots that are not among the others."""
     ids = {row["id"] for row in others}
     return [row for row in rows if row["id"] not in ids]
 
 
-def adopt(connection: Connection, ended: Sequence[RowMapping], *, tally: Tally, now: float) -> None:
+def adopt(connection: Connection, ended: Sequence[Row], *, tally: Tally, now: float) -> None:
     """Move slots whose trial has ended in Optuna's tables to where the trial is.
 
     Args:
@@ -45,26 +48,38 @@ def adopt(connection: Connection, ended: Sequence[RowMapping], *, tally: Tally, 
     ids = [row["trial_id"] for row in ended]
     states = optuna_rows.lock_trials(connection, ids)
     values = optuna_rows.first_values(connection, ids)
-    rows = []
+    trial_rows, slot_rows = [], []
     for slot in ended:
-        state = states[slot["trial_id"]].name
+        trial_id, state = slot["trial_id"], states[slot["trial_id"]].name
         failed = state == "FAIL"
-        rows.append(
+        failure = {
+            "failure_kind": "cancelled" if failed else None,
+            "failure_message": _MESSAGE if failed else None,
+        }
+        trial_rows.append(
             {
-                "b_slot": slot["id"],
-                "b_trial": slot["trial_id"],
-                "slot_state": _SLOT_STATE[state],
+                "trial_id": trial_id,
                 "state": state,
-                "value": values.get(slot["trial_id"]),
-                "kind": "cancelled" if failed else None,
-                "message": _MESSAGE if failed else None,
+                "value": values.get(trial_id),
+                "finished_at": now,
+                **failure,
+            }
+        )
+        slot_rows.append(
+            {
+                "id": slot["id"],
+                "state": _SLOT_STATE[state],
+                "owner": None,
+                "lease_expires_at": None,
+                "epoch": slot["epoch"] + 1,
+                **failure,
             }
         )
         tally.move(slot["study_id"], slot["state"], _SLOT_STATE[state])
         if state == "PRUNED":
             tally.add(slot["study_id"], "trials_pruned")
-    connection.execute(_TRIAL, [{**row, "now": now} for row in rows])
-    connection.execute(_SLOT, rows)
+    update_rows(connection, trials, trial_rows, match=("trial_id",))
+    update_rows(connection, slots, slot_rows, match=("id",))
     for study_id in {slot["study_id"] for slot in ended}:
         mine = [slot["trial_id"] for slot in ended if slot["study_id"] == study_id]
         _note_best(connection, study_id, {i: values[i] for i in mine if i in values}, states)
@@ -83,28 +98,3 @@ def _note_best(
         if states[trial_id] is TrialState.COMPLETE
     ]
     keep_best(connection, study, complete)
-
-
-_TRIAL = (
-    update(trials)
-    .where(trials.c.trial_id == bindparam("b_trial"))
-    .values(
-        state=bindparam("state"),
-        value=bindparam("value"),
-        finished_at=bindparam("now"),
-        failure_kind=bindparam("kind"),
-        failure_message=bindparam("message"),
-    )
-)
-_SLOT = (
-    update(slots)
-    .where(slots.c.id == bindparam("b_slot"))
-    .values(
-        state=bindparam("slot_state"),
-        owner=None,
-        lease_expires_at=None,
-        epoch=slots.c.epoch + 1,
-        failure_kind=bindparam("kind"),
-        failure_message=bindparam("message"),
-    )
-)

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
-from tuner_service.lifecycle.claim import claimable_queues
+from tuner_service.lifecycle.claimable import claimable_queues
 from tuner_service.lifecycle.ending import ACTIVE, settle, timed_out
 from tuner_service.lifecycle.outside import adopt, ended_outside, without
 from tuner_service.lifecycle.tally import Tally, lock_rows
 from tuner_service.lifecycle.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
+from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import slots, studies
 
 LONGEST_LEASE_SECONDS: Final = 2 * 3600.0  # settings allow half of it
@@ -40,7 +41,7 @@ def reconcile(db: Database, *, settings: Settings) -> Reconciled:
     with db.read() as connection:
         now = db.now(connection)
         needy = _with_expired_leases(connection, now) | _maybe_ending(connection, now)
-        rings = claimable_queues(connection, now)
+        rings = claimable_queues(connection)
     reaped, finished = 0, []
     for study_id in sorted(needy):
         with db.write() as connection:
@@ -77,9 +78,7 @@ def _maybe_ending(connection: Connection, now: float) -> set[int]:
     return {row["id"] for row in rows if row["slots_open"] == 0 or timed_out(row, now)}
 
 
-def _reap(
-    connection: Connection, rows: Mapping[int, RowMapping], settings: Settings, now: float
-) -> int:
+def _reap(connection: Connection, rows: Mapping[int, Row], settings: Settings, now: float) -> int:
     """End the expired leases of a locked study; looked up under the lock, after any heartbeat."""
     if not rows:
         return 0
@@ -99,7 +98,7 @@ def _reap(
     return len(gone)
 
 
-def _lost(slot: RowMapping, study: RowMapping) -> EndedAttempt:
+def _lost(slot: Row, study: Row) -> EndedAttempt:
     failure = Failure(
         kind="worker_lost",
         message=f"worker {slot['owner']} was not heard of until the lease ran out",

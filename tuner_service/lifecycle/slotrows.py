@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
 from tuner_service.definition import StudyDefinition, space_of
 from tuner_service.search.draw import draw
 from tuner_service.search.grid import grid_points
+from tuner_service.storage.bulk import insert_rows
 from tuner_service.storage.schema import slots
 
 SLOTS_PER_INSERT: Final = 5000
@@ -39,7 +40,7 @@ def insert_slots(connection: Connection, study_id: int, rows: Sequence[Mapping[s
     """Write a study's slots."""
     for first in range(0, len(rows), SLOTS_PER_INSERT):
         portion = rows[first : first + SLOTS_PER_INSERT]
-        connection.execute(insert(slots), [{"study_id": study_id, **row} for row in portion])
+        insert_rows(connection, slots, [{"study_id": study_id, **row} for row in portion])
 
 
 def _enqueued(definition: StudyDefinition, number: int) -> dict[str, Any] | None:

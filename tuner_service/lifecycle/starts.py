@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import RowMapping, select, update
+from sqlalchemy import bindparam, select, update
 
 from tuner_service.definition import space_of
 from tuner_service.lifecycle.ending import ACTIVE, timed_out
@@ -15,7 +15,17 @@ from tuner_service.lifecycle.unit import Unit
 from tuner_service.search.distributions import distributions
 from tuner_service.storage import optuna_rows
 from tuner_service.storage.bulk import insert_rows
+from tuner_service.storage.pipeline import DEFERRED, Row, among, integers
 from tuner_service.storage.schema import epochs, slots, studies, trials
+
+_PARAMETERS: Final = select(slots.c.id, slots.c.parameters).where(
+    among(slots.c.id, bindparam("ids"))
+)
+_BEGIN: Final = (
+    update(studies)
+    .where(studies.c.id == bindparam("b_id"))
+    .values({name: bindparam(name) for name in ("state", "started_at", "reason")})
+)
 
 
 def start_trials(unit: Unit, starts: Sequence[Start]) -> None:
@@ -42,18 +52,15 @@ def start_trials(unit: Unit, starts: Sequence[Start]) -> None:
         elif study["state"] in ("cancelled", "failed"):
             _refuse(unit, start)
     for study_id, group in by_study.items():
-        _start_in_study(unit, unit.studies[study_id], group)
+        _start_in_study(unit, unit.studies[study_id], group, fixed)
 
 
 def _fixed_parameters(unit: Unit, starts: Sequence[Start]) -> dict[int, dict[str, Any] | None]:
     """Return what is fixed of the slots: at submit (grid, random), or by the first attempt."""
     if not starts:
         return {}
-    rows = unit.connection.execute(
-        select(slots.c.id, slots.c.parameters).where(
-            slots.c.id.in_([start.lease.slot_id for start in starts])
-        )
-    )
+    ids = integers(unit.connection, [start.lease.slot_id for start in starts])
+    rows = unit.connection.execute(_PARAMETERS, {"ids": ids})
     return {slot_id: parameters for slot_id, parameters in rows}
 
 
@@ -80,7 +87,12 @@ def _refuse(unit: Unit, start: Start) -> None:
     unit.tally.move(row["study_id"], "leased", "cancelled")
 
 
-def _start_in_study(unit: Unit, study: RowMapping, starts: Sequence[Start]) -> None:
+def _start_in_study(
+    unit: Unit,
+    study: Row,
+    starts: Sequence[Start],
+    fixed: Mapping[int, dict[str, Any] | None],
+) -> None:
     rows = [unit.held[start.lease.key] for start in starts]
     before = _earlier_attempts(unit, rows)
     created = optuna_rows.create_trials(
@@ -99,11 +111,11 @@ def _start_in_study(unit: Unit, study: RowMapping, starts: Sequence[Start]) -> N
         ours.append(_trial_row(unit, start, row, before, trial_id=trial_id, number=number))
     insert_rows(unit.connection, trials, ours)
     _copy_curves(unit, ours, rows, before)
-    _point_slots(unit, starts, ours)
+    _point_slots(unit, starts, ours, fixed)
     _begin(unit, study)
 
 
-def _earlier_attempts(unit: Unit, rows: Sequence[RowMapping]) -> dict[int, RowMapping]:
+def _earlier_attempts(unit: Unit, rows: Sequence[Row]) -> dict[int, Row]:
     """Return the last trial of each slot that is tried again, by slot id."""
     retried = [row["id"] for row in rows if row["attempts"] > 0]
     if not retried:
@@ -114,9 +126,7 @@ def _earlier_attempts(unit: Unit, rows: Sequence[RowMapping]) -> dict[int, RowMa
     return {row["slot_id"]: row for row in found}
 
 
-def _user_attrs(
-    unit: Unit, start: Start, row: RowMapping, before: Mapping[int, RowMapping]
-) -> dict[str, Any]:
+def _user_attrs(unit: Unit, start: Start, row: Row, before: Mapping[int, Row]) -> dict[str, Any]:
     attrs: dict[str, Any] = {
         "slot": row["number"],
         "attempt": row["attempts"] + 1,
@@ -132,8 +142,8 @@ def _user_attrs(
 def _trial_row(
     unit: Unit,
     start: Start,
-    row: RowMapping,
-    before: Mapping[int, RowMapping],
+    row: Row,
+    before: Mapping[int, Row],
     *,
     trial_id: int,
     number: int,
@@ -157,8 +167,8 @@ def _trial_row(
 def _copy_curves(
     unit: Unit,
     ours: Sequence[Mapping[str, Any]],
-    rows: Sequence[RowMapping],
-    before: Mapping[int, RowMapping],
+    rows: Sequence[Row],
+    before: Mapping[int, Row],
 ) -> None:
     """Join a retried trial's curve to that of the attempt before, up to the checkpoint."""
     checkpoints = {row["id"]: row["checkpoint_step"] for row in rows}
@@ -177,27 +187,32 @@ def _copy_curves(
         insert_rows(unit.connection, epochs, copies)
 
 
-def _point_slots(unit: Unit, starts: Sequence[Start], ours: Sequence[Mapping[str, Any]]) -> None:
-    unit.update_slots(
-        [
-            {
-                "id": start.lease.slot_id,
-                "epoch": start.lease.epoch,
-                "parameters": dict(start.parameters),
-                "trial_id": row["trial_id"],
-                "attempts": row["attempt"],
-            }
-            for start, row in zip(starts, ours, strict=True)
-        ]
-    )
-    unit.reread([start.lease for start in starts])
+def _point_slots(
+    unit: Unit,
+    starts: Sequence[Start],
+    ours: Sequence[Mapping[str, Any]],
+    fixed: Mapping[int, dict[str, Any] | None],
+) -> None:
+    """Point slots to their trials, and fix the parameters of those that have none yet."""
+    again, first = [], []
+    for start, row in zip(starts, ours, strict=True):
+        slot = {
+            "id": start.lease.slot_id,
+            "epoch": start.lease.epoch,
+            "trial_id": row["trial_id"],
+            "attempts": row["attempt"],
+        }
+        if fixed[start.lease.slot_id] is None:
+            first.append({**slot, "parameters": dict(start.parameters)})
+        else:
+            again.append(slot)
+    unit.update_slots(again)
+    unit.update_slots(first)
 
 
-def _begin(unit: Unit, study: RowMapping) -> None:
+def _begin(unit: Unit, study: Row) -> None:
     unit.tally.touch(study["id"])
     if study["started_at"] is None:
-        unit.connection.execute(
-            update(studies)
-            .where(studies.c.id == study["id"])
-            .values(state="running", started_at=unit.now, reason=None)
-        )
+        begun = {"state": "running", "started_at": unit.now, "reason": None}
+        unit.connection.execute(_BEGIN, {"b_id": study["id"], **begun}, execution_options=DEFERRED)
+        unit.studies[study["id"]] = {**study, **begun}

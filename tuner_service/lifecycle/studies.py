@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy import delete as sql_delete
 
 from tuner_service.definition.study import MAX_TAGS, TagKey
@@ -34,6 +34,7 @@ from tuner_service.lifecycle.trials import time_of, views_by_id
 from tuner_service.lifecycle.views import Progress, StudyPage, StudyView, TrialView
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
+from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import (
     epochs,
     idempotency_keys,
@@ -43,7 +44,7 @@ from tuner_service.storage.schema import (
     trials,
 )
 
-Action = Callable[[Connection, RowMapping, float], None]
+Action = Callable[[Connection, Row, float], None]
 
 
 class StudyPatch(BaseModel):
@@ -194,7 +195,7 @@ def _change(db: Database, ref: str, action: Action) -> StudyView:
         return study_view(connection, row["id"], now=now)
 
 
-def _locked(connection: Connection, ref: str) -> RowMapping:
+def _locked(connection: Connection, ref: str) -> Row:
     study_id = find_study(connection, ref)["id"]
     rows = lock_rows(connection, [study_id])
     if study_id not in rows:  # deleted while we waited for the lock
@@ -202,7 +203,7 @@ def _locked(connection: Connection, ref: str) -> RowMapping:
     return rows[study_id]
 
 
-def _set(connection: Connection, row: RowMapping, **values: Any) -> None:
+def _set(connection: Connection, row: Row, **values: Any) -> None:
     connection.execute(
         update(studies)
         .where(studies.c.id == row["id"], studies.c.state == row["state"])
@@ -210,20 +211,20 @@ def _set(connection: Connection, row: RowMapping, **values: Any) -> None:
     )
 
 
-def _refuse_final(row: RowMapping, asked: str) -> None:
+def _refuse_final(row: Row, asked: str) -> None:
     if row["state"] in FINAL:
         raise ConflictError(
             f"only a study that has not ended can be {asked}, but {row['name']!r} is {row['state']}"
         )
 
 
-def _pause(connection: Connection, row: RowMapping, now: float) -> None:
+def _pause(connection: Connection, row: Row, now: float) -> None:
     _refuse_final(row, "paused")
     if row["state"] != "paused":
         _set(connection, row, state="paused", paused_at=now)
 
 
-def _resume(connection: Connection, row: RowMapping, now: float) -> None:
+def _resume(connection: Connection, row: Row, now: float) -> None:
     _refuse_final(row, "resumed")
     if row["state"] != "paused":
         return
@@ -236,14 +237,14 @@ def _resume(connection: Connection, row: RowMapping, now: float) -> None:
     )
 
 
-def _cancel(connection: Connection, row: RowMapping, now: float) -> None:
+def _cancel(connection: Connection, row: Row, now: float) -> None:
     if row["state"] in FINAL:
         return
     end_study(connection, row, "cancelled", "cancelled by request", now=now)
 
 
 def _patch(
-    connection: Connection, row: RowMapping, change: StudyPatch, settings: Settings, now: float
+    connection: Connection, row: Row, change: StudyPatch, settings: Settings, now: float
 ) -> None:
     values: dict[str, Any] = {}
     for name in ("priority", "parallel_trials", "tags"):
@@ -268,7 +269,7 @@ def _patch(
 
 def _raised(
     connection: Connection,
-    row: RowMapping,
+    row: Row,
     change: StudyPatch,
     settings: Settings,
     now: float,
@@ -300,7 +301,7 @@ def _raised(
     return values
 
 
-def _refuse_without_time(row: RowMapping, change: StudyPatch, now: float) -> None:
+def _refuse_without_time(row: Row, change: StudyPatch, now: float) -> None:
     timeout = change.timeout if change.timeout is not None else row["timeout_seconds"]
     used = worked_seconds(row, now)
     if change.trials is not None and timeout is not None and used >= timeout:
@@ -310,7 +311,7 @@ def _refuse_without_time(row: RowMapping, change: StudyPatch, now: float) -> Non
         )
 
 
-def _reopened(connection: Connection, row: RowMapping, change: StudyPatch) -> int:
+def _reopened(connection: Connection, row: Row, change: StudyPatch) -> int:
     """Open the slots again that the study's timeout cancelled, if it is raised."""
     if change.timeout is None or change.timeout <= worked_seconds(row, row["finished_at"]):
         return 0
@@ -321,9 +322,7 @@ def _reopened(connection: Connection, row: RowMapping, change: StudyPatch) -> in
     ).rowcount
 
 
-def _more_slots(
-    connection: Connection, row: RowMapping, wanted: int | None, settings: Settings
-) -> int:
+def _more_slots(connection: Connection, row: Row, wanted: int | None, settings: Settings) -> int:
     if wanted is None or wanted == row["budget_trials"]:
         return 0
     definition = stored_definition(row["definition"])
@@ -348,11 +347,11 @@ def _more_slots(
 # -- views ----------------------------------------------------------------------------------
 
 
-def _view(connection: Connection, row: RowMapping, now: float) -> StudyView:
+def _view(connection: Connection, row: Row, now: float) -> StudyView:
     return _views(connection, [row], now)[0]
 
 
-def _views(connection: Connection, rows: Sequence[RowMapping], now: float) -> list[StudyView]:
+def _views(connection: Connection, rows: Sequence[Row], now: float) -> list[StudyView]:
     best = views_by_id(
         connection, [row["best_trial_id"] for row in rows if row["best_trial_id"] is not None]
     )
@@ -365,13 +364,11 @@ def _views(connection: Connection, rows: Sequence[RowMapping], now: float) -> li
     ]
 
 
-def _waits(
-    row: RowMapping, needed: Mapping[int, set[str]], live: Sequence[LiveWorker]
-) -> str | None:
+def _waits(row: Row, needed: Mapping[int, set[str]], live: Sequence[LiveWorker]) -> str | None:
     return waits_for(row, needed.get(row["id"], ()), live) if row["state"] in ACTIVE else None
 
 
-def _one_view(row: RowMapping, best: TrialView | None, waits: str | None, now: float) -> StudyView:
+def _one_view(row: Row, best: TrialView | None, waits: str | None, now: float) -> StudyView:
     return StudyView(
         id=row["public_id"],
         name=row["name"],
@@ -402,7 +399,7 @@ def _one_view(row: RowMapping, best: TrialView | None, waits: str | None, now: f
     )
 
 
-def _eta(row: RowMapping, now: float) -> float | None:
+def _eta(row: Row, now: float) -> float | None:
     ended = row["slots_done"] + row["slots_failed"]
     if row["state"] != "running" or not ended:
         return None

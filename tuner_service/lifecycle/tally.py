@@ -4,29 +4,27 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
+from tuner_service.storage.pipeline import DEFERRED, Row, among, integers
 from tuner_service.storage.schema import studies
 
 COUNTED = ("open", "leased", "done", "failed", "cancelled")
 
-_LOCKED: Final = (
+LOCKED: Final = (
     select(studies)
-    .where(studies.c.id.in_(bindparam("ids", expanding=True)))
+    .where(among(studies.c.id, bindparam("ids")))
     .order_by(studies.c.id)
     .with_for_update()
 )
 _TOUCHED: Final = (
-    update(studies)
-    .where(studies.c.id == bindparam("b_id"))
-    .values(revision=studies.c.revision + 1)
-    .returning(*studies.c)
+    update(studies).where(studies.c.id == bindparam("b_id")).values(revision=studies.c.revision + 1)
 )
 
 
-def lock_rows(connection: Connection, study_ids: Iterable[int]) -> dict[int, RowMapping]:
+def lock_rows(connection: Connection, study_ids: Iterable[int]) -> dict[int, Row]:
     """Lock studies, in the order of their ids so that two transactions cannot wait in a circle."""
-    rows = connection.execute(_LOCKED, {"ids": sorted(set(study_ids))}).mappings()
+    rows = connection.execute(LOCKED, {"ids": integers(connection, study_ids)}).mappings()
     return {row["id"]: row for row in rows}
 
 
@@ -49,11 +47,14 @@ class Tally:
         """Raise the study's revision, whatever else changes."""
         self._changes[study_id]
 
-    def write(self, connection: Connection) -> dict[int, RowMapping]:
-        """Write every change and return the rows; they must be locked."""
-        rows = {}
+    def write(self, connection: Connection) -> None:
+        """Write every change; the rows must be locked."""
         for study_id, changes in sorted(self._changes.items()):
             values = {name: studies.c[name] + count for name, count in changes.items() if count}
             statement = _TOUCHED.values(values) if values else _TOUCHED
-            rows[study_id] = connection.execute(statement, {"b_id": study_id}).mappings().one()
-        return rows
+            connection.execute(statement, {"b_id": study_id}, execution_options=DEFERRED)
+
+    def moved(self, row: Row) -> Row:
+        """Return a study's row, as it was when it was locked, with the counters as they are now."""
+        changes = self._changes.get(row["id"], {})
+        return {**row, **{name: row[name] + count for name, count in changes.items()}}

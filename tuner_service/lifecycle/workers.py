@@ -104,7 +104,7 @@ def list_workers(db: Database) -> list[WorkerView]:
         return [_view(row) for row in rows]
 
 
-def is_live(now: float) -> ColumnElement[bool]:
+def is_live(now: float | ColumnElement[Any]) -> ColumnElement[bool]:
     """Heard of lately; not at a time to come, which is from before the clock was set back."""
     return workers.c.heartbeat_at.between(now - LIVE_SECONDS, now + LIVE_SECONDS)
 

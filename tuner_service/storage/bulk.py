@@ -6,18 +6,21 @@ put back together by `unnest`. SQLite's own `executemany` is quick, once SQLAlch
 row is left out. Values pass the columns' bind processors, so that what is stored is the same.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import JSON, Connection, Dialect, Enum, String, Table
 
 from tuner_service.storage.database import to_json
+from tuner_service.storage.pipeline import DEFERRED
 
 Row = Mapping[str, Any]
 Processor = Callable[[Any], Any]
 
 _NOTHING: Final[Mapping[str, Any]] = {}
+_NUL: Final = "\x00"
+_BETWEEN: Final = '","'
 
 
 def insert_rows(
@@ -61,11 +64,18 @@ def update_rows(
     _execute(connection, statement, _columns(rows, names, processors), tuple(where.values()))
 
 
-def array_literal(values: Iterable[Any]) -> str:
+def array_literal(values: Sequence[Any]) -> str:
     """Return PostgreSQL's text form of an array of numbers, texts, times or None.
 
-    psycopg's own takes longer than the statement.
+    psycopg's own takes longer than the statement, and so does a look at each element.
     """
+    kinds = set(map(type, values))
+    if kinds <= {int, float, bool}:
+        return f"{{{','.join(map(repr, values))}}}"
+    if kinds == {str}:
+        joined = _NUL.join(values)
+        if joined.count(_NUL) == len(values) - 1:  # PostgreSQL stores none: none was in a text
+            return f'{{"{_escaped(joined).replace(_NUL, _BETWEEN)}"}}'
     return f"{{{','.join([_element(value) for value in values])}}}"
 
 
@@ -74,8 +84,11 @@ def _element(value: Any) -> str:
         return "NULL"
     if isinstance(value, (int, float)):
         return str(value)
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return f'"{_escaped(str(value))}"'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _last_of_each(rows: Sequence[Row], key: tuple[str, ...]) -> list[Row]:
@@ -90,7 +103,8 @@ def _execute(
     rest: tuple[Any, ...] = (),
 ) -> None:
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(statement, (*map(array_literal, columns), *rest))
+        parameters = (*map(array_literal, columns), *rest)
+        connection.exec_driver_sql(statement, parameters, execution_options=DEFERRED)
     else:
         # More than one row makes it an executemany, which wants a list.
         connection.exec_driver_sql(statement, [(*row, *rest) for row in zip(*columns, strict=True)])

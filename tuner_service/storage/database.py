@@ -12,14 +12,25 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+import psycopg
+from sqlalchemy import (
+    Connection,
+    Double,
+    Engine,
+    create_engine,
+    event,
+    literal_column,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tuner_service.errors import SchemaVersionError, SettingsError, UnavailableError
 from tuner_service.storage.patient import TCP, PatientConnection
+from tuner_service.storage.pipeline import snapshots, use_pipelines
 
 BUSY_SECONDS = 20.0
 CONNECT_SECONDS = 5
@@ -31,9 +42,12 @@ POOL_SIZE = 10
 
 _CLOCK = {
     # SQLite before 3.42 has no sub-second unixepoch(); julianday is good to 0.1 ms.
-    "sqlite": text("SELECT (julianday('now') - 2440587.5) * 86400.0"),
+    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     # now() would be the transaction's begin, before it waited for its locks.
-    "postgresql": text("SELECT extract(epoch FROM clock_timestamp())::float8"),
+    "postgresql": "extract(epoch FROM clock_timestamp())::float8",
+}
+CLOCK: Final = {
+    dialect: select(literal_column(now, Double).label("now")) for dialect, now in _CLOCK.items()
 }
 
 _encode = json.JSONEncoder(allow_nan=False).encode  # dumps() would make an encoder each time
@@ -80,10 +94,7 @@ class Database:
             _require_file(url, create=create)
             return cls(url, writer=_sqlite_engine(url, writer=True), reader=_sqlite_engine(url))
         engine = _postgres_engine(url)
-        reader = engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
-        return cls(url, writer=engine, reader=reader)
+        return cls(url, writer=engine, reader=snapshots(engine))
 
     @property
     def dialect(self) -> str:
@@ -113,7 +124,7 @@ class Database:
 
     def now(self, connection: Connection) -> float:
         """Return the database's clock, in seconds since the epoch."""
-        return float(connection.execute(_CLOCK[self.dialect]).scalar_one())
+        return float(connection.execute(CLOCK[self.dialect]).scalar_one())
 
     def close(self) -> None:
         """Close every connection."""
@@ -195,7 +206,7 @@ def _postgres_engine(url: str) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=2 * POOL_SIZE,
         pool_timeout=BUSY_SECONDS,
-        pool_pre_ping=True,
+        pool_reset_on_return=None,
         connect_args={"connect_timeout": CONNECT_SECONDS, **TCP},
         json_serializer=to_json,
     )
@@ -216,6 +227,7 @@ def _postgres_engine(url: str) -> Engine:
             cursor.execute(f"SET lock_timeout = {wait}")
         connection.commit()
 
+    use_pipelines(engine)
     return engine
 
 
@@ -225,20 +237,22 @@ def _translated() -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         raise UnavailableError(f"no database connection within {BUSY_SECONDS:g} s") from error
-    except DBAPIError as error:
+    except (DBAPIError, psycopg.Error) as error:
         reason = _unavailable(error)
         if reason is None:
             raise
         raise UnavailableError(reason) from error
 
 
-def _unavailable(error: DBAPIError) -> str | None:
+def _unavailable(error: DBAPIError | psycopg.Error) -> str | None:
     """Return why the database cannot serve just now; None: the statement itself is wrong."""
-    if isinstance(error.orig, sqlite3.Error):
-        return _sqlite_unavailable(error.orig)
-    if getattr(error.orig, "sqlstate", None) == "53100":
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        return _sqlite_unavailable(cause)
+    if getattr(cause, "sqlstate", None) == "53100":
         return "the database has no space left on its disk"
-    if error.connection_invalidated or isinstance(error, OperationalError):
+    cut = isinstance(error, DBAPIError) and error.connection_invalidated
+    if cut or isinstance(cause, psycopg.OperationalError):
         return "the database cannot be reached, or gave up the transaction"
     return None
 

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, text, update
 
 from tuner_service.storage.bulk import insert_rows
+from tuner_service.storage.pipeline import among, integers, together
 
 STUDIES: Final[Table] = models.StudyModel.__table__
 DIRECTIONS: Final[Table] = models.StudyDirectionModel.__table__
@@ -36,15 +37,29 @@ CONSTRAINT_PREFIX: Final = "constraints:"
 
 _LOCKED_STUDIES: Final = (
     select(STUDIES.c.study_id)
-    .where(STUDIES.c.study_id.in_(bindparam("ids", expanding=True)))
+    .where(among(STUDIES.c.study_id, bindparam("ids")))
     .order_by(STUDIES.c.study_id)
     .with_for_update()
 )
 _LOCKED_TRIALS: Final = (
     select(TRIALS.c.trial_id, TRIALS.c.state)
-    .where(TRIALS.c.trial_id.in_(bindparam("ids", expanding=True)))
+    .where(among(TRIALS.c.trial_id, bindparam("ids")))
     .order_by(TRIALS.c.trial_id)
     .with_for_update()
+)
+_COUNTED: Final = (
+    select(func.count().label("taken"))
+    .select_from(TRIALS)
+    .where(TRIALS.c.study_id == bindparam("study"))
+)
+_FINISHED: Final = (
+    update(TRIALS)
+    .where(among(TRIALS.c.trial_id, bindparam("ids")), TRIALS.c.state == TrialState.RUNNING)
+    .values(
+        state=bindparam("ended", type_=TRIALS.c.state.type),
+        datetime_complete=bindparam("now", type_=TRIALS.c.datetime_complete.type),
+    )
+    .returning(TRIALS.c.trial_id)
 )
 
 
@@ -96,7 +111,7 @@ def create_study(
 
 def lock_studies(connection: Connection, study_ids: Iterable[int]) -> None:
     """Lock Optuna's study rows, in order, as plain Optuna does before it numbers a trial."""
-    connection.execute(_LOCKED_STUDIES, {"ids": sorted(set(study_ids))}).all()
+    connection.execute(_LOCKED_STUDIES, {"ids": integers(connection, study_ids)}).all()
 
 
 def create_trials(
@@ -112,20 +127,19 @@ def create_trials(
     Returns:
         (trial id, number) of each, in order.
     """
-    number = connection.execute(
-        select(func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
-    ).scalar_one()
+    numbered = _numbered(connection, study_id, len(trials))
+    ids = [trial_id for trial_id, _ in numbered]
     rows = [
         {
+            "trial_id": trial_id,
             "study_id": study_id,
-            "number": number + index,
+            "number": number,
             "state": TrialState.RUNNING,
             "datetime_start": utc(now),
         }
-        for index in range(len(trials))
+        for trial_id, number in numbered
     ]
-    ids = _insert_trials(connection, rows)
-    numbered = [(trial_id, number + index) for index, trial_id in enumerate(ids)]
+    insert_rows(connection, TRIALS, rows)
     _insert_params(connection, ids, trials, distributions)
     set_attrs(
         connection,
@@ -147,14 +161,16 @@ def create_trials(
     return numbered
 
 
-def _insert_trials(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
-    """Insert trials and return their ids, in order and ascending."""
-    fresh = _fresh_ids(connection, TRIALS, len(rows))
+def _numbered(connection: Connection, study_id: int, count: int) -> list[tuple[int, int]]:
+    """Return a new id and the next number of each trial to be, both ascending."""
+    counted = (_COUNTED, {"study": study_id})
+    fresh = _fresh_ids(connection, TRIALS, count)
     if fresh is None:
-        fresh = list(connection.execute(_NEXT_TRIAL_IDS, {"count": len(rows)}).scalars())
-    given = [{**row, "trial_id": i} for i, row in zip(fresh, rows, strict=True)]
-    insert_rows(connection, TRIALS, given)
-    return fresh
+        taken, ids = together(connection, counted, (_NEXT_TRIAL_IDS, {"count": count}))
+        fresh = [row["trial_id"] for row in ids]
+    else:
+        (taken,) = together(connection, counted)
+    return [(trial_id, taken[0]["taken"] + index) for index, trial_id in enumerate(fresh)]
 
 
 def _insert_params(
@@ -218,7 +234,7 @@ def lock_trials(connection: Connection, trial_ids: Sequence[int]) -> dict[int, T
     """
     if not trial_ids:
         return {}
-    rows = connection.execute(_LOCKED_TRIALS, {"ids": sorted(trial_ids)})
+    rows = connection.execute(_LOCKED_TRIALS, {"ids": integers(connection, trial_ids)})
     return {trial_id: state for trial_id, state in rows}
 
 
@@ -244,13 +260,9 @@ def finish_trials(
     """
     if not trial_ids:
         return set()
-    moved = connection.execute(
-        update(TRIALS)
-        .where(TRIALS.c.trial_id.in_(trial_ids), TRIALS.c.state == TrialState.RUNNING)
-        .values(state=state, datetime_complete=utc(now))
-        .returning(TRIALS.c.trial_id)
-    )
-    return set(moved.scalars())
+    ids = integers(connection, trial_ids)
+    values = {"ids": ids, "ended": state, "now": utc(now)}
+    return set(connection.execute(_FINISHED, values).scalars())
 
 
 def set_values(connection: Connection, values: Sequence[tuple[int, Sequence[float]]]) -> None:
@@ -319,9 +331,9 @@ _NEXT_ID = {
     )
     for table, key in (("studies", "study_id"), ("trials", "trial_id"))
 }
-_NEXT_TRIAL_IDS = text(
-    "SELECT nextval(pg_get_serial_sequence('trials', 'trial_id')) FROM generate_series(1, :count)"
-)
+_NEXT_TRIAL_IDS = select(
+    func.nextval(func.pg_get_serial_sequence("trials", "trial_id")).label("trial_id")
+).select_from(func.generate_series(1, bindparam("count")))
 _FORGET = text("DELETE FROM sqlite_sequence WHERE name = :name")
 _REMEMBER = text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)")
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import event
 
@@ -198,3 +199,24 @@ def test_a_flush_costs_the_same_number_of_statements_for_any_number_of_lanes(
     few, many = cost(2), cost(60)
     assert few == many
     assert max(many) <= 20
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_a_flush_of_reports_waits_for_postgresql_twice(
+    db: Database, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for its locks, once for the commit."""
+    submitted(db)
+    leases = hand.claim(3).leases
+    started = hand.flush(starts=hand.starts(leases)).started
+    waits = []
+    for name, module in (("sync", psycopg.Pipeline), ("commit", psycopg.Connection)):
+        original = getattr(module, name)
+
+        def counted(self: Any, name: str = name, original: Any = original) -> None:
+            waits.append(name)
+            original(self)
+
+        monkeypatch.setattr(module, name, counted)
+    hand.flush(reports=[Report(x, started[x.key].trial_id, 1, 0.1, {}) for x in leases])
+    assert waits == ["sync", "commit"]

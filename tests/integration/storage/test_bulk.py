@@ -132,6 +132,19 @@ def test_nothing_is_nothing(things: Database) -> None:
     assert stored(things) == []
 
 
+def test_a_nul_character_is_refused_and_parts_no_text(things: Database) -> None:
+    """Arrays of texts are joined by it: PostgreSQL stores none."""
+    rows = [thing(1), thing(2, note="a\x00b")]
+    if things.dialect == "postgresql":
+        with pytest.raises(DBAPIError, match="NUL"), things.write() as connection:
+            insert_rows(connection, THINGS, rows)
+        assert stored(things) == []
+    else:
+        with things.write() as connection:
+            insert_rows(connection, THINGS, rows)
+        assert stored(things) == rows
+
+
 def test_what_is_too_long_is_never_cut(things: Database) -> None:
     row = thing(1, key="x" * 41)
     if things.dialect == "postgresql":

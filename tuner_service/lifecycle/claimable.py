@@ -1,0 +1,126 @@
+"""What can be claimed: the studies that have a slot ready for a worker, and those slots.
+
+The statements are made once for each kind of question and read the clock themselves: to build one
+anew costs more than to run it.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select
+
+from tuner_service.lifecycle.ability import has_modules, is_loop, on_queue, some_worker
+from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
+from tuner_service.lifecycle.ending import ACTIVE
+from tuner_service.storage.database import CLOCK
+from tuner_service.storage.pipeline import among, integers
+from tuner_service.storage.schema import slots, studies
+
+# How many studies a claim looks at and locks: the first in the order of claiming, one for each slot
+# that it wants, and some to spare for those that turn out to have none.
+MOST_STUDIES: Final = 32
+SPARE_STUDIES: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a worker would take; without a name, what any live worker of the queue would."""
+
+    queue: str
+    worker_id: str | None = None
+    exclude_alone: bool = False
+    excluded: frozenset[int] = frozenset()
+    limit: int = 1
+    loops: int = 1
+
+
+def claimable(connection: Connection, wanted: Wanted) -> list[int]:
+    """Return studies that have a slot ready, the first in the order of claiming."""
+    statement = _studies(
+        connection.dialect.name,
+        wanted.queue,
+        named=wanted.worker_id is not None,
+        exclude_alone=wanted.exclude_alone,
+        loops=wanted.loops > 0,
+    )
+    values = {
+        "excluded": integers(connection, wanted.excluded),
+        "most": min(wanted.limit + SPARE_STUDIES, MOST_STUDIES),
+    }
+    if wanted.worker_id is not None:
+        values["worker"] = wanted.worker_id
+    return list(connection.execute(statement, values).scalars())
+
+
+def claimable_queues(connection: Connection) -> list[str]:
+    """Return the queues that have a slot a live worker could claim now."""
+    return [queue for queue in ("cuda", "cpu") if claimable(connection, Wanted(queue))]
+
+
+@lru_cache(maxsize=64)
+def _studies(
+    dialect: str, queue: str, *, named: bool, exclude_alone: bool, loops: bool
+) -> Select[Any]:
+    now = CLOCK[dialect].scalar_subquery()
+    slot = _ready(dialect, exclude_alone=exclude_alone)
+    return (
+        select(studies.c.id)
+        .where(
+            studies.c.state.in_(ACTIVE),
+            on_queue(queue, now),
+            has_modules(bindparam("worker")) if named else some_worker(queue, now),
+            *(() if loops else (~is_loop(),)),
+            studies.c.slots_open > 0,
+            studies.c.slots_leased < studies.c.parallel_trials,
+            ~among(studies.c.id, bindparam("excluded")),
+            slot.where(slots.c.study_id == studies.c.id).exists(),
+        )
+        .order_by(
+            studies.c.priority.desc(),
+            studies.c.slots_leased,
+            studies.c.created_at,
+            studies.c.id,
+        )
+        .limit(bindparam("most"))
+    )
+
+
+def _ready(dialect: str, *, exclude_alone: bool) -> Select[Any]:
+    """Return the SELECT of the ids of open slots whose back-off has passed."""
+    now = CLOCK[dialect].scalar_subquery()
+    waited: ColumnElement[bool] = or_(
+        slots.c.not_before <= now,
+        # A time beyond every back-off is from before the clock was set back.
+        slots.c.not_before > now + 2 * LONGEST_BACKOFF_SECONDS,
+    )
+    query = select(slots.c.id).where(slots.c.state == "open", waited)
+    return query.where(slots.c.run_alone.is_(False)) if exclude_alone else query
+
+
+@lru_cache(maxsize=16)
+def fresh_slots(dialect: str, *, exclude_alone: bool) -> Select[Any]:
+    """Return the SELECT of a `:study`'s first `:most` ready slots that have no trial."""
+    return _first(_ready(dialect, exclude_alone=exclude_alone).where(slots.c.trial_id.is_(None)))
+
+
+@lru_cache(maxsize=16)
+def handed_back_slots(dialect: str, *, exclude_alone: bool) -> Select[Any]:
+    """Return the SELECT of a `:study`'s first `:most` ready slots that were handed back."""
+    return _first(_ready(dialect, exclude_alone=exclude_alone).where(slots.c.trial_id.is_not(None)))
+
+
+def _first(query: Select[Any]) -> Select[Any]:
+    mine = query.where(slots.c.study_id == bindparam("study"))
+    return mine.order_by(slots.c.number).limit(bindparam("most"))
+
+
+@lru_cache(maxsize=16)
+def lone_slots(dialect: str) -> Select[Any]:
+    """Return the SELECT of the ready slots of studies `:ids` that must run alone."""
+    return (
+        _ready(dialect, exclude_alone=False)
+        .add_columns(slots.c.study_id, slots.c.trial_id)
+        .where(among(slots.c.study_id, bindparam("ids")), slots.c.run_alone)
+        .order_by(slots.c.id)
+    )
