@@ -75,6 +75,11 @@ class Service:
     workers: list[Child] = field(default_factory=list)
     ended: list[Child] = field(default_factory=list)
     port: int = field(default_factory=free_port)
+    # Kept: each one made anew reads the machine's certificates, 23 ms. Its connections are not: the
+    # API at their other end comes and goes.
+    http: httpx2.Client = field(
+        default_factory=lambda: httpx2.Client(limits=httpx2.Limits(max_keepalive_connections=0))
+    )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -109,7 +114,7 @@ class Service:
         if self.api is not None and self.api.process.poll() is not None:
             raise RuntimeError(self.api.tail())
         with contextlib.suppress(httpx2.HTTPError):
-            return httpx2.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+            return self.http.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
         return False
 
     def scale(self, count: int) -> None:
@@ -190,7 +195,7 @@ class Service:
     def request(self, method: str, path: str, **more: Any) -> Any:
         """Return the JSON of an answer that is no error."""
         url = f"http://127.0.0.1:{self.port}{path}"
-        answer = httpx2.request(method, url, timeout=30.0, **more)
+        answer = self.http.request(method, url, timeout=30.0, **more)
         if answer.status_code >= 400:
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
         return answer.json() if answer.content else None
