@@ -21,6 +21,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -178,7 +179,21 @@ inline void tile(const T *const *A, i64 taps, i64 line, i64 run, const T *B, i64
     for (int v = 0; v < NV; ++v) vec(C + r * ldc + v * kWidth<T>) = sum[r][v];
 }
 
-constexpr int kRows = 6;  // 6 x 2 sums, 2 of B and 1 of A: 15 of 16 registers
+// A tile's sums, its vectors of B and a factor of A fill the registers: 24 + 3 + 1 of 32, or 12 + 2 + 1
+// of 16. Eight rows divide the usual batches.
+constexpr int kRows = kVectorBytes == 64 ? 8 : 6;
+constexpr int kColumns = kVectorBytes == 64 ? 3 : 2;
+
+// Vectors of the next tile of `left`: a lone one at the end would have too few sums to keep busy.
+constexpr i64 tile_columns(i64 left) {
+  return left >= kColumns && left != kColumns + 1 ? kColumns : std::min<i64>(left, 2);
+}
+
+// body(count) with the count, 1 to Most, as a constant; nothing for 0.
+template <int Most, typename Body> inline void with_constant(i64 count, const Body &body) {
+  if (count == Most) return body(std::integral_constant<int, Most>{});
+  if constexpr (Most > 1) with_constant<Most - 1>(count, body);
+}
 
 template <typename T, int NV>
 inline void column(i64 images, const Grid &grid, i64 taps, i64 run, const T *A, const T *B, i64 ldb,
@@ -186,15 +201,9 @@ inline void column(i64 images, const Grid &grid, i64 taps, i64 run, const T *A, 
   const T *rows[kRows];
   int held = 0;
   const auto flush = [&] {
-    switch (held) {
-      case 6: tile<T, 6, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias); break;
-      case 5: tile<T, 5, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias); break;
-      case 4: tile<T, 4, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias); break;
-      case 3: tile<T, 3, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias); break;
-      case 2: tile<T, 2, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias); break;
-      case 1: tile<T, 1, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias); break;
-      default: break;
-    }
+    with_constant<kRows>(held, [&](auto count) {
+      tile<T, count, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias);
+    });
     C += held * ldc;
     held = 0;
   };
@@ -210,15 +219,19 @@ inline void column(i64 images, const Grid &grid, i64 taps, i64 run, const T *A, 
 // C[R, N] = bias[N] + A·B: each position's patch of k runs by B [k·run, N]. All of C's columns up to
 // whole registers are written; they are zero where B's and the bias's are.
 template <typename T>
-KERNEL void patches(i64 many, const Grid &of, i64 taps, i64 run, i64 N, const T *A, const T *B, i64 ldb, T *C,
-             i64 ldc, const T *bias) {
-  const auto [images, grid] = Rows(many, of);
-  const i64 padded = round_up(N, kWidth<T>);
-  i64 n = 0;
-  for (; n + 2 * kWidth<T> <= padded; n += 2 * kWidth<T>)
-    column<T, 2>(images, grid, taps, run, A, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr);
-  if (n < padded)
-    column<T, 1>(images, grid, taps, run, A, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr);
+KERNEL void patches(i64 many, const Grid &of, i64 taps, i64 run, i64 N, const T *A, const T *B,
+                    i64 ldb, T *C, i64 ldc, const T *bias) {
+  const Rows all(many, of);
+  i64 vectors = 0;
+  for (i64 left = round_up(N, kWidth<T>) / kWidth<T>; left > 0; left -= vectors) {
+    vectors = tile_columns(left);
+    with_constant<kColumns>(vectors, [&](auto count) {
+      column<T, count>(all.images, all.grid, taps, run, A, B, ldb, C, ldc, bias);
+    });
+    B += vectors * kWidth<T>;
+    C += vectors * kWidth<T>;
+    if (bias) bias += vectors * kWidth<T>;
+  }
 }
 
 // C[MR, NV vectors] = sum over images and positions of A[…, r]·E[…, …].
@@ -241,36 +254,29 @@ inline void outer(i64 images, const Grid &in, const Grid &out, const T *A, const
     for (int v = 0; v < NV; ++v) vec(C + r * ldc + v * kWidth<T>) = sum[r][v];
 }
 
-template <typename T, int NV>
-inline void outer_column(i64 M, i64 images, const Grid &in, const Grid &out, const T *A, const T *E,
-                         T *C, i64 ldc) {
-  i64 m = 0;
-  for (; m + kRows <= M; m += kRows)
-    outer<T, kRows, NV>(images, in, out, A + m, E, C + m * ldc, ldc);
-  A += m;
-  C += m * ldc;
-  switch (M - m) {
-    case 5: return outer<T, 5, NV>(images, in, out, A, E, C, ldc);
-    case 4: return outer<T, 4, NV>(images, in, out, A, E, C, ldc);
-    case 3: return outer<T, 3, NV>(images, in, out, A, E, C, ldc);
-    case 2: return outer<T, 2, NV>(images, in, out, A, E, C, ldc);
-    case 1: return outer<T, 1, NV>(images, in, out, A, E, C, ldc);
-    default: return;
+template <typename T, int MR>
+inline void outer_row(i64 N, i64 images, const Grid &in, const Grid &out, const T *A, const T *E, T *C,
+                      i64 ldc) {
+  i64 vectors = 0;
+  for (i64 left = round_up(N, kWidth<T>) / kWidth<T>; left > 0; left -= vectors) {
+    vectors = tile_columns(left);
+    with_constant<kColumns>(vectors, [&](auto count) {
+      outer<T, MR, count>(images, in, out, A, E, C, ldc);
+    });
+    E += vectors * kWidth<T>;
+    C += vectors * kWidth<T>;
   }
 }
 
 // C[M, N] = sum over positions of the patch's numbers A[0 … M) by the error's E[0 … N).
 template <typename T>
-KERNEL void outer_products(i64 M, i64 N, i64 many, const Grid &from, const Grid &to, const T *A, const T *E,
-                    T *C, i64 ldc) {
-  const auto [images, in] = Rows(many, from);
-  const auto [same, out] = Rows(many, to);
-  static_cast<void>(same);
-  const i64 padded = round_up(N, kWidth<T>);
-  i64 n = 0;
-  for (; n + 2 * kWidth<T> <= padded; n += 2 * kWidth<T>)
-    outer_column<T, 2>(M, images, in, out, A, E + n, C + n, ldc);
-  if (n < padded) outer_column<T, 1>(M, images, in, out, A, E + n, C + n, ldc);
+KERNEL void outer_products(i64 M, i64 N, i64 many, const Grid &from, const Grid &to, const T *A,
+                           const T *E, T *C, i64 ldc) {
+  const Rows in(many, from), out(many, to);
+  for (i64 m = 0; m < M; m += kRows, A += kRows, C += kRows * ldc)
+    with_constant<kRows>(std::min<i64>(M - m, kRows), [&](auto count) {
+      outer_row<T, count>(N, in.images, in.grid, out.grid, A, E, C, ldc);
+    });
 }
 
 constexpr i64 kBlock = 8;
@@ -590,17 +596,21 @@ double cross_entropy(i64 rows, i64 classes, i64 wide, T *out, const i64 *targets
   double total = 0.0;
   for (i64 r = 0; r < rows; ++r) {
     T *o = out + r * wide;
+    const i64 target = targets[order[r]];
+    const T hit = o[target];
     T top = o[0];
     for (i64 c = 1; c < classes; ++c) top = o[c] > top || o[c] != o[c] ? o[c] : top;
     T sum = 0, all = 0;
-    for (i64 c = 0; c < classes; ++c) sum += std::exp(o[c] - top);
-    const T log_sum = top + std::log(sum);
-    const i64 target = targets[order[r]];
-    for (i64 c = 0; c < classes; ++c) all += o[c] - log_sum;
-    const T hit = o[target] - log_sum;
-    total += -(T(1) - smoothing) * hit - smoothing * all / static_cast<T>(classes);
+    for (i64 c = 0; c < classes; ++c) {
+      all += o[c] - top;
+      o[c] = std::exp(o[c] - top);
+      sum += o[c];
+    }
+    const T log_sum = std::log(sum);
+    total += -(T(1) - smoothing) * (hit - top - log_sum) -
+             smoothing * (all / static_cast<T>(classes) - log_sum);
     for (i64 c = 0; c < classes; ++c)
-      o[c] = (std::exp(o[c] - log_sum) - smoothing / static_cast<T>(classes)) / static_cast<T>(rows);
+      o[c] = (o[c] / sum - smoothing / static_cast<T>(classes)) / static_cast<T>(rows);
     o[target] -= (T(1) - smoothing) / static_cast<T>(rows);
   }
   return total;
@@ -740,7 +750,7 @@ template <typename T> inline i64 run_of(const Layer &layer) {
 template <typename T> struct Workspace {
   T *gradient, *turned;
   Room<T> rooms[kMostLayers];
-  char *end;
+  char *layers, *end;  // where the rooms begin and end
 
   Workspace(const Trial<T> &trial, i64 batch, char *buffer) {
     Cutter cutter{buffer};
@@ -748,6 +758,7 @@ template <typename T> struct Workspace {
     i64 most = 0;
     for (i64 l = 1; l < trial.count; ++l) most = std::max(most, turned_size(trial.layers[l]));
     turned = cutter.take<T>(most);
+    layers = cutter.next;
     for (i64 l = 0; l < trial.count; ++l) furnish(trial, l, batch, cutter);
     end = cutter.next;
   }
@@ -944,7 +955,7 @@ constexpr i64 kEvaluationRows = 64;
 template <typename T>
 void evaluate(const Trial<T> &trial, const T *rows, i64 count, T *outputs, char *buffer) {
   Workspace<T> space(trial, kEvaluationRows, buffer);
-  std::memset(buffer, 0, space.end - buffer);
+  std::memset(space.layers, 0, space.end - space.layers);
   const Layer &first = trial.layers[0], &last = trial.layers[trial.count - 1];
   for (i64 start = 0; start < count; start += kEvaluationRows) {
     const i64 many = std::min(kEvaluationRows, count - start);

@@ -1,6 +1,6 @@
 """The compiled library of native.cpp: its structures, and how it is built.
 
-Compiled once per machine by the C++ compiler that inductor would need too, in three seconds, and
+Compiled once per machine by the C++ compiler that inductor would need too, in five seconds, and
 kept under a name that says what it was compiled from and for.
 """
 
