@@ -9,6 +9,7 @@ to user code and are never the channel.
 """
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -233,6 +234,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
         ask=lambda study: speaker.say({"type": "doubt", "study": study}),
     )
     warm_up(device)
+    gc.freeze()  # what torch brought stays: looking through it again took 2% of a study's time
     Trainer(engine, commands, speaker, device).run()
     ladder.close()
     logging.shutdown()

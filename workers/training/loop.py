@@ -207,13 +207,16 @@ class GroupLoop:
         self._going = going
 
     def _draw_orders(self, seats: Occupancy) -> Tensor:
-        """Return the [K, n] row orders of each lane's own epoch."""
+        """Return the [K, n] row orders of each lane's own epoch; an empty lane has none drawn."""
         device = self.spec.device
-        seeds = [run.spec.seed if run else 0 for run in seats.lanes]
-        epochs = [run.progress.epoch if run else 0 for run in seats.lanes]
-        return epoch_orders(
-            torch.tensor(seeds, device=device), torch.tensor(epochs, device=device), self.spec.rows
-        )
+        seeds = torch.tensor([run.spec.seed for run in seats.runs], device=device)
+        epochs = torch.tensor([run.progress.epoch for run in seats.runs], device=device)
+        orders = epoch_orders(seeds, epochs, self.spec.rows)  # [runs, n]
+        if seats.full:
+            return orders
+        every = torch.zeros(len(seats.lanes), self.spec.rows, dtype=torch.int64, device=device)
+        every[torch.tensor([lane for lane, _ in seats], device=device)] = orders
+        return every
 
     def _load(self, seats: Occupancy, lane: int) -> None:
         seats.load(lane)
