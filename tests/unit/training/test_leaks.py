@@ -10,7 +10,7 @@ from sklearn import datasets as sklearn_datasets
 
 from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, start
 from tuner_service.definition.spec import DatasetSpec
-from workers.training.datasets import DatasetCache, PreparedData
+from workers.training.datasets import DatasetCache, PreparedData, Room
 from workers.training.datasets.split import SplitRows, split_rows
 from workers.training.engine import Engine
 
@@ -88,6 +88,35 @@ def test_an_outlier_in_the_training_part_does_change_them(tmp_path: Path) -> Non
     inputs[rows_of(labels).train[0]] *= 1e6
     write(tmp_path, inputs, labels)
     assert prepared(tmp_path).preprocessing != before
+
+
+SHAPES = {"table": (60, 3), "sequence": (60, 4, 3), "image": (60, 3, 4, 4)}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("folds", [{}, {"folds": 3, "fold": 1}])
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("part", ["test", "validation", "train"])
+def test_arrays_are_scaled_by_their_training_part_alone(
+    tmp_path: Path, kind: str, part: str, folds: dict[str, int], streamed: bool
+) -> None:
+    described = DatasetSpec.model_validate(dataset("npz", folds, path="a.npz"))
+    classes = np.arange(60) % 2
+    rows = split_rows(60, described.split, classes=classes, own_test=False)
+    inputs = np.random.default_rng(0).normal(size=SHAPES[kind])
+    place = Room(torch.device("cpu"), tmp_path / "s", limit_bytes=0 if streamed else 1 << 20)
+    found = []
+    for _ in range(2):
+        np.savez(tmp_path / "a.npz", inputs=inputs, targets=classes)
+        cache = DatasetCache(place.device, directories=(tmp_path,), room=place)
+        found.append(cache.get(described, targets="classes", dtype=torch.float64))
+        inputs[getattr(rows, part)[0]] = 1e6
+    clean, planted = found
+    assert planted.streamed is streamed
+    assert (clean.preprocessing != planted.preprocessing) is (part == "train")
+    assert torch.equal(clean.train.inputs, planted.train.inputs) is (part != "train")
+    if part != "train":
+        assert getattr(planted, part).inputs.abs().max() > 1e5
 
 
 MIXED = dataset("csv", path="t.csv", target="kind", missing="mean")

@@ -136,25 +136,23 @@ def test_one_binary_logit_scores_like_two(name: str) -> None:
     assert metrics.compute(single)[name] == pytest.approx(expected, abs=1e-6)
 
 
+NUMBER_REFERENCES: dict[str, Callable[[Any, Any], float]] = {
+    "mse": sk.mean_squared_error,
+    "rmse": lambda true, p: np.sqrt(sk.mean_squared_error(true, p)),
+    "mae": sk.mean_absolute_error,
+    "r2": sk.r2_score,
+}
+
+
 @pytest.mark.parametrize("columns", [1, 3])
-@pytest.mark.parametrize(
-    ("name", "reference"),
-    [
-        ("mse", sk.mean_squared_error),
-        ("rmse", lambda true, p: np.sqrt(sk.mean_squared_error(true, p))),
-        ("mae", sk.mean_absolute_error),
-        ("r2", sk.r2_score),
-    ],
-)
-def test_number_metric_equals_scikit_learns(
-    name: str, reference: Callable[[Any, Any], float], columns: int
-) -> None:
+@pytest.mark.parametrize("name", NUMBER_REFERENCES)
+def test_number_metric_equals_scikit_learns(name: str, columns: int) -> None:
     generator = torch.Generator().manual_seed(columns)
     targets = torch.randn(ROWS, columns, generator=generator) * 10 + 100
     outputs = targets + torch.randn(LANES, ROWS, columns, generator=generator)
     ours = metric_set([name], numbers=True).compute(Scores(outputs, targets))[name]
     for lane in range(LANES):
-        expected = reference(targets.double().numpy(), outputs[lane].double().numpy())
+        expected = NUMBER_REFERENCES[name](targets.double().numpy(), outputs[lane].double().numpy())
         assert ours[lane] == pytest.approx(expected, rel=1e-10)
 
 
@@ -167,8 +165,8 @@ def test_r2_of_a_constant_target_is_one_or_zero(error: float) -> None:
         assert ours == [sk.r2_score(targets.numpy(), targets.numpy() + error)]
 
 
-def test_every_number_metric_is_tested_above() -> None:
-    assert set(NUMBER_METRICS) == {"mse", "rmse", "mae", "r2"}
+def test_every_number_metric_has_a_reference() -> None:
+    assert set(NUMBER_REFERENCES) == set(NUMBER_METRICS)
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("accuracy", True), ("mse", False)])

@@ -38,10 +38,43 @@ def problem(seed=0):
 
 def train(module, optimizer, batches):
     for rows in batches:
-        optimizers.set_rate(optimizer, 0.05)
+        optimizers.set_rate(optimizer, RATE)
         optimizer.zero_grad()
         module(rows).square().mean().backward()
         optimizer.step()
+
+
+RATE = 0.05
+TORCHS = {
+    ("sgd", "momentum=0.9 weight_decay=0.01"): torch.optim.SGD,
+    ("nesterov", "momentum=0.8"): lambda p, **o: torch.optim.SGD(p, nesterov=True, **o),
+    ("adagrad", "weight_decay=0.01 eps=1e-6"): torch.optim.Adagrad,
+    ("rmsprop", "alpha=0.9 momentum=0.5 weight_decay=0.1 eps=1e-4"): torch.optim.RMSprop,
+    ("adam", "beta1=0.8 beta2=0.95 weight_decay=0.01 eps=1e-4"): torch.optim.Adam,
+    ("adamw", "beta1=0.8 beta2=0.95 weight_decay=0.1 eps=1e-4"): torch.optim.AdamW,
+    ("adadelta", "rho=0.7 eps=1e-4 weight_decay=0.01"): torch.optim.Adadelta,
+    ("nadam", "beta1=0.8 beta2=0.9 momentum_decay=0.1 weight_decay=0.01"): torch.optim.NAdam,
+    ("radam", "beta1=0.8 beta2=0.9 weight_decay=0.01 eps=1e-4"): torch.optim.RAdam,
+}
+
+
+@pytest.mark.parametrize(("kind", "given"), TORCHS)
+def test_an_optimizer_is_torchs_under_its_name(kind, given):
+    options = {name: float(value) for name, value in (one.split("=") for one in given.split())}
+    theirs = dict(options)
+    if "beta1" in theirs:
+        theirs["betas"] = (theirs.pop("beta1"), theirs.pop("beta2"))
+    (ours, batches), (reference, _) = problem(), problem()
+    train(ours, optimizers.build(kind, options, ours.parameters()), batches)
+    train(reference, TORCHS[kind, given](reference.parameters(), lr=RATE, **theirs), batches)
+    close = 1e-6 if kind == "nadam" else 1e-12  # torch has its product of momenta in float32
+    for mine, other in zip(ours.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(mine, other, rtol=close, atol=close)
+
+
+def test_every_optimizer_has_a_reference():
+    by_the_paper = {"lion"}  # which torch has not
+    assert {kind for kind, _ in TORCHS} | by_the_paper == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES + OWN)

@@ -40,43 +40,51 @@ def torchs(
     return rates
 
 
+CASES: list[tuple[dict[str, Any], Callable[[Optimizer], Scheduler], bool]] = [
+    ({"type": "constant"}, lambda o: theirs.ConstantLR(o, 1.0), False),
+    (
+        {"type": "step", "step_size": 3, "gamma": 0.5},
+        lambda o: theirs.StepLR(o, 3, 0.5),
+        False,
+    ),
+    ({"type": "exponential", "gamma": 0.8}, lambda o: theirs.ExponentialLR(o, 0.8), False),
+    (
+        {"type": "inverse_time", "decay_rate": 0.4},
+        lambda o: theirs.LambdaLR(o, lambda e: 1 / (1 + 0.4 * e)),
+        False,
+    ),
+    (
+        {"type": "cosine", "min_factor": 0.1},
+        lambda o: theirs.CosineAnnealingLR(o, TOTAL, eta_min=0.1 * BASE),
+        True,
+    ),
+    (
+        {"type": "one_cycle", "pct_start": 0.4, "div_factor": 10.0, "final_div_factor": 50.0},
+        lambda o: theirs.OneCycleLR(
+            o, BASE, TOTAL, pct_start=0.4, div_factor=10.0, final_div_factor=50.0,
+            cycle_momentum=False,
+        ),
+        True,
+    ),
+    ({"type": "one_cycle"}, lambda o: theirs.OneCycleLR(o, BASE, TOTAL, cycle_momentum=False),
+     True),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("schedule", "make", "per_step"),
-    [
-        ({"type": "constant"}, lambda o: theirs.ConstantLR(o, 1.0), False),
-        (
-            {"type": "step", "step_size": 3, "gamma": 0.5},
-            lambda o: theirs.StepLR(o, 3, 0.5),
-            False,
-        ),
-        ({"type": "exponential", "gamma": 0.8}, lambda o: theirs.ExponentialLR(o, 0.8), False),
-        (
-            {"type": "inverse_time", "decay_rate": 0.4},
-            lambda o: theirs.LambdaLR(o, lambda e: 1 / (1 + 0.4 * e)),
-            False,
-        ),
-        (
-            {"type": "cosine", "min_factor": 0.1},
-            lambda o: theirs.CosineAnnealingLR(o, TOTAL, eta_min=0.1 * BASE),
-            True,
-        ),
-        (
-            {"type": "one_cycle", "pct_start": 0.4, "div_factor": 10.0, "final_div_factor": 50.0},
-            lambda o: theirs.OneCycleLR(
-                o, BASE, TOTAL, pct_start=0.4, div_factor=10.0, final_div_factor=50.0,
-                cycle_momentum=False,
-            ),
-            True,
-        ),
-        ({"type": "one_cycle"}, lambda o: theirs.OneCycleLR(o, BASE, TOTAL, cycle_momentum=False),
-         True),
-    ],
+    CASES,
     ids=lambda value: value["type"] if isinstance(value, dict) else "",
-)  # fmt: skip
+)
 def test_rates_equal_torchs(
     schedule: dict[str, Any], make: Callable[[Optimizer], Scheduler], per_step: bool
 ) -> None:
     np.testing.assert_allclose(ours(schedule), torchs(make, per_step=per_step), rtol=1e-12)
+
+
+def test_every_schedule_has_a_reference() -> None:
+    in_the_engine = {"plateau"}  # it follows the objective: test_engine.py holds it against torch's
+    assert {schedule["type"] for schedule, _, _ in CASES} | in_the_engine == set(CATALOGUED)
 
 
 def test_warm_up_comes_before_the_schedule_like_torchs_sequential() -> None:
