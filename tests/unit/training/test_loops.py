@@ -90,6 +90,8 @@ def test_a_loop_from_its_parameters_to_its_result(tmp_path: Path) -> None:
     assert finished["values"] == [4.0]
     assert {"test_score": 7, "bad": None, "seed": 5}.items() <= finished["record"].items()
     assert len(finished["record"]["source_hash"]) == 12
+    assert finished["record"]["device"] == "cpu"
+    assert {"tuner_service", "torch"} <= set(finished["record"]["versions"])
     assert (tmp_path / "1.log").read_text() == "x is 2.0 2 cpu 5\n"
     assert trials.idle
     json.dumps(finished, allow_nan=False)

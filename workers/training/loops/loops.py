@@ -171,7 +171,7 @@ class LoopTrials:
         process = LoopProcess(order, nursery=self._nursery, log=start["log"], wake=self._wake)
         now = self._clock()
         run = LoopRun(start, spec, process, begun_at=now, heard_at=now, reported_at=now)
-        run.reported, run.values = reported, values
+        run.reported, run.values, run.device = reported, values, self._device
         run.saved_step = start["resume"]
         self._runs[run.trial] = run
         events.append({"kind": "started", "trial": run.trial, "rung": "plain"})

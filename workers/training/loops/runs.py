@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tuner_service.definition.spec import LoopSpec
 from workers.protocol import Event, StopMode, TrialStart
 from workers.training.loops.journal import Journal
 from workers.training.loops.process import LoopProcess
+from workers.training.records import device_name, versions
 
 RUNG_REASON = "a training loop of the operator's own runs in its own process"
 
@@ -47,6 +50,7 @@ class LoopRun:
     source_hash: str | None = None
     peak_bytes: int = 0
     reported_at: float = 0.0
+    device: str = "cpu"
 
     @property
     def trial(self) -> int:
@@ -61,6 +65,8 @@ class LoopRun:
             "peak_memory_bytes": self.peak_bytes or None,
             "seed": self.spec.seed,
             "source_hash": self.source_hash,
+            "device": device_name(torch.device(self.device)),
+            "versions": versions(),
         }
 
     def saved(self) -> int:
