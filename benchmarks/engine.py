@@ -11,7 +11,11 @@ rates spread over 1e-3 to 1e-1, a validation score after every epoch):
 
 They take turns within each round; a figure is the median over rounds of the ratio within a round.
 
-    python -m benchmarks.engine [--rounds 5] [--rows 2x32 2x128 cnn 2x512] [--cuda]
+    python -m benchmarks.engine [--rounds 5] [--rows 2x32 2x128 cnn 2x512]
+    python -m benchmarks.engine --cuda [--rounds 5]
+
+With `--cuda`: the engine in one process against the usual loop in two, and in sixteen that share
+the GPU. The usual loop has its data in memory, and moves each batch to the GPU.
 """
 
 import argparse
@@ -57,6 +61,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
     {"type": "adam"},
 ]
 ROUNDS, QUICK_ROUNDS = 5, 2
+SHARING, SHARING_GOAL = 16, 20.0  # processes that share a GPU
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ ROWS = {
     "cnn": Row("engine, CNN on 8x8 images, batch 16", CNN, 16, 4.0, fast=16),
     "2x512": Row("engine, MLP 2x512, batch 64", _mlp(512), 64, 0.95, against="plain", fast=8),
 }
+
+CUDA_ROW = Row("engine on CUDA, MLP 2x128, batch 64", _mlp(128), 64, 200.0, slow=4, fast=1024)
 
 
 def trial_spec(row: Row, number: int, *, fuse: bool = True) -> TrialSpec:
@@ -211,17 +218,18 @@ def _prepare_loop(row: Row, data: PreparedData, number: int) -> tuple[nn.Module,
 def _usual(row: Row, data: PreparedData, trial: optuna.Trial) -> float:
     module, optimizer = _prepare_loop(row, data, trial.number)
     trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)
-    train = TensorDataset(data.train.inputs, data.train.targets)
-    held_out = TensorDataset(data.validation.inputs, data.validation.targets)
+    device = data.train.inputs.device
+    train = TensorDataset(data.train.inputs.cpu(), data.train.targets.cpu())
+    held_out = TensorDataset(data.validation.inputs.cpu(), data.validation.targets.cpu())
     score = 0.0
     for epoch in range(row.epochs):
         module.train()
         for inputs, targets in DataLoader(train, batch_size=row.batch_size, shuffle=True):
-            _step(module, optimizer, inputs, targets)
+            _step(module, optimizer, inputs.to(device), targets.to(device))
         module.eval()
         with torch.no_grad():
             hits = [
-                (module(inputs).argmax(1) == targets).sum()
+                (module(inputs.to(device)).argmax(1) == targets.to(device)).sum()
                 for inputs, targets in DataLoader(held_out, batch_size=256)
             ]
         score = int(torch.stack(hits).sum()) / len(held_out)
@@ -247,7 +255,7 @@ def _step(module: nn.Module, optimizer: Any, inputs: torch.Tensor, targets: torc
     optimizer.step()
 
 
-# ------------------------------------------------------------------------------- the two processes
+# ----------------------------------------------------------------------------------- the processes
 
 
 def _serve(pipe: Connection, device: str) -> None:
@@ -260,8 +268,8 @@ def _serve(pipe: Connection, device: str) -> None:
         pipe.send(contestants.run(*asked))
 
 
-class Pair:
-    """Two processes that run the same contestant at once."""
+class Crew:
+    """Processes that run the same contestant at once."""
 
     def __init__(self, pipes: list[Connection], directory: Path) -> None:
         self._pipes = pipes
@@ -270,7 +278,7 @@ class Pair:
         self.rungs: dict[str, str] = {}
 
     def rate(self, name: str, row: Row) -> float:
-        """Return the trials per second of both together."""
+        """Return the trials per second of all together."""
         trials = row.fast if name == "engine" else row.slow
         storage = f"sqlite:///{self._directory / str(next(self._studies))}.db"
         if name == "usual":
@@ -285,13 +293,13 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(device: str) -> Iterator[Pair]:
+def crew(device: str, count: int = PROCESSES) -> Iterator[Crew]:
     """Start the processes, and end them."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="bench-engine-") as directory:
         pipes, processes = [], []
-        for _ in range(PROCESSES):
+        for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, device), daemon=False)
             process.start()
@@ -299,7 +307,7 @@ def pair(device: str) -> Iterator[Pair]:
             pipes.append(ours)
             processes.append(process)
         try:
-            yield Pair(pipes, Path(directory))
+            yield Crew(pipes, Path(directory))
         finally:
             for pipe in pipes:
                 with contextlib.suppress(BrokenPipeError):
@@ -308,7 +316,7 @@ def pair(device: str) -> Iterator[Pair]:
                 process.join()
 
 
-def measure(both: Pair, row: Row, *, rounds: int, beside: bool = True) -> Figure:
+def measure(both: Crew, row: Row, *, rounds: int, beside: bool = True) -> Figure:
     """Measure one row; with `beside`, also the contestants that are there for comparison."""
     names = dict.fromkeys(["engine", row.against])
     if beside:
@@ -325,22 +333,45 @@ def measure(both: Pair, row: Row, *, rounds: int, beside: bool = True) -> Figure
     return Figure(row.title, ratio, row.goal, f"x {row.against}", note=rung)
 
 
-def _climb(both: Pair, row: Row) -> None:
+def _climb(crew: Crew, row: Row) -> None:
     """Wait until background compilation is over, by training."""
     deadline = time.monotonic() + 240
-    while "traced" in both.rungs["engine"] and time.monotonic() < deadline:
-        both.rate("engine", row)
+    while "traced" in crew.rungs["engine"] and time.monotonic() < deadline:
+        crew.rate("engine", row)
 
 
-def figures(names: list[str], *, rounds: int, device: str, beside: bool = True) -> list[Figure]:
-    """Measure the named rows."""
-    with pair(device) as both:
+def measure_cuda(row: Row = CUDA_ROW, *, rounds: int) -> list[Figure]:
+    """Measure the engine on a GPU against the usual loop, in two processes and in many."""
+    with crew("cuda", 1) as alone, crew("cuda") as two, crew("cuda", SHARING) as many:
+        contestants: dict[str, Callable[[], float]] = {
+            "engine": partial(alone.rate, "engine", row),
+            "usual": partial(two.rate, "usual", row),
+            "sharing": partial(many.rate, "usual", row),
+        }
+        for run in contestants.values():  # warm: contexts, data, probes, compilations
+            run()
+        _climb(alone, row)
+        results = interleave(contestants, rounds)
+        rung = alone.rungs["engine"]
+    print(f"{row.title}, {row.epochs} epochs, {rounds} rounds:")
+    print("\n".join(describe(results, "trials/s")))
+    usual, sharing = (median_ratio(results, "engine", name) for name in ("usual", "sharing"))
+    title = f"the same against {SHARING} processes that share the GPU"
+    return [
+        Figure(row.title, usual, row.goal, "x usual", note=rung),
+        Figure(title, sharing, SHARING_GOAL, "x", note=rung),
+    ]
+
+
+def figures(names: list[str], *, rounds: int, beside: bool = True) -> list[Figure]:
+    """Measure the named rows, on the CPU."""
+    with crew("cpu") as both:
         return [measure(both, ROWS[name], rounds=rounds, beside=beside) for name in names]
 
 
 def quick() -> list[Figure]:
     """Measure for `make bench`."""
-    return figures(list(ROWS), rounds=QUICK_ROUNDS, device="cpu", beside=False)
+    return figures(list(ROWS), rounds=QUICK_ROUNDS, beside=False)
 
 
 def main() -> None:
@@ -352,8 +383,10 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--cuda", action="store_true")
     arguments = parser.parse_args()
-    device = "cuda" if arguments.cuda else "cpu"
-    report(figures(arguments.rows, rounds=arguments.rounds, device=device))
+    if arguments.cuda:
+        report(measure_cuda(rounds=arguments.rounds))
+    else:
+        report(figures(arguments.rows, rounds=arguments.rounds))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from tests.unit.training import lanes
+from tests.unit.training import builders, lanes
+from workers.training.engine import Engine
 from workers.training.fused import FusedStep
 from workers.training.ladder import Ladder
 from workers.training.runners import Compiled, Traced
@@ -85,6 +86,53 @@ def test_recording_a_graph_leaves_the_state_alone():
     step.put(0, hyper, None)
     lanes.epoch(step, spec, [1], 0)
     assert int(step.take(0)["optimizer/steps"]) == spec.steps
+
+
+@pytest.mark.parametrize("runner", [Traced, Compiled])
+def test_lane_that_diverges_changes_no_bit_of_the_others(runner):
+    spec = on_gpu(lanes.group(MLP, precision="float32"))
+    hypers = [lanes.hyper(seed=s, dropout=0.1) for s in (1, 2, 3)]
+    sane, broken = (FusedStep(spec, 3, runner()) for _ in range(2))
+    healthy = lanes.curve(sane, spec, hypers, 3)
+    for lane, hyper in enumerate(hypers):
+        broken.put(lane, hyper, None)
+    poisoned = broken.take(1)
+    poisoned["parameters/output.bias"][0] = float("nan")
+    broken.put(1, hypers[1], poisoned)
+    losses = torch.stack([lanes.epoch(broken, spec, [1, 2, 3], e) for e in range(3)])
+    assert losses[:, 1].isnan().all()
+    for lane in (0, 2):
+        assert torch.equal(losses[:, lane], healthy[:, lane])
+        assert lanes.same_state(broken.take(lane), sane.take(lane))
+
+
+@pytest.mark.parametrize("network", [MLP, CNN])
+def test_resumed_lane_continues(network):
+    spec = on_gpu(lanes.group(network, shape=(1, 6, 6)))
+    hypers = [lanes.hyper(seed=1, dropout=0.1), lanes.hyper("sgd", {"momentum": 0.9}, seed=2)]
+    straight, resumed = (FusedStep(spec, 2, Traced()) for _ in range(2))
+    lanes.curve(straight, spec, hypers, 2)
+    for lane, hyper in enumerate(hypers):
+        resumed.put(lane, hyper, straight.take(lane))
+    for step in (straight, resumed):
+        lanes.epoch(step, spec, [1, 2], 2)
+    for lane in (0, 1):
+        assert lanes.same_state(resumed.take(lane), straight.take(lane), tolerance=1e-9)
+
+
+def test_out_of_memory_halves_the_group_and_goes_on(tmp_path):
+    wide = builders.mlp(hidden_layers=2, hidden_units=1024)
+    specs = [builders.spec(network=wide, fuse=True, epochs=1, seed=n) for n in range(64)]
+    starts = [builders.start(n, one, folder=tmp_path) for n, one in enumerate(specs)]
+    ladder = Ladder(torch.device("cuda"), compile=False, probe=False)
+    engine = Engine("cuda", steps=ladder)
+    # The small group, of 128 lanes, keeps 1.6 GB of weights and slots.
+    torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.mem_get_info()[1])
+    try:
+        events = builders.run_all(engine, starts)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert {builders.only(events, n, "finished")["rung"] for n in range(64)} == {"traced"}
 
 
 def test_ladder_fuses_on_a_gpu():

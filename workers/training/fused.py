@@ -176,7 +176,9 @@ class FusedStep:
         """Make the program for batches of this many rows, without running it."""
         self._features = self._features | features
         arena = self._active()
-        self._runner.runnable(self._program(rows, arena), arena)
+        # Inductor keeps its code by these settings, too.
+        with torch.no_grad(), precision(self._group.precision, self._group.device):
+            self._runner.runnable(self._program(rows, arena), arena)
 
     def _run(self, steps: int, rows: int) -> None:
         if steps <= 0:

@@ -206,8 +206,14 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
     """Compute in tf32 or bfloat16 inside; what torch did before is put back after."""
-    before = torch.get_float32_matmul_precision()
+    products, convolutions = (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+    )
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = (
+        name == "tf32"
+    )  # of itself torch allows it, unlike in products
     # Without its cache, which would go on with the rounded weights of the first of several steps.
     autocast = torch.autocast(
         device.type, dtype=torch.bfloat16, enabled=name == "bfloat16", cache_enabled=False
@@ -216,7 +222,8 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
         with autocast:
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def _weights(module: nn.Module) -> LaneState:

@@ -79,7 +79,7 @@ def curve(step, spec, hypers, epochs, *, rate=0.01):
     for lane, lane_hyper in enumerate(hypers):
         step.put(lane, lane_hyper, None)
     seeds = [lane_hyper.seed for lane_hyper in hypers]
-    return torch.stack([epoch(step, spec, seeds, e, rate=rate) for e in range(epochs)])
+    return torch.stack([epoch(step, spec, seeds, e, rate=rate) for e in range(epochs)]).cpu()
 
 
 def plain_curve(spec, lane_hyper, epochs, *, rate=0.01):

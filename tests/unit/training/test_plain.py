@@ -13,7 +13,7 @@ from workers.training import networks
 from workers.training.datasets import DatasetCache, PreparedData
 from workers.training.groups import GroupSpec, dtype_of, group_of, hyper_of, without_dropout
 from workers.training.losses import LOSSES
-from workers.training.plain import PlainStep
+from workers.training.plain import PlainStep, precision
 from workers.training.randomness import epoch_order
 from workers.training.step import LaneHyper
 
@@ -161,6 +161,17 @@ def test_dropout_masks_depend_on_the_seed_only() -> None:
         again = float(train(step, one, of_group, range(1))[0])
         assert sums.setdefault(seed, again) == again
     assert sums[1] != sums[2]
+
+
+@pytest.mark.parametrize(("name", "short"), [("float32", False), ("tf32", True)])
+def test_products_and_convolutions_use_the_short_float32_only_where_asked(
+    name: str, short: bool
+) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with precision(name, torch.device("cpu")):
+        assert torch.backends.cudnn.allow_tf32 is short
+        assert torch.get_float32_matmul_precision() == ("high" if short else "highest")
+    assert torch.backends.cudnn.allow_tf32 is before
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
