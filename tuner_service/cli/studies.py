@@ -362,10 +362,13 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", ", ".join(plan["parameters"])),
         ("at once", f"up to {plan['parallel_trials']} trials"),
     ]
-    if plan["fusible"]:
-        lines.append(("fused", f"trials may differ in {', '.join(plan['fusible'])}"))
-    if plan["structural"]:
-        lines.append(("in groups", f"by {', '.join(plan['structural'])}"))
+    free, on_cpu = plan["fusible"], plan["fusible_on_cpu"]
+    if free or on_cpu:
+        lines.append(("fused", f"trials may differ in {', '.join([*free, *on_cpu])}"))
+        if on_cpu:
+            lines.append(("on a GPU", f"they train in groups by {', '.join(on_cpu)}"))
+        if plan["structural"]:
+            lines.append(("in groups", f"by {', '.join(plan['structural'])}"))
     lines += [("note", warning) for warning in plan["warnings"]]
     return lines
 

@@ -2,6 +2,7 @@
 
 from tuner_service.definition.advice import warnings_of
 from tuner_service.definition.catalogue import catalogue_view
+from tuner_service.definition.fusing import fusing
 from tuner_service.definition.grid import grid_count, grid_values
 from tuner_service.definition.limits import Limits
 from tuner_service.definition.loading import load_yaml
@@ -11,7 +12,6 @@ from tuner_service.definition.parse import parse_definition
 from tuner_service.definition.published import study_schema
 from tuner_service.definition.resolve import (
     bindings,
-    fusible,
     most_epochs,
     parallel_trials,
     required_modules,
@@ -65,7 +65,7 @@ __all__ = [
     "Upload",
     "bindings",
     "catalogue_view",
-    "fusible",
+    "fusing",
     "grid_count",
     "grid_values",
     "load_yaml",

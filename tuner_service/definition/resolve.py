@@ -196,23 +196,6 @@ def bindings(definition: StudyDefinition) -> dict[str, Group]:
     return {name: one.group if one else "network" for name, one in bound.items()}
 
 
-def fusible(definition: StudyDefinition) -> tuple[list[str], list[str]]:
-    """Return the searched parameters that may differ within a fused group, and the others."""
-    free = [name for name in definition.parameters if _is_fusible(definition, name)]
-    return free, [name for name in definition.parameters if name not in free]
-
-
-def _is_fusible(definition: StudyDefinition, name: str) -> bool:
-    binding = None if definition.is_loop else _binding(definition, name)
-    if binding is None or not binding.option.fusible:
-        return False
-    parameter = definition.parameters[name]
-    if name == "optimizer" and isinstance(parameter, CategoricalParameter):
-        kinds = KINDS["optimizer"]
-        return all(getattr(kinds[str(kind)], "fusible", False) for kind in parameter.choices)
-    return True
-
-
 def required_modules(definition: StudyDefinition) -> tuple[str, ...]:
     """Return the modules that a worker must have to run the study."""
     network, dataset = definition.network.type, definition.dataset

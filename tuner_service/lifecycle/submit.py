@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tuner_service.definition import (
     StudyDefinition,
-    fusible,
+    fusing,
     parallel_trials,
     space_of,
     total_slots,
@@ -38,14 +38,15 @@ def plan(definition: StudyDefinition, *, settings: Settings) -> Plan:
         DefinitionError: It has more slots than the service allows.
     """
     count = _slot_count(definition, settings)
-    fused, structural = fusible(definition)
+    groups = fusing(definition)
     return Plan(
         slots=count,
         grid_size=count if definition.sampler.type == "grid" else None,
         parallel_trials=parallel_trials(definition),
         parameters=[name for name, _ in space_of(definition).parameters],
-        fusible=fused,
-        structural=structural,
+        fusible=groups.free,
+        fusible_on_cpu=groups.free_on_cpu,
+        structural=groups.splitting,
         warnings=warnings_of(definition),
     )
 

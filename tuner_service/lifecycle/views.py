@@ -152,6 +152,7 @@ class Plan(View):
     Attributes:
         grid_size: Number of grid points; null for other samplers.
         fusible: Parameters that may differ within one fused group.
+        fusible_on_cpu: Further ones that may on a CPU; on a GPU their values split trials.
         structural: Parameters whose values split trials into groups.
     """
 
@@ -160,5 +161,6 @@ class Plan(View):
     parallel_trials: int
     parameters: list[str]
     fusible: list[str]
+    fusible_on_cpu: list[str]
     structural: list[str]
     warnings: list[str]

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tuner_service.definition.catalogue import NATIVE_LIMITS
 from workers.training import native, native_library, networks
 from workers.training.fused import FusedStep, Runner
 from workers.training.groups import GroupSpec, dtype_of, without_dropout
@@ -45,8 +46,6 @@ CPU_ORDER_BYTES = 1 << 30
 GPU_ORDER_SHARE = 0.2  # of the free memory
 ORDER_BYTES = 32  # of a row's place in an epoch: the number itself, and what it is drawn with
 KEPT_ROWS = 2
-# Measured up to here: 1.04 to 100 times the plain step. Larger ones are probed one by one.
-NATIVE_LIMITS = {"hidden_units": 1024, "channels": 64}
 NATIVE_PROBE_LANES = 2
 STREAMED = "the data is streamed: it does not fit the device beside the networks"
 EARLY = "trains plain until tracing its network would pay"
@@ -219,7 +218,8 @@ def _native_library(cache: Path) -> Path | None:
 
 def _moderate(network: Mapping[str, Any]) -> bool:
     """Whether native code pays for the network as it does for any of its type (then no probe)."""
-    return all(int(network.get(name, 0)) <= most for name, most in NATIVE_LIMITS.items())
+    limits = NATIVE_LIMITS[str(network["type"])]
+    return all(int(network.get(name, 0)) <= most for name, most in limits.items())
 
 
 def _declared(group: GroupSpec) -> str | None:

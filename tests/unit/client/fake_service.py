@@ -228,6 +228,7 @@ PLAN = {
     "parallel_trials": 4,
     "parameters": ["learning_rate"],
     "fusible": ["learning_rate"],
+    "fusible_on_cpu": [],
     "structural": [],
     "warnings": [],
 }

@@ -10,6 +10,7 @@ from tuner_service.definition.catalogue import (
     DATASETS,
     LOSSES,
     METRICS,
+    NATIVE_LIMITS,
     NETWORKS,
     OPTIMIZERS,
     SCHEDULES,
@@ -20,7 +21,7 @@ from tuner_service.definition.catalogue import (
 from tuner_service.definition.options import Option, option_fault
 from tuner_service.definition.suggest import did_you_mean, suggestion
 from tuner_service.errors import NotFoundError
-from workers.training import layers, losses, metrics, networks, optimizers, schedules
+from workers.training import layers, losses, metrics, native, networks, optimizers, schedules
 from workers.training.datasets import SOURCES
 
 ENTRIES = [
@@ -90,6 +91,12 @@ def test_fusible_optimizers_and_zero_preserving_activations_are_the_trainers() -
         assert optimizer.fusible is optimizers.OPTIMIZERS[name].fusible
     for name, activation in ACTIVATIONS.items():
         assert activation.zero_at_zero is (name in layers.ZERO_PRESERVING)
+
+
+def test_networks_with_native_code_are_the_trainers() -> None:
+    assert set(NATIVE_LIMITS) == {name for name in NETWORKS if native.suits({"type": name})}
+    for name, limits in NATIVE_LIMITS.items():
+        assert set(limits) <= {option.name for option in NETWORKS[name].options}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -17,7 +17,7 @@ from tests.unit.definition.from_schema import from_schema
 from tuner_service.definition import (
     StudyDefinition,
     bindings,
-    fusible,
+    fusing,
     load_yaml,
     most_epochs,
     parallel_trials,
@@ -113,7 +113,7 @@ def check_works(parsed: StudyDefinition, seed: int) -> None:
     assert total_slots(parsed) >= 1
     assert parallel_trials(parsed) >= 1
     assert most_epochs(parsed) >= 1
-    assert set(bindings(parsed)) == set(parsed.parameters) == {n for part in fusible(parsed)
+    assert set(bindings(parsed)) == set(parsed.parameters) == {n for part in fusing(parsed)
                                                               for n in part}  # fmt: skip
     assert all(warnings_of(parsed))
     params = draw(space_of(parsed), seed=seed, slot=0, fixed={})

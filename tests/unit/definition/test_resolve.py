@@ -8,7 +8,7 @@ from tests.unit.definition.builders import MOMENTUM, OPTIMIZER, choice, definiti
 from tuner_service.definition import (
     StudyDefinition,
     bindings,
-    fusible,
+    fusing,
     most_epochs,
     parallel_trials,
     parse_definition,
@@ -141,10 +141,45 @@ def test_bindings_and_what_may_differ_in_a_group() -> None:
         "seed": "training",
         "optimizer": "optimizer",
     }
-    assert fusible(study) == (
+    assert fusing(study) == (
         ["learning_rate", "schedule", "dropout", "seed", "optimizer"],
-        ["hidden_units", "batch_size", "standardize"],
+        ["hidden_units"],
+        ["batch_size", "standardize"],
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "free_on_cpu", "splitting"),
+    [
+        ({}, ["hidden_units", "norm"], []),
+        ({"resources": {"device": "cuda"}}, [], ["hidden_units", "norm"]),
+        ({"training": {"epochs": 1, "precision": "bfloat16"}}, [], ["hidden_units", "norm"]),
+        ({"training": {"epochs": 1, "optimizer": "lion"}}, [], ["hidden_units", "norm"]),
+        ({"training": {"epochs": 1, "random_flip": 0.5}}, [], ["hidden_units", "norm"]),
+        ({"parameters": {"hidden_units": ints(8, 2048)}}, [], ["hidden_units"]),
+        ({"network": {"type": "gru"}, "parameters": {"hidden_units": ints(8, 32)}}, [],
+         ["hidden_units"]),
+    ],
+)  # fmt: skip
+def test_only_native_code_mixes_networks(
+    changes: dict[str, Any], free_on_cpu: list[str], splitting: list[str]
+) -> None:
+    searched = {"hidden_units": ints(8, 32), "norm": choice("none", "batch")}
+    found = fusing(parsed(**{"parameters": searched, **changes}))
+    assert (found.free_on_cpu, found.splitting) == (free_on_cpu, splitting)
+
+
+def test_on_a_cpu_alone_there_is_no_difference() -> None:
+    searched = {"hidden_units": ints(8, 32), "batch_size": ints(8, 32)}
+    study = parsed(parameters=searched, resources={"device": "cpu"})
+    assert fusing(study) == (["hidden_units"], [], ["batch_size"])
+
+
+def test_nothing_fuses_where_that_is_switched_off() -> None:
+    study = parsed(
+        parameters={"learning_rate": floats(0.1, 0.2)}, training={"epochs": 1, "fuse": False}
+    )
+    assert fusing(study) == ([], [], ["learning_rate"])
 
 
 @pytest.mark.parametrize(
