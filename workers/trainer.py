@@ -200,6 +200,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     # Ctrl-C on a terminal reaches every process of the group; the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # one that a user's code left ticking
     device = pick_device(options.device)
     # Compiled code outlives the trainer, and is shared by all of one data directory.
     compiled = options.data_dir / "compiled"

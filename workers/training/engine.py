@@ -18,6 +18,7 @@ import torch
 from tuner_service.definition.spec import TrialSpec
 from workers.protocol import Event, StopMode, TrialStart
 from workers.training import modules, networks
+from workers.training.containment import Containment
 from workers.training.datasets import DatasetCache, Room
 from workers.training.doubts import Doubts
 from workers.training.failures import failure_of
@@ -87,6 +88,7 @@ class Engine:
         self._own_loops = loops or LoopTrials(device, modules_dir=None, keeper=self._keeper)
         self._folds = Folds(self._keeper.ranks)
         self._doubts = Doubts(ask, self._trains)
+        self._containment = Containment()
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[int, StopMode] = {}
         self._loops: OrderedDict[LoopKey, GroupLoop] = OrderedDict()  # the next turn's first
@@ -151,7 +153,8 @@ class Engine:
         events += self._admit()
         loop = self._next()
         if loop is not None:
-            events += self._ended(loop.turn())
+            with self._containment.contained():
+                events += self._ended(loop.turn())
             self._move(loop.strays(), loop)
         self._forget_idle_loops()
         return [*self._doubts.pass_on(self._joined(events)), *self._doubts.turn()]
@@ -185,8 +188,9 @@ class Engine:
         while self._admissible():
             start = self._waiting.popleft()
             try:
-                run = self._prepare(start)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  one trial's fault, not ours
+                with self._containment.contained():
+                    run = self._prepare(start)
+            except BaseException as error:  # noqa: BLE001  one trial's fault, not ours
                 events.append(_failed(start, failure_of(error, 0)))
                 with printing_to(start["log"]):
                     sys.stderr.write(events[-1]["failure"]["traceback"] or "")
@@ -198,7 +202,8 @@ class Engine:
     def _prepare(self, start: TrialStart) -> Run:
         with printing_to(start["log"]):
             prepared = self._prepared(TrialSpec.model_validate(start["spec"]))
-        spec, data = prepared.spec, prepared.data
+            spec, data = prepared.spec, prepared.data
+            count = self._parameter_count(spec, data.shape, data.outputs)
         run = Run(
             start=start,
             spec=spec,
@@ -206,7 +211,7 @@ class Engine:
             group=prepared.group,
             hyper=hyper_of(spec),
             metrics=prepared.metrics,
-            parameter_count=self._parameter_count(spec, data.shape, data.outputs),
+            parameter_count=count,
             checkpointed_at=self._clock(),
         )
         if start["resume"] is not None:
@@ -225,8 +230,9 @@ class Engine:
     def _trains(self, spec: dict[str, Any]) -> bool:
         """Whether one batch of the trial can be trained."""
         try:
-            one_batch(self._prepared(TrialSpec.model_validate(spec)))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  as in `_admit`
+            with self._containment.contained():
+                one_batch(self._prepared(TrialSpec.model_validate(spec)))
+        except BaseException as error:  # noqa: BLE001  as in `_admit`
             logger.info("a point of the search space cannot be trained: %s", error)
             return False
         return True

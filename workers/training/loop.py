@@ -103,7 +103,7 @@ class GroupLoop:
         with printing_to(self._log()):
             try:
                 self._turn()
-            except (Exception, SystemExit) as error:  # noqa: BLE001  its code may raise anything
+            except BaseException as error:  # noqa: BLE001  its code may raise anything
                 self._break(error)
         return self._drain()
 
@@ -324,7 +324,7 @@ class GroupLoop:
                 scores = self._examiner.examine(seats, [lane])[lane]
             self._emit_stopped(run, scores)
             self._vacate(lane)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  as in `turn`
+        except BaseException as error:  # noqa: BLE001  as in `turn`
             self._fail(lane, run, failure_of(error, run.progress.epoch + 1))
 
     def _emit_stopped(self, run: Run, scores: Mapping[str, float]) -> None:
@@ -402,7 +402,7 @@ class GroupLoop:
             try:
                 seats.unload(lane)
                 run.count_steps()
-            except (Exception, SystemExit):  # noqa: BLE001  the step is broken: nothing to take
+            except BaseException:  # noqa: BLE001  the step is broken: nothing to take
                 run.start_over()
             self.queue.appendleft(run)
 

@@ -1,0 +1,114 @@
+"""Networks that do what they should not: their own trial fails, and no other notices."""
+
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.registries import registries
+from tests.unit.training.builders import of, only, run_all, spec, start
+from workers.protocol import Event
+from workers.training.engine import Engine
+
+__all__ = ["registries"]
+pytestmark = pytest.mark.usefixtures("registries")
+
+MODULE = """
+import os, sys, threading, time
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.line = nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        if self.training:
+            {forward}
+        return self.line(x)
+
+def build(inputs, outputs):
+    {build}
+    return Net(inputs[0], outputs)
+"""
+
+BESIDE = {1: spec(), 3: spec(batch_size=8)}
+
+
+def run_beside(folder: Path, *, place: str, deed: str) -> list[Event]:
+    """Run a trial of the module between two of a built-in network, whose results must not move."""
+    source = MODULE.format(**{"build": "pass", "forward": "pass", place: deed})
+    (folder / "odd.py").write_text(source)
+    odd = spec(network={"type": "odd"}, batch_size=32)
+    starts = [
+        start(1, BESIDE[1], folder=folder),
+        start(2, odd, folder=folder, log=str(folder / "2.log")),
+        start(3, BESIDE[3], folder=folder),
+    ]
+    events = run_all(Engine("cpu", modules_dir=folder), starts)
+    for trial in BESIDE:
+        assert only(events, trial, "finished")["values"] == values_alone(trial)
+    return of(events, 2)
+
+
+@functools.cache
+def values_alone(trial: int) -> Any:
+    events = run_all(Engine("cpu"), [start(trial, BESIDE[trial], folder=Path("unused"))])
+    return only(events, trial, "finished")["values"]
+
+
+RAISES = {
+    "raises": "raise RuntimeError('odd')",
+    "exits": "sys.exit(3)",
+    "interrupts": "raise KeyboardInterrupt('odd')",
+    "base": "raise GeneratorExit('odd')",
+}
+
+
+@pytest.mark.parametrize("place", ["build", "forward"])
+@pytest.mark.parametrize("deed", RAISES.values(), ids=RAISES)
+def test_what_it_raises_is_its_own_failure(tmp_path: Path, place: str, deed: str) -> None:
+    failed = run_beside(tmp_path, place=place, deed=deed)[-1]
+    assert failed["kind"] == "failed"
+    assert failed["failure"]["kind"] == "user_code"
+    assert "odd.py" in failed["failure"]["traceback"]
+    assert "odd.py" in (tmp_path / "2.log").read_text()
+
+
+STATE = {
+    "dtype": "torch.set_default_dtype(torch.float64)",
+    "grad": "torch.set_grad_enabled(False)",
+    "threads": "torch.set_num_threads(3)",
+    "deterministic": "torch.use_deterministic_algorithms(True)",
+    "cwd": "os.chdir('/')",
+    "stdout": "sys.stdout.close()",
+    "descriptor": "os.close(1)",
+    "replaced": "sys.stdout = None",
+    "seed": "torch.manual_seed(1)",
+    "thread": "threading.Thread(target=lambda: time.sleep(0.1), daemon=True).start()",
+}
+
+
+@pytest.mark.parametrize("place", ["build", "forward"])
+@pytest.mark.parametrize("deed", STATE.values(), ids=STATE)
+def test_what_it_does_to_the_process_is_undone(tmp_path: Path, place: str, deed: str) -> None:
+    before = state()
+    run_beside(tmp_path, place=place, deed=deed)
+    assert state() == before
+
+
+def test_a_process_that_it_forks_is_no_second_trainer(tmp_path: Path) -> None:
+    assert run_beside(tmp_path, place="build", deed="os.fork()")[-1]["kind"] == "finished"
+
+
+def state() -> tuple[object, ...]:
+    return (
+        torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(), Path.cwd(), sys.stdout, sys.stdout.closed,
+        os.fstat(1).st_ino,
+    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""What a user's code does to the process as a whole, undone before another trial's turn.
+
+A network runs in the trainer, beside others. What it raises is its own trial's failure; what it
+sets for the whole process (torch's default dtype, gradients, threads, the working directory, a
+closed standard output) would be everybody's.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+
+_STREAMS = (1, 2)  # standard output and error
+
+
+class Containment:
+    """Remembers the process as it is now; `contained` leaves it so."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._kept = [_duplicate(stream) for stream in _STREAMS]
+
+    @contextlib.contextmanager
+    def contained(self) -> Iterator[None]:
+        """Undo afterwards what the code inside sets for the whole process; a fork of it ends."""
+        directory = os.getcwd()
+        dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+        threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        streams = sys.stdout, sys.stderr
+        try:
+            yield
+        finally:
+            if os.getpid() != self._pid:
+                os._exit(0)  # a fork that came out here would be a second trainer
+            if os.getcwd() != directory:
+                os.chdir(directory)
+            if torch.get_default_dtype() is not dtype:
+                torch.set_default_dtype(dtype)
+            if torch.is_grad_enabled() != gradients:
+                torch.set_grad_enabled(gradients)
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            if torch.are_deterministic_algorithms_enabled() != exact:
+                torch.use_deterministic_algorithms(exact)
+            sys.stdout, sys.stderr = streams
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Bring back a standard stream that was closed, before another file takes its number."""
+        for stream, kept in zip(_STREAMS, self._kept, strict=True):
+            if kept is not None and not _is_open(stream):
+                os.dup2(kept, stream)
+        if sys.stdout.closed:
+            sys.stdout = os.fdopen(1, "w", closefd=False)
+        if sys.stderr.closed:
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _duplicate(stream: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.dup(stream)
+    return None
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
