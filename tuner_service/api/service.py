@@ -1,6 +1,7 @@
 """What every request needs, built once per process and handed to the routers."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -8,10 +9,12 @@ from fastapi import Depends, Request
 from tuner_service.api.metrics import Metrics
 from tuner_service.api.rates import Attempts, Rates
 from tuner_service.api.reconciler import Reconciler
+from tuner_service.api.shared_reads import SharedReads
 from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.broker import Ringer
 from tuner_service.datasets import DatasetStore
 from tuner_service.errors import TunerError
+from tuner_service.lifecycle.studies import get_study
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
 
@@ -25,6 +28,7 @@ class Service:
     ringer: Ringer
     reconciler: Reconciler
     waiters: RevisionWaiters
+    reads: SharedReads
     metrics: Metrics
     datasets: DatasetStore
     rates: Rates
@@ -54,6 +58,7 @@ class Service:
             ringer=ringer,
             reconciler=Reconciler(db, ringer, metrics, settings=settings),
             waiters=waiters,
+            reads=SharedReads(partial(get_study, db)),
             metrics=metrics,
             datasets=DatasetStore.of(settings),
             rates=Rates(settings),

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from pydantic import AfterValidator, ValidationError
 from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from tuner_service.api.answers import json_answer, known_revisions, study_answer
@@ -209,10 +208,10 @@ async def get_study(
 ) -> Response:
     """Return one study with its state, progress and best trial; its revision is the `ETag`."""
     known = known_revisions(request)
-    view = await run_in_threadpool(studies.get_study, service.db, study)
+    view = await service.reads.get(study)
     if wait and _waits(view, known if revision is None else {str(revision)}):
         await service.waiters.wait(view.id, view.revision, wait)
-        view = await run_in_threadpool(studies.get_study, service.db, view.id)
+        view = await service.reads.get(view.id)
     if str(view.revision) in known:
         return Response(status_code=304, headers={"ETag": f'"{view.revision}"'})
     return study_answer(view)
