@@ -1,4 +1,4 @@
-.PHONY: setup demo up test check servers test-gpu bench chaos soak
+.PHONY: setup demo up test check audit servers test-gpu bench chaos soak
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -16,6 +16,9 @@ check: setup  ## format, lint, types, layers, known vulnerabilities
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary && $(BIN)/lint-imports > .venv/lint-imports.log || { cat .venv/lint-imports.log; false; }
 	@$(BIN)/python scripts/audit.py .venv
+
+audit: setup  ## known vulnerabilities, or no answer about them, as an error
+	@$(BIN)/python scripts/audit.py --strict .venv
 
 servers:  ## redis-server, postgresql and chromium for the tests, where missing
 	@scripts/install-servers.sh
