@@ -43,6 +43,20 @@ def test_text_becomes_a_feature_per_category(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("constant", [0.1, 100_000.1])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_a_column_constant_in_training_stays_of_its_own_size(
+    tmp_path: Path, constant: float, gaps: bool
+) -> None:
+    """The rounded mean of a constant is not the constant, and the difference no deviation."""
+    rows = [f"{i},{'' if gaps and i % 3 else constant},{'ab'[i % 2]}\n" for i in range(40)]
+    text = "size,flag,kind\n" + "".join(rows)
+    data = table(tmp_path, text, missing="mean", standardize=True)
+    assert data.preprocessing["mean"][1] == constant
+    assert data.preprocessing["deviation"][1] == 1.0
+    assert not data.train.inputs[:, 1].any()
+
+
 def test_numbers_may_be_declared_categories(tmp_path: Path) -> None:
     data = table(tmp_path, missing="drop_rows", categorical=["zone"])
     assert data.preprocessing["encoding"][2]["categories"] == ["0", "1", "2", "3"]

@@ -136,8 +136,10 @@ def _number(values: Array, table: Columns) -> NumberColumn:
         return NumberColumn(None)
     if table.missing == "zero" or not len(present):
         return NumberColumn(0.0)
-    middle = present.mean() if table.missing == "mean" else np.median(present)
-    return NumberColumn(float(middle))
+    if table.missing == "median":
+        return NumberColumn(float(np.median(present)))
+    # As a distance from one of them, so that a constant column is filled with its constant.
+    return NumberColumn(float(present[0] + (present - present[0]).mean()))
 
 
 def _text(values: Array, labels: tuple[str, ...], table: Columns, name: str) -> TextColumn:

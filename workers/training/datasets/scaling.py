@@ -80,9 +80,12 @@ class Scaling:
             return cls(np.zeros(shape), np.full(shape, top))
         count = len(part) * prod(part.shape) // prod(shape)
         total, squares = np.zeros(shape), np.zeros(shape)
+        # The mean as a distance from one of the numbers: of a constant column it is exact, where
+        # a sum of many is rounded and would leave a deviation of about 1e-17.
+        pivot = _one_each(part, axes)
         for _, chunk in part.chunks():
-            total += chunk.sum(axis=axes, dtype=np.float64).reshape(shape)
-        mean = total / count
+            total += (chunk.astype(np.float64) - pivot).sum(axis=axes).reshape(shape)
+        mean = pivot + total / count
         for _, chunk in part.chunks():
             distance = np.square(chunk.astype(np.float64) - mean)
             squares += distance.sum(axis=axes).reshape(shape)
@@ -98,3 +101,10 @@ class Scaling:
         """Return scaled inputs, computed in float64 and rounded once."""
         scaled: Array = ((inputs.astype(np.float64) - self.mean) / self.deviation).astype(dtype)
         return scaled
+
+
+def _one_each(part: Chosen, axes: tuple[int, ...]) -> Array:
+    """Return the first number of each column, feature or channel, in a mean's shape."""
+    _, first = next(Chosen(part.rows, part.index[:1], part.encoder).chunks())
+    kept = tuple(slice(1) if axis in axes else slice(None) for axis in range(1, first.ndim))
+    return np.asarray(first[0][kept], np.float64)
