@@ -6,7 +6,7 @@ trainer's own log.
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,14 +36,15 @@ class TrialLog(io.TextIOBase):
 
     def flush(self) -> None:
         """Bring what was written to the file."""
-        if self._file is not None:
-            self._file.flush()
+        try:
+            if self._file is not None:
+                self._file.flush()
+        except OSError:
+            self._give_up()
 
     def close(self) -> None:
         """Close the file, if there is one."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._let_go()
         super().close()
 
     def _append(self, text: str) -> None:
@@ -53,7 +54,18 @@ class TrialLog(io.TextIOBase):
                 self._file = self._path.open("a", encoding="utf-8", errors="replace")
             self._file.write(text)
         except OSError:
-            self._left = 0
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._left = 0
+        self._let_go()
+
+    def _let_go(self) -> None:
+        file, self._file = self._file, None
+        # To close is to write what waits; where that fails the file is closed all the same.
+        with suppress(OSError):
+            if file is not None:
+                file.close()
 
 
 def _size(path: Path) -> int:

@@ -160,6 +160,20 @@ def test_a_flood_of_output_ends_in_the_log_and_the_trial_goes_on(tmp_path: Path)
     assert 1_000_000 <= (tmp_path / "1.log").stat().st_size < 1_001_000
 
 
+def test_a_full_disk_takes_the_log_and_not_the_trial(tmp_path: Path) -> None:
+    source = """
+import time
+def train(trial):
+    for _ in range(20):
+        print("y", flush=True)
+        time.sleep(0.01)  # each is read, and written, by itself
+    return 1
+"""
+    trials = loops(tmp_path, source)
+    trials.submit(start(tmp_path, log="/dev/full", spec={"parameters": {}}))
+    assert until(trials, ends())[-1]["kind"] == "finished"
+
+
 def test_what_a_loop_leaves_behind_is_ended(tmp_path: Path) -> None:
     source = """
 import os, subprocess

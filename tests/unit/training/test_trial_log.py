@@ -49,6 +49,13 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
         print("lost too")
 
 
+@pytest.mark.parametrize("flush", [False, True])
+def test_a_full_disk_stops_nothing(*, flush: bool) -> None:
+    with printing_to("/dev/full"):
+        print("lost", flush=flush)
+        print("x" * 100_000, flush=flush)  # more than the file's buffer
+
+
 def test_what_is_raised_inside_comes_out(tmp_path: Path) -> None:
     log = tmp_path / "1.log"
 
