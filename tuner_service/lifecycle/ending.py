@@ -10,7 +10,7 @@ from tuner_service.lifecycle.results import Result, write_results
 from tuner_service.lifecycle.tally import Tally
 from tuner_service.lifecycle.views import Failure
 from tuner_service.storage.pipeline import Row
-from tuner_service.storage.schema import epochs, slots, studies, trials
+from tuner_service.storage.schema import epochs, slots, studies, trials, workers
 
 ACTIVE: Final = ("queued", "running")
 FINAL: Final = ("completed", "cancelled", "failed")
@@ -66,9 +66,25 @@ def settle(
     return ended
 
 
-def has_results(connection: Connection, study: Row) -> bool:
-    """Return whether a trial of the study has ended well, or has reported an epoch."""
+def may_succeed(connection: Connection, study: Row, *, worker_id: str) -> bool:
+    """Return whether a trial of the study has ended well or reported, or may do so elsewhere.
+
+    What cannot be trained on one worker may be trained on another machine that has a slot of the
+    study: on a larger device, or with a package that is missing here.
+    """
     if study["slots_done"] > 0:
+        return True
+    me = workers.alias()
+    alike = select(workers.c.id).where(
+        workers.c.host == me.c.host, workers.c.device == me.c.device, me.c.id == worker_id
+    )
+    elsewhere = select(slots.c.id).where(
+        slots.c.study_id == study["id"],
+        slots.c.state == "leased",
+        slots.c.owner != worker_id,
+        slots.c.owner.not_in(alike),
+    )
+    if connection.execute(elsewhere.limit(1)).first() is not None:
         return True
     mine = select(trials.c.trial_id).where(trials.c.study_id == study["id"])
     found = connection.execute(select(epochs.c.step).where(epochs.c.trial_id.in_(mine)).limit(1))

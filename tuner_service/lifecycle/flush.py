@@ -9,7 +9,7 @@ from typing import Final
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.best import keep_best
-from tuner_service.lifecycle.ending import has_results, settle, timed_out
+from tuner_service.lifecycle.ending import may_succeed, settle, timed_out
 from tuner_service.lifecycle.messages import Batch, Fail, Finish, Flushed, HandBack, Lease, Report
 from tuner_service.lifecycle.results import result_of, write_results
 from tuner_service.lifecycle.starts import start_trials
@@ -127,12 +127,13 @@ def _fail(unit: Unit, fails: Sequence[Fail]) -> None:
 
 
 def _note_hopeless(unit: Unit, fails: Sequence[Fail]) -> None:
-    """Find the studies that these failures end; one that has results is not hopeless."""
+    """Find the studies that these failures end: those of which nothing else is to be expected."""
     for f in fails:
         if f.hopeless is None or f.lease.key not in unit.held:
             continue
         study = unit.studies[f.lease.study_id]
-        if not has_results(unit.connection, study):
+        now = unit.tally.moved(study)
+        if not may_succeed(unit.connection, now, worker_id=unit.worker_id):
             unit.hopeless[study["id"]] = f.hopeless
 
 

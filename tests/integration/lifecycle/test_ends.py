@@ -20,6 +20,7 @@ from tuner_service.lifecycle.studies import StudyPatch, cancel, get_study, patch
 from tuner_service.lifecycle.trials import best_trials, coverage, get_trial, list_trials
 from tuner_service.lifecycle.unit import Unit
 from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.workers import register_worker
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies
 
@@ -65,6 +66,48 @@ def test_a_hopeless_failure_ends_the_study_that_has_nothing(
         assert flushed.stop == {second.key: "cancelled"}
         assert (view.progress.failed, view.progress.cancelled) == (1, 3)
     check_invariants(db, settings=SETTINGS)
+
+
+def registered(db: Database, *names: str, host: str = "one") -> None:
+    for name in names:
+        register_worker(
+            db,
+            worker_id=name,
+            host=host,
+            pid=1,
+            queue="cpu",
+            device="cpu",
+            version="0",
+            lanes=8,
+        )
+
+
+@pytest.mark.parametrize(("host", "state"), [("one", "failed"), ("another", "running")])
+def test_what_cannot_be_trained_here_may_be_trained_on_another_machine(
+    db: Database, hand: Hand, host: str, state: str
+) -> None:
+    registered(db, hand.name)
+    registered(db, "other", host=host)
+    other = Hand(db, "other")
+    study = submitted(db, budget={"trials": 4, "max_failures": 4})
+    lease, trial = hand.claim_and_start()
+    other.claim_and_start()
+    failure = Failure(kind="user_code", message="ModuleNotFoundError: no")
+    hand.flush(fails=[Fail(lease, trial, failure, blamed=True, retry=False, hopeless="no")])
+    assert get_study(db, study.id).state == state
+
+
+def test_a_result_in_the_same_flush_is_hope(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 4, "max_failures": 4})
+    good, bad = hand.claim(2).leases
+    trials = hand.start(good), hand.start(bad)
+    failure = Failure(kind="user_code", message="TypeError: no")
+    hand.flush(
+        finishes=[Finish(good, trials[0], "COMPLETE", (0.9,), {})],
+        fails=[Fail(bad, trials[1], failure, blamed=True, retry=False, hopeless="no")],
+    )
+    view = get_study(db, study.id)
+    assert (view.state, view.progress.done, view.progress.failed) == ("running", 1, 1)
 
 
 def test_a_zombies_word_ends_no_study(db: Database, hand: Hand) -> None:
