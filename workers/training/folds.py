@@ -207,7 +207,7 @@ def _checkpoint(trial: _Trial, event: Event) -> list[Event]:
 
 
 def _reports(trial: _Trial) -> list[Event]:
-    """Return the epochs that every fold has trained by now; one that ended stays at its last."""
+    """Return the epochs that every fold has trained by now; one that finished stays at its last."""
     told: list[Event] = []
     while True:
         step = trial.told + 1
@@ -228,15 +228,16 @@ def _reports(trial: _Trial) -> list[Event]:
 
 def _at(trial: _Trial, run: int, step: int) -> Event | None:
     reports = trial.reports.get(run, {})
-    if step in reports or run not in trial.ended:
+    ended = trial.ended.get(run)
+    if step in reports or ended is None or ended["kind"] != "finished":
         return reports.get(step)
     if reports:
         return reports[max(reports)]
-    values = trial.ended[run].get("values")  # it came in with nothing left to train
+    values = ended.get("values")  # it came in with nothing left to train
     if not values:
         return None
     own = dict(zip(trial.keys, values, strict=True))
-    return {**trial.ended[run], "step": 0, "value": values[0], "record": own}
+    return {**ended, "step": 0, "value": values[0], "record": own}
 
 
 def _epoch_record(step: int, records: Sequence[Record], keys: Sequence[str]) -> dict[str, Any]:

@@ -182,6 +182,23 @@ def test_a_handed_back_trial_goes_on_and_ends_as_if_never_stopped(tmp_path: Path
     assert only(again, 1, "finished")["record"]["resumed_from"] == 3
 
 
+@pytest.mark.parametrize("mode", ["timeout", "cancel", "prune"])
+def test_a_stopped_trial_reports_no_epoch_that_a_fold_did_not_train(
+    tmp_path: Path, mode: str
+) -> None:
+    """The first fold is through when the others, at their first epoch, are stopped."""
+    model = tmp_path / "model.safetensors"
+    engine = Engine("cpu", threads=1)
+    engine.submit(start(1, folded(epochs=2), folder=tmp_path, model=str(model), keep_models=1))
+    heard: list[Event] = []
+    while not list(tmp_path.glob("model.safetensors.fold*")):
+        heard += engine.advance()
+    engine.stop(1, mode)
+    heard += run_all(engine)
+    assert [e["step"] for e in of(heard, 1, "report")] == [1]
+    assert only(heard, 1, "stopped")["step"] == 1
+
+
 def test_the_best_trials_keep_the_model_of_the_fold_nearest_to_the_mean(tmp_path: Path) -> None:
     good = folded(epochs=8)
     bad = folded(epochs=1, optimizer={"type": "adam", "learning_rate": 1e-9})
