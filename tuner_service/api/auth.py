@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuner_service.api.problems import problem, problem_of
+from tuner_service.api.rates import origin_of
 from tuner_service.api.service import Service, ServiceDep
 from tuner_service.errors import (
     AuthenticationError,
@@ -26,13 +27,7 @@ from tuner_service.errors import (
     SettingsError,
     UnavailableError,
 )
-from tuner_service.lifecycle.keys import (
-    SCOPES,
-    KeyView,
-    has_valid_key,
-    keep_settings_key,
-    verify_key,
-)
+from tuner_service.lifecycle.keys import SCOPES, has_valid_key, keep_settings_key
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 
@@ -97,22 +92,15 @@ def _caller(service: Service, secret: str | None, address: str) -> Caller:
                 "This needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             )
         return Caller("", SCOPES)
-    key = _verified(service, secret, address)
+    key = service.attempts.verify(address, secret)
     if key is None:
         raise AuthenticationError("This API key is unknown, revoked or past its end")
     return Caller(key.id, key.scopes)
 
 
-def _verified(service: Service, secret: str, address: str) -> KeyView | None:
-    service.attempts.admit(address, secret)
-    key = verify_key(service.db, secret)
-    service.attempts.note(address, secret, valid=key is not None)
-    return key
-
-
 def _address(scope: Scope) -> str:
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    return origin_of(client[0] if client else None)
 
 
 def _given_key(headers: Headers) -> str | None:
@@ -161,7 +149,7 @@ class BasicAuth:
         )
 
     def _is_valid(self, secret: str, address: str) -> bool:
-        key = _verified(self._service, secret, address)
+        key = self._service.attempts.verify(address, secret)
         if key is not None:
             self._service.rates.take(key.id)
         return key is not None

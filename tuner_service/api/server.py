@@ -87,6 +87,7 @@ class ApiServer(uvicorn.Server):
                 log_level="warning",  # its "Shutting down" comes from a logger named "error"
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # else whoever is on this machine could name any address
                 timeout_graceful_shutdown=max(1, int(settings.grace_seconds / 2)),
             )
         )

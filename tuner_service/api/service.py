@@ -14,6 +14,7 @@ from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.broker import Ringer
 from tuner_service.datasets import DatasetStore
 from tuner_service.errors import TunerError
+from tuner_service.lifecycle.keys import valid_hashes, verify_key
 from tuner_service.lifecycle.studies import get_study
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
@@ -62,7 +63,7 @@ class Service:
             metrics=metrics,
             datasets=DatasetStore.of(settings),
             rates=Rates(settings),
-            attempts=Attempts(),
+            attempts=Attempts(partial(verify_key, db), partial(valid_hashes, db)),
         )
 
 

@@ -59,7 +59,7 @@ def create_key(
             insert(api_keys).values(
                 id=key_id,
                 name=name,
-                hash=_hash(secret),
+                hash=hash_of(secret),
                 scopes=sorted(scopes),
                 created_at=now,
                 expires_at=None if expires_seconds is None else now + expires_seconds,
@@ -78,7 +78,7 @@ def keep_settings_key(db: Database, secret: str) -> None:
         raise InputError(
             f"TUNER_API_KEY needs at least {SHORTEST_SECRET} characters, but has {len(secret)}"
         )
-    values = {"hash": _hash(secret), "revoked_at": None}
+    values = {"hash": hash_of(secret), "revoked_at": None}
     with db.write() as connection:
         changed = connection.execute(
             update(api_keys).where(api_keys.c.id == SETTINGS_KEY_ID).values(values)
@@ -97,7 +97,7 @@ def keep_settings_key(db: Database, secret: str) -> None:
 
 def verify_key(db: Database, secret: str) -> KeyView | None:
     """Return the key a secret belongs to; None if it is unknown, revoked or past its end."""
-    digest = _hash(secret)
+    digest = hash_of(secret)
     with db.read() as connection:
         now = db.now(connection)
         row = (
@@ -117,9 +117,14 @@ def list_keys(db: Database) -> list[KeyView]:
 
 def has_valid_key(db: Database) -> bool:
     """Return whether any key would be let in."""
+    return bool(valid_hashes(db))
+
+
+def valid_hashes(db: Database) -> frozenset[str]:
+    """Return the hashes of the keys that would be let in."""
     with db.read() as connection:
         now = db.now(connection)
-        return any(_valid(row, now) for row in _all(connection))
+        return frozenset(row["hash"] for row in _all(connection) if _valid(row, now))
 
 
 def revoke_key(db: Database, key_id: str) -> None:
@@ -150,7 +155,8 @@ def _check(name: str, scopes: Collection[str], expires_seconds: float | None) ->
         raise InputError(f"a key's end must lie in the future, but got {expires_seconds:g} s")
 
 
-def _hash(secret: str) -> str:
+def hash_of(secret: str) -> str:
+    """Return what is stored of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

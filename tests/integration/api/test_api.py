@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from tests.integration.api.conftest import served
 from tuner_service.api import rates
 from tuner_service.api.app import create_app
 from tuner_service.api.server import prepare
@@ -302,7 +304,6 @@ def test_guessing_keys_is_slowed_down_and_shuts_nobody_out(
     db.close()
     right = {"X-API-Key": secret}
     with TestClient(create_app(open_settings), raise_server_exceptions=False) as client:
-        assert client.get("/v1/studies", headers=right).status_code == 200
         guesses = [
             client.get("/v1/studies", headers={"Authorization": f"Bearer guess-{number}"})
             for number in range(25)
@@ -312,6 +313,17 @@ def test_guessing_keys_is_slowed_down_and_shuts_nobody_out(
         assert client.get("/dashboard", auth=("any", "guess")).status_code == 429
         assert client.get("/v1/studies", headers=right).status_code == 200
         assert client.get("/dashboard", auth=("any", secret)).status_code == 200
+
+
+def test_who_guesses_cannot_name_another_address(
+    open_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "WRONG_KEYS_PER_SECOND", 1e-3)  # however slow this machine is
+    with served(open_settings) as url, httpx2.Client(base_url=url) as client:
+        for number in range(21):
+            headers = {"X-API-Key": "guess", "X-Forwarded-For": f"192.0.2.{number}"}
+            status = client.get("/v1/studies", headers=headers).status_code
+    assert status == 429
 
 
 def test_a_keys_limits(open_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

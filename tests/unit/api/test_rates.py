@@ -1,9 +1,22 @@
 """How often a key may ask, and how often wrong ones may be tried."""
 
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from datetime import UTC, datetime
+
 import pytest
 
-from tuner_service.api.rates import MOST_BUCKETS, WRONG_KEYS_AT_ONCE, Attempts, Rates
-from tuner_service.errors import RateError
+from tuner_service.api.rates import (
+    MOST_BUCKETS,
+    RELOAD_SECONDS,
+    WRONG_KEYS_AT_ONCE,
+    Attempts,
+    Rates,
+    origin_of,
+)
+from tuner_service.errors import RateError, UnavailableError
+from tuner_service.lifecycle.keys import KeyView, hash_of
 from tuner_service.settings import Settings
 
 
@@ -58,39 +71,110 @@ def test_old_buckets_are_forgotten() -> None:
     assert len(rates._buckets) == MOST_BUCKETS
 
 
-def try_wrong_keys(attempts: Attempts, address: str, count: int) -> int:
-    """Return how many of so many wrong keys are looked up."""
-    looked_up = 0
-    for number in range(count):
-        try:
-            attempts.admit(address, f"wrong-{number}")
-        except RateError:
-            continue
-        attempts.note(address, f"wrong-{number}", valid=False)
-        looked_up += 1
-    return looked_up
+RIGHT = KeyView(
+    id="right", name="", scopes=("read",), created_at=datetime.now(UTC), expires_at=None,
+    revoked_at=None,
+)  # fmt: skip
+
+
+class Keys:
+    """The keys there are, and what was asked of them."""
+
+    def __init__(self, *valid: str) -> None:
+        self.valid = set(valid)
+        self.looked_up = 0
+        self.read = 0
+        self.clock = Clock()
+        self.attempts = Attempts(self.verify, self.hashes, self.clock)
+
+    def verify(self, secret: str) -> KeyView | None:
+        self.looked_up += 1
+        return RIGHT if secret in self.valid else None
+
+    def hashes(self) -> set[str]:
+        self.read += 1
+        return {hash_of(secret) for secret in self.valid}
+
+    def guess(self, address: str, count: int) -> int:
+        """Return how many of so many wrong keys are looked up."""
+        before = self.looked_up
+        for number in range(count):
+            with suppress(RateError):
+                assert self.attempts.verify(address, f"wrong-{number}") is None
+        return self.looked_up - before
 
 
 def test_wrong_keys_are_refused_by_address_before_they_are_looked_up() -> None:
-    clock = Clock()
-    attempts = Attempts(clock)
-    assert try_wrong_keys(attempts, "a", 100) == WRONG_KEYS_AT_ONCE
-    assert try_wrong_keys(attempts, "b", 5) == 5, "one address is not another"
+    keys = Keys()
+    assert keys.guess("a", 100) == WRONG_KEYS_AT_ONCE
+    assert keys.guess("b", 5) == 5, "one address is not another"
     with pytest.raises(RateError, match="wrong API keys") as refused:
-        attempts.admit("a", "right, but never seen")
+        keys.attempts.verify("a", "wrong")
     assert refused.value.retry_after == 1
-    clock.now += 3.0
-    assert try_wrong_keys(attempts, "a", 100) == 3
+    assert keys.read == 1, "refusing asks the database at most once a second"
+    keys.clock.now += 3.0
+    assert keys.guess("a", 100) == 3
 
 
-def test_wrong_keys_do_not_lock_out_those_who_were_let_in_before() -> None:
-    attempts = Attempts(Clock())
-    attempts.admit("proxy", "right")
-    attempts.note("proxy", "right", valid=True)
-    try_wrong_keys(attempts, "proxy", 100)
+def test_wrong_keys_do_not_lock_out_right_ones_that_were_never_seen() -> None:
+    keys = Keys("right")
+    keys.guess("proxy", 100)
     for _ in range(100):
-        attempts.admit("proxy", "right")
-        attempts.note("proxy", "right", valid=True)
-    attempts.note("proxy", "right", valid=False)  # revoked
+        assert keys.attempts.verify("proxy", "right") == RIGHT
+    keys.valid.add("made just now")
+    keys.valid.remove("right")
+    keys.clock.now += RELOAD_SECONDS
+    keys.guess("proxy", 1)
+    assert keys.attempts.verify("proxy", "made just now") == RIGHT
     with pytest.raises(RateError):
-        attempts.admit("proxy", "right")
+        keys.attempts.verify("proxy", "right")
+
+
+def test_right_keys_and_lookups_that_fail_count_for_nothing() -> None:
+    keys = Keys("right")
+    keys.guess("a", 19)
+    for _ in range(100):
+        assert keys.attempts.verify("a", "right") == RIGHT
+    assert keys.guess("a", 100) == 1
+
+    def fails(_: str) -> KeyView | None:
+        raise UnavailableError
+
+    failing = Attempts(fails, keys.hashes, keys.clock)
+    for _ in range(100):
+        with pytest.raises(UnavailableError):
+            failing.verify("a", "any")
+
+
+def test_wrong_keys_that_come_at_once_are_counted_before_they_are_looked_up() -> None:
+    begun, go = [], threading.Event()
+
+    def verify(secret: str) -> KeyView | None:
+        begun.append(secret)
+        go.wait(60.0)
+        return None
+
+    attempts = Attempts(verify, set, Clock())
+    with ThreadPoolExecutor(30) as pool:
+        answers = [pool.submit(attempts.verify, "a", f"wrong-{number}") for number in range(30)]
+        done, _ = wait(answers, timeout=60.0, return_when=FIRST_EXCEPTION)
+        go.set()
+    assert done, "those beyond the limit were let in while others were being looked up"
+    assert len(begun) == WRONG_KEYS_AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("unix:", "?"),
+        (None, "?"),
+    ],
+)
+def test_an_ipv6_network_is_one_caller(host: str | None, origin: str) -> None:
+    assert origin_of(host) == origin
