@@ -20,7 +20,7 @@ from tuner_service import __version__
 from tuner_service.errors import SettingsError, TunerError, UnavailableError
 from tuner_service.lifecycle.keys import has_valid_key, keep_settings_key
 from tuner_service.lifecycle.workers import list_workers
-from tuner_service.local.household import POLL_SECONDS, Child, Household, Say
+from tuner_service.local.household import POLL_SECONDS, Child, Household, Say, aside_of
 from tuner_service.local.machine import default_workers, free_port, only_one, visible_gpus
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
@@ -206,6 +206,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _fresh(log: Path) -> Path:
+    aside_of(log).unlink(missing_ok=True)
     log.write_bytes(b"")
     log.chmod(0o600)
     return log

@@ -26,6 +26,7 @@ STEADY_SECONDS = 60.0  # a child that lived this long starts with the first paus
 POLL_SECONDS = 0.1
 ORPHAN_SECONDS = 1.0  # a trainer notices the end of its worker, unless it is still starting
 TAIL_LINES = 15
+TAIL_BYTES = 64 << 10
 LOG_BYTES = 64 << 20  # of one child's log; as much again is kept beside it
 
 
@@ -95,7 +96,7 @@ class Child:
         with contextlib.suppress(OSError):  # a full disk: the log can be cut, if not kept
             if self.log.stat().st_size <= LOG_BYTES:
                 return
-            aside = self.log.with_name(f"{self.log.name}.1")
+            aside = aside_of(self.log)
             try:
                 aside.unlink(missing_ok=True)
                 shutil.copy(self.log, aside)
@@ -103,9 +104,23 @@ class Child:
                 os.truncate(self.log, 0)
 
     def tail(self, lines: int = TAIL_LINES) -> str:
-        """Return the end of its log."""
-        log = self.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
-        return "\n".join(f"    {line}" for line in log[-lines:])
+        """Return the end of its log, or of the one before where it has just begun anew."""
+        text = _end_of(self.log) or _end_of(aside_of(self.log))
+        return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+
+
+def aside_of(log: Path) -> Path:
+    """Return where a full log is kept."""
+    return log.with_name(f"{log.name}.1")
+
+
+def _end_of(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return file.read(TAIL_BYTES).decode("utf-8", errors="replace").rstrip()
+    except FileNotFoundError:
+        return ""
 
 
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:

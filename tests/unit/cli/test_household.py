@@ -15,7 +15,7 @@ import pytest
 from tuner_service import local
 from tuner_service.errors import SettingsError
 from tuner_service.local import household as household_module
-from tuner_service.local.household import Child, Household
+from tuner_service.local.household import Child, Household, aside_of
 from tuner_service.local.machine import default_workers, free_port, only_one, visible_gpus
 from tuner_service.settings import Settings
 
@@ -243,3 +243,30 @@ def test_a_full_log_is_set_aside_and_the_child_writes_on(
         assert aside.stat().st_mode & 0o777 == 0o600
         until(lambda: "later" in child.log.read_text())
     assert child.log.read_bytes().startswith(b"later")  # no hole of zeros before it
+
+
+def test_the_end_of_a_log_is_read_alone(home: Callable[..., Household]) -> None:
+    (child,) = home(DIES).children
+    with child.log.open("wb") as log:
+        log.truncate(1 << 40)  # more than could be read whole
+        log.seek(0, os.SEEK_END)
+        log.write(b"\nfirst\nl\xc3\xa4st\n")
+    assert child.tail(2) == "    first\n    l\u00e4st"
+
+
+def test_the_words_before_a_turn_are_found(home: Callable[..., Household]) -> None:
+    (child,) = home(DIES).children
+    aside_of(child.log).write_text("why I died\n")
+    child.log.write_text("")
+    assert child.tail() == "    why I died"
+    child.log.write_text("later\n")
+    assert child.tail() == "    later"
+
+
+def test_a_service_that_starts_keeps_no_log_of_the_one_before(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    log.write_text("old")
+    aside_of(log).write_text("older")
+    local._fresh(log)
+    assert [path.name for path in tmp_path.iterdir()] == ["api.log"]
+    assert log.read_text() == ""
