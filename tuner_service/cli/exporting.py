@@ -1,5 +1,7 @@
 """`tuner model --export`: the model as one program, made by its own `export.py` in a process."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,19 +18,33 @@ class ExportFailedError(TunerError):
 def export(directory: Path) -> Path:
     """Export the model in a directory, and return the program's file.
 
+    This runs code that came from the service: without this process's `TUNER_…` variables, which
+    may hold an API key.
+
     Raises:
         ExportFailedError: It cannot be exported; the rest of the model is as it was.
     """
-    script = directory / "export.py"
+    program, script = directory / "model.pt2", directory / "export.py"
+    program.unlink(missing_ok=True)  # of another model's weights
     if not script.exists():
         raise ExportFailedError(
             f"{directory} is complete but for model.pt2: only a training loop knows its network; "
             "export it there"
         )
     done = subprocess.run(  # noqa: S603  # what --export asks for
-        [sys.executable, str(script)], capture_output=True, text=True, check=False
+        [sys.executable, str(script)],
+        env={name: value for name, value in os.environ.items() if not name.startswith("TUNER_")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
-        said = done.stderr.strip().rpartition("\n")[2]
+        said = done.stderr.strip().rpartition("\n")[2] or _how_it_ended(done.returncode)
         raise ExportFailedError(f"{directory} is complete but for model.pt2: {said}")
-    return directory / "model.pt2"
+    return program
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"export.py was killed by {signal.Signals(-code).name}"
+    return f"export.py ended with exit code {code}"

@@ -1,5 +1,6 @@
 """A model as one program: what it gives, and what is said where there can be none."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -63,6 +64,31 @@ def test_the_program_gives_the_models_scores(
         with torch.no_grad():
             scores = program(torch.from_numpy(rows[:count])).numpy()
         np.testing.assert_allclose(scores, one.scores(rows[:count]), rtol=1e-5, atol=1e-6)
+
+
+def test_encoded_rows_are_what_the_program_of_a_table_takes(tmp_path: Path) -> None:
+    columns: list[dict[str, Any]] = [
+        {"kind": "one_hot", "categories": ["a", "b"], "fill": None},
+        {"kind": "number", "fill": None},
+    ]
+    one = dataclasses.replace(model({"type": "mlp"}, (3,), 3), encoding=columns)
+    export.export(one, tmp_path / "model.pt2")
+    rows = np.array([["a", "1"], ["b", "2.5"]], dtype=object)
+    encoded = torch.from_numpy(predict.encode(rows, columns).astype(np.float32))
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    np.testing.assert_allclose(
+        program(encoded).detach().numpy(), one.scores(rows), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_program_is_checked_against_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = export.Whole.forward
+    monkeypatch.setattr(export.Whole, "forward", lambda self, rows: forward(self, rows + 1.0))
+    with pytest.raises(ValueError, match="gives other numbers"):
+        export.export(model({"type": "mlp"}, (4,), 3), tmp_path / "model.pt2")
+    assert not (tmp_path / "model.pt2").exists()
 
 
 class Fixed(nn.Module):
