@@ -156,8 +156,10 @@ class PostgresServer:
         while self.process is not None and time.monotonic() < deadline:
             if self.process.poll() is not None:
                 self.start()
-            elif self._answers():
-                return
+            else:
+                with contextlib.suppress(RuntimeError):  # it has ended since we looked
+                    if self._answers():
+                        return
             time.sleep(0.1)
         raise TimeoutError((self.directory / "server.log").read_text()[-2000:])
 

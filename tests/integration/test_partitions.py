@@ -25,7 +25,7 @@ def network(postgres: PostgresServer) -> Iterator[Proxy]:
 def far_db(
     network: Proxy, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    monkeypatch.setattr(database, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(database, "ANSWER_SECONDS", 2.0)
     monkeypatch.setattr(database, "CONNECT_SECONDS", 1)
     url = make_url(postgres_url).set(port=network.port).render_as_string(hide_password=False)
     with contextlib.closing(Database.open(url)) as db:

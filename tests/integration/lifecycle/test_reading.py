@@ -1,5 +1,6 @@
 """Reading: pages in every order, filters, tags, references, and what costs what."""
 
+import math
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ from tuner_service.lifecycle.messages import Finish, Report
 from tuner_service.lifecycle.studies import get_study, list_studies, pause, revisions
 from tuner_service.lifecycle.submit import plan, submit
 from tuner_service.lifecycle.trials import get_trial, list_trials
-from tuner_service.storage import Database
+from tuner_service.storage import Database, pipeline
 
 VALUES = [0.5, None, 0.9, 0.5, 0.1, None, 0.7]
 
@@ -209,6 +210,7 @@ def test_a_flush_of_reports_waits_for_postgresql_twice(
     submitted(db)
     leases = hand.claim(3).leases
     started = hand.flush(starts=hand.starts(leases)).started
+    monkeypatch.setattr(pipeline, "IDLE_BEFORE_PING_SECONDS", math.inf)
     waits = []
     for name, module in (("sync", psycopg.Pipeline), ("commit", psycopg.Connection)):
         original = getattr(module, name)
