@@ -25,7 +25,7 @@ from sqlalchemy import (
     make_url,
     select,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tuner_service.errors import SchemaVersionError, SettingsError, UnavailableError
@@ -109,7 +109,7 @@ class Database:
             UnavailableError: The database cannot be reached, is full, or was locked too long. The
                 transaction may have been committed if the connection broke during the commit.
         """
-        with _translated(), self._writer.begin() as connection:
+        with _translated(), _connect(self._writer) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -119,7 +119,7 @@ class Database:
         Raises:
             UnavailableError: The database cannot be reached.
         """
-        with _translated(), self._reader.begin() as connection:
+        with _translated(), _connect(self._reader) as connection, connection.begin():
             yield connection
 
     def now(self, connection: Connection) -> float:
@@ -229,6 +229,13 @@ def _postgres_engine(url: str) -> Engine:
 
     use_pipelines(engine)
     return engine
+
+
+def _connect(engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except InvalidRequestError as error:  # the pool's last attempt, too, was given a dead one
+        raise UnavailableError("the database cuts connections as soon as they are made") from error
 
 
 @contextmanager

@@ -23,9 +23,28 @@ TCP = {
 
 
 class PatientConnection(psycopg.Connection[Any]):
-    """Gives the server up, and closes itself, after `answer_seconds` of silence."""
+    """Gives the server up, and closes itself, after `answer_seconds` of silence.
+
+    Attributes:
+        spoilt: A commit failed. psycopg notes a statement as prepared when it sends it; one that
+            the server skipped after an error is noted all the same, and psycopg forgets its notes
+            at a rollback only. Whoever owns the connection should close it.
+    """
 
     answer_seconds = 30.0
+    spoilt = False
+
+    def commit(self) -> None:
+        """Commit.
+
+        Raises:
+            psycopg.Error: It failed, or a statement before it; the connection is `spoilt`.
+        """
+        try:
+            super().commit()
+        except BaseException:
+            self.spoilt = True  # and not closed: to SQLAlchemy that would be a disconnect
+            raise
 
     def wait(
         self, gen: Generator[Any, Any, Answer], *args: Any, **more: Any

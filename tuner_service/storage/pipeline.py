@@ -2,9 +2,10 @@
 
 A flush is a dozen statements, and to wait for each answer costs more than most of them. So every
 connection is in psycopg's pipeline mode for as long as it lives. A statement executed with
-`DEFERRED` is sent and not waited for; the next one that is not, or the commit, waits for all, and
-raises the first error among them. Nothing is committed after an error: the transaction has failed
-by then. SQLite has no round trips, and takes the same calls one by one.
+`DEFERRED` is sent and not waited for; the next one that is not, or the commit, waits for all. The
+first error among them is raised there, or by a statement in between that happens to read it.
+Nothing is committed after an error: the transaction has failed by then. SQLite has no round trips,
+and takes the same calls one by one.
 """
 
 import contextlib
@@ -20,6 +21,8 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+
+from tuner_service.storage.patient import PatientConnection
 
 Row = Mapping[Any, Any]
 
@@ -104,6 +107,7 @@ def use_pipelines(engine: Engine) -> None:
         context = raw.pipeline()
         record.info["pipeline"] = context.__enter__()
         record.info["pipeline_context"] = context  # it ends with its last reference
+        record.info["used_at"] = time.monotonic()  # it has just answered
 
     @event.listens_for(engine, "close")
     def leave(raw: psycopg.Connection[Any], record: Any) -> None:
@@ -123,9 +127,11 @@ def use_pipelines(engine: Engine) -> None:
             raise InvalidatePoolError from error
 
     @event.listens_for(engine, "reset")
-    def reset(raw: psycopg.Connection[Any], record: Any, _state: object) -> None:
+    def reset(raw: PatientConnection, record: Any, _state: object) -> None:
         record.info["used_at"] = time.monotonic()
-        if raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        if raw.closed or raw.spoilt:
+            record.invalidate()
+        elif raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             raw.rollback()
 
     @event.listens_for(engine, "begin")
@@ -143,10 +149,13 @@ def use_pipelines(engine: Engine) -> None:
 
     @event.listens_for(engine, "rollback")
     def drain(connection: Connection) -> None:
-        # Or else psycopg's rollback would raise what became of the statements after an error.
+        # psycopg's rollback would raise what became of the statements after an error, and one Sync
+        # that raises may leave more of it unread.
         if not connection.invalidated:
-            with contextlib.suppress(psycopg.Error):
-                _wait(connection)
+            raw, pipeline = _raw(connection), connection.info["pipeline"]
+            while pipeline.result_queue and not raw.closed:
+                with contextlib.suppress(psycopg.Error):
+                    pipeline.sync()
 
 
 def _raw(connection: Connection) -> psycopg.Connection[Any]:

@@ -3,10 +3,12 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import generators
 from sqlalchemy import Connection, bindparam, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
@@ -20,6 +22,10 @@ from tuner_service.storage.schema import api_keys
 IDS = select(api_keys.c.id).order_by(api_keys.c.id)
 LOCKED = select(api_keys.c.name).where(api_keys.c.id == bindparam("id")).with_for_update()
 NAMES = select(api_keys.c.name).where(api_keys.c.id == bindparam("id"))
+
+LATE_ERROR = text(
+    "DO $$ BEGIN PERFORM pg_sleep(0.1); RAISE EXCEPTION USING errcode = '23505'; END $$"
+)  # so late that what follows has been sent
 
 
 def add(connection: Connection, *keys: str) -> None:
@@ -76,6 +82,52 @@ def test_an_error_that_nobody_waited_for_is_raised_by_the_next_statement(db: Dat
     assert stored(db) == ["a"]
 
 
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_a_commit_that_failed_leaves_no_statement_that_only_psycopg_thinks_prepared(
+    db: Database,
+) -> None:
+    """psycopg prepares at the sixth use, also behind a statement that failed."""
+    with db.write() as connection:
+        add(connection, "a")
+    for _ in range(5):
+        with db.write() as connection:
+            rename(connection, "a", "y")
+    with pytest.raises(IntegrityError), db.write() as connection:  # noqa: PT012
+        connection.execute(LATE_ERROR, execution_options=DEFERRED)
+        rename(connection, "a", "lost")
+    with db.write() as connection:
+        rename(connection, "a", "z")
+    with db.read() as connection:
+        assert connection.execute(NAMES, {"id": "a"}).scalar_one() == "z"
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_first_error_is_told_though_those_that_follow_are_read_later(
+    db: Database, waits: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a slow network a Sync reads, and raises, a part of what went wrong."""
+
+    def up_to_an_error(self: psycopg.Pipeline, *, flush: bool) -> Iterator[Any]:
+        while self.result_queue:
+            results = yield from generators.fetch_many(self.pgconn)
+            if not results:
+                return
+            self._process_results(self.result_queue.popleft(), results)
+
+    monkeypatch.setattr(psycopg.Pipeline, "_fetch_gen", up_to_an_error)
+    with db.write() as connection:
+        add(connection, "a")
+    with pytest.raises((IntegrityError, psycopg.IntegrityError)), db.write() as connection:  # noqa: PT012
+        connection.execute(LATE_ERROR, execution_options=DEFERRED)
+        for _ in range(3):
+            rename(connection, "a", "lost")
+        if waits:
+            connection.execute(IDS)
+    assert stored(db) == ["a"]
+    assert not caplog.records
+
+
 def test_an_error_of_the_caller_undoes_what_was_not_waited_for(db: Database) -> None:
     with pytest.raises(KeyError), db.write() as connection:  # noqa: PT012
         add(connection, "a")
@@ -129,13 +181,13 @@ def test_a_client_that_falls_silent_before_it_waits_lets_go(
 ) -> None:
     """Stopped right after a statement was sent: its locks must not stay for ever."""
     migrate(postgres_url)
-    monkeypatch.setattr("tuner_service.storage.database.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("tuner_service.storage.database.IDLE_SECONDS", 1.0)
     with contextlib.closing(Database.open(postgres_url)) as db:
         with db.write() as connection:
             add(connection, "a")
         with pytest.raises(UnavailableError), db.write() as silent:  # noqa: PT012
             rename(silent, "a", "silent")
-            time.sleep(0.5)
+            time.sleep(1.5)
             with db.write() as other:
                 rename(other, "a", "other")
         with db.read() as connection:
@@ -155,3 +207,34 @@ def test_a_connection_that_died_in_the_pool_is_replaced(
         with db.write() as connection:
             add(connection, "a")
         assert stored(db) == ["a"]
+
+
+def test_a_connection_just_made_is_not_asked_whether_it_lives(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    sync = psycopg.Pipeline.sync
+
+    def counted(self: psycopg.Pipeline) -> None:
+        asked.append(self)
+        sync(self)
+
+    monkeypatch.setattr(psycopg.Pipeline, "sync", counted)
+    with contextlib.closing(Database.open(postgres_url)) as db, db.read():
+        assert asked == []
+
+
+def test_connections_that_die_as_soon_as_they_are_made_are_an_outage(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "IDLE_BEFORE_PING_SECONDS", 0.0)
+
+    def die(_self: psycopg.Pipeline) -> None:
+        raise psycopg.OperationalError
+
+    with contextlib.closing(Database.open(postgres_url)) as db:
+        with db.read():
+            pass
+        monkeypatch.setattr(psycopg.Pipeline, "sync", die)
+        with pytest.raises(UnavailableError), db.read():
+            pass
