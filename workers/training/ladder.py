@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from tuner_service.definition.catalogue import NATIVE_LIMITS
 from workers.training import native, native_library, networks
+from workers.training.datasets.room import free_on_gpu
 from workers.training.fused import FusedStep, Runner
 from workers.training.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.native import NativeStep
@@ -243,7 +244,7 @@ def sizes(group: GroupSpec) -> tuple[int, int]:
     if group.device.type == "cpu":
         room, wide, long = CPU_STATE_BYTES, CPU_ACTIVATION_BYTES, CPU_ORDER_BYTES
     else:
-        free, _ = torch.cuda.mem_get_info(group.device)
+        free = free_on_gpu(group.device)
         room, wide = int(free * GPU_STATE_SHARE), int(free * GPU_ACTIVATION_SHARE)
         long = int(free * GPU_ORDER_SHARE)
     batch = group.batch_size * itemsize * kept_numbers(module, group.inputs)

@@ -3,8 +3,10 @@
 import dataclasses
 import errno
 import os
+import shutil
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -133,6 +135,40 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(DataError, match=r"4,800 bytes.*No space left.*free some"):
         prepared(tmp_path, described, streamed=True)
+
+
+@pytest.mark.parametrize(("free", "enough"), [(6000, True), (5999, False)])
+def test_a_file_leaves_a_fifth_of_the_free_disk_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool
+) -> None:
+    """The database lies there, too; and what claims to be large must not fill the disk."""
+    allocated = []
+    really = os.posix_fallocate
+
+    def allocate(file: int, start: int, size: int) -> None:
+        allocated.append(size)
+        really(file, start, size)
+
+    described = arrays(tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    if enough:
+        assert prepared(tmp_path, described, streamed=True).streamed
+        return
+    with pytest.raises(DataError, match=r"4,800 bytes, more than 80% of the 5,999 that are free"):
+        prepared(tmp_path, described, streamed=True)
+    assert not allocated
+
+
+def test_what_torch_keeps_of_a_gpu_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = SimpleNamespace(free=1 << 20, kept=1 << 30)
+
+    def empty_cache() -> None:
+        device.free, device.kept = device.free + device.kept, 0
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (device.free, 1 << 31))
+    assert Room(torch.device("cuda"), tmp_path).fits_device(1 << 28)
 
 
 @pytest.mark.parametrize(("free", "streamed"), [(1 << 20, False), (1 << 12, True)])

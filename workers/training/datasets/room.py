@@ -7,6 +7,7 @@ when memory is wanted elsewhere.
 
 import mmap
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from math import prod
@@ -24,6 +25,9 @@ from tuner_service.errors import DataError
 STREAMED = "streamed"  # the files' directory under the data directory
 GPU_SHARE = 0.5  # of the free memory, for one data set; networks need the rest
 CPU_SHARE = 0.125  # which several workers share, and a data set is copied once as it is scaled
+DISK_SHARE = 0.8  # of what is free, for one file: the database may lie on the same disk
+
+_LESS = "free some of the disk, or bring less data (images: image_size, text: encode: ordinal)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,7 @@ class Room:
         """Whether data of so many bytes may be held on the device."""
         if self.device.type == "cpu" or self.limit_bytes is not None:
             return self.fits_memory(size)
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return size <= int(free * GPU_SHARE)
+        return size <= int(free_on_gpu(self.device) * GPU_SHARE)
 
     def fits_memory(self, size: int) -> bool:
         """Whether data of so many bytes may be held in main memory."""
@@ -86,20 +89,35 @@ class Room:
         return torch.from_numpy(_mapped(self.directory, shape, kind, scattered=scattered))
 
 
+def free_on_gpu(device: torch.device) -> int:
+    """Return how many bytes of a GPU's memory can be had."""
+    # What torch keeps for later use is not free to CUDA. It is handed back rather than added: what
+    # the pools of CUDA graphs keep is counted alike, and can be had by nobody else.
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return free
+
+
 def _mapped(
     directory: Path, shape: tuple[int, ...], dtype: "np.dtype[Any]", *, scattered: bool = False
 ) -> NDArray[Any]:
     size = max(1, prod(shape) * dtype.itemsize)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(directory).free
+        if size > int(free * DISK_SHARE):
+            raise DataError(
+                f"the data needs a file of {size:,} bytes, more than {DISK_SHARE:.0%} of the "
+                f"{free:,} that are free on its disk; {_LESS}"
+            )
         with tempfile.TemporaryFile(dir=directory) as file:
             # Not a hole: a write to a page that the full disk cannot hold would kill the process.
             os.posix_fallocate(file.fileno(), 0, size)
             mapped = mmap.mmap(file.fileno(), size)
     except OSError as error:
         raise DataError(
-            f"the data needs a file of {size:,} bytes, which cannot be had: {error.strerror}; free "
-            f"some of the disk, or bring less data (images: image_size, text: encode: ordinal)"
+            f"the data needs a file of {size:,} bytes, which cannot be had: {error.strerror}; "
+            f"{_LESS}"
         ) from error
     if scattered:
         mapped.madvise(mmap.MADV_RANDOM)  # or each row would bring its neighbours along
