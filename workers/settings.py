@@ -1,5 +1,6 @@
 """What is set per worker rather than per installation."""
 
+import contextlib
 from pathlib import Path
 from typing import Literal
 
@@ -7,9 +8,19 @@ import psutil
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where Linux tells a container its memory, with control groups of version 2 and 1."""
+
 
 def _most_of_memory() -> int:
-    return int(psutil.virtual_memory().total * 0.9)
+    limits = [psutil.virtual_memory().total]
+    for path in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            limits.append(int(path.read_text()))
+    return int(min(limits) * 0.9)
 
 
 class WorkerSettings(BaseSettings):
@@ -20,7 +31,7 @@ class WorkerSettings(BaseSettings):
         threads: torch's threads on a CPU. Small matrices are slower with more than one; run a
             worker per core instead.
         memory_limit_bytes: A trainer that holds more main memory is ended; by default nine tenths
-            of the machine's.
+            of the machine's, or of the container's if that has less.
         data_limit_bytes: The most that a data set may take of the device's memory (and of main
             memory while it is prepared); a larger one is streamed from files. By default half of
             what is free on a GPU, an eighth on a CPU.
