@@ -151,8 +151,7 @@ class Books:
             if run is None:
                 continue
             if finish.lease.key not in lost:
-                # An attempt that died may have left a checkpoint that nobody heard of.
-                if run.checkpoint_step is not None or run.lease.attempt > 1:
+                if _may_leave_files(run):
                     shift.places.drop_checkpoint(run.study.work, finish.lease)
             elif self._unsure:
                 shift.discount(run, None)  # it may be counted after all
@@ -160,6 +159,10 @@ class Books:
                 logger.warning("lease lost, its result is not counted", extra=run.log())
                 run.study.search.forget(finish.trial_id)
                 shift.discount(run, finish.model_path)
+        for fail in batch.fails:
+            run = shift.closing.get(fail.lease.key)
+            if run is not None and not fail.retry and fail.lease.key not in lost:
+                shift.places.drop_checkpoint(run.study.work, fail.lease)
         ended: list[Outcome] = [*batch.finishes, *batch.fails, *batch.hand_backs]
         for outcome in ended:
             shift.closing.pop(outcome.lease.key, None)
@@ -280,6 +283,12 @@ class Books:
 def _make_ready(run: Run) -> None:
     run.phase = Phase.READY
     run.study.search.started(run.trial, run.parameters or {})
+
+
+def _may_leave_files(run: Run) -> bool:
+    """Whether there can be checkpoints; to look costs more than a short trial's other ends."""
+    # An attempt that died may have left one that nobody heard of; a loop has its directory always.
+    return run.checkpoint_step is not None or run.lease.attempt > 1 or run.study.definition.is_loop
 
 
 def _unaskable(run: Run, error: Exception) -> Fail:

@@ -250,7 +250,7 @@ def open_fake_study(work: StudyWork) -> ActiveStudy:
     """Open a study from what `add_study` put in place of a definition."""
     options = work.definition
     definition: Any = SimpleNamespace(
-        is_loop=False,
+        is_loop=options.get("is_loop", False),
         pruner=SimpleNamespace(type=options.get("pruner", "none")),
         budget=SimpleNamespace(trial_timeout=options.get("trial_timeout")),
         training=SimpleNamespace(keep_models=options.get("keep_models", 1)),

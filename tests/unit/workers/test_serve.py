@@ -124,6 +124,23 @@ def test_unreadable_data_is_not_tried_again(bench: Make) -> None:
     assert (fail.failure.kind, fail.blamed, fail.retry) == ("data", True, False)
 
 
+@pytest.mark.parametrize(
+    ("loop", "point"), [(True, {}), (False, {"checkpoints": True}), (False, {"behaviour": "data"})]
+)
+def test_what_a_trial_keeps_for_its_next_attempt_goes_with_the_last_one(
+    bench: Make, tmp_path: Path, *, loop: bool, point: dict[str, Any]
+) -> None:
+    b = bench()
+    b.ledger.add_study(1, [point], is_loop=loop)
+    directory = tmp_path / "checkpoints" / "id1" / "0.loop"
+    directory.mkdir(parents=True)
+    journal, other = directory.with_name("0.loop.jsonl"), directory.with_name("1.json")
+    for file in (journal, directory / "mine", other):
+        file.touch()
+    b.serve()
+    assert list(directory.parent.iterdir()) == [other]
+
+
 @pytest.mark.parametrize("behaviour", ["crash", "kill"])
 def test_a_trial_that_kills_its_trainer_alone_is_blamed(bench: Make, behaviour: str) -> None:
     b = bench()
