@@ -79,8 +79,8 @@ def failed(run: Run, event: Event, *, alone: bool) -> Outcome:
     Args:
         run: The trial's run.
         event: The trainer's `failed` event.
-        alone: Whether no other trial was on board; only then does memory that ran out say
-            something about this trial.
+        alone: Whether no other trial was on board; only then does memory that ran out, or a
+            process that was lost, say something about this trial.
     """
     failure = failure_of(event)
     hopeless = event.get("failure", {}).get("hopeless")
@@ -88,7 +88,7 @@ def failed(run: Run, event: Event, *, alone: bool) -> Outcome:
         return Fail(run.lease, run.trial, failure, blamed=True, retry=False, hopeless=hopeless)
     if failure.kind == "diverged" or (failure.kind == "out_of_memory" and alone):
         return _finish(run, event, "PRUNED", failure=failure)
-    shared = failure.kind == "out_of_memory"
+    shared = failure.kind == "out_of_memory" or (failure.kind == "worker_lost" and not alone)
     return Fail(
         run.lease,
         run.trial,

@@ -61,7 +61,7 @@ class ModelKeeper:
         except OSError as error:  # a full disk costs the model, not the result
             logger.warning("no model of trial %s: %s", run.trial, error)
             if most != EVERY:
-                self._best[run.study].remove(_rank(run.start, values[0], direction))
+                self.withdraw(run.start, values[0], direction)
             return None
         return path
 
@@ -74,6 +74,10 @@ class ModelKeeper:
         best.sort()
         del best[start["keep_models"] :]
         return rank in best
+
+    def withdraw(self, start: TrialStart, value: float, direction: Direction) -> None:
+        """Count a trial that ranked no more: its model could not be written."""
+        self._best[start["study"]].remove(_rank(start, value, direction))
 
 
 def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:

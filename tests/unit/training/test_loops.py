@@ -1,6 +1,7 @@
 """Training loops in processes of their own: what they are given, and whatever they do wrong."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,54 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("lacking", ["disk", "process", "thread"])
+def test_what_the_machine_lacks_fails_the_trial_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    trials = loops(tmp_path, "def train(trial, x): return x")
+    (tmp_path / "file").touch()
+    first = start(tmp_path)
+    with monkeypatch.context() as patch:
+        if lacking == "disk":
+            first["checkpoint"] = str(tmp_path / "file" / "1")
+        elif lacking == "process":
+            patch.setattr(trials._nursery, "bear", _raise(BlockingIOError("no process left")))
+        else:
+            patch.setattr(threading.Thread, "start", _raise(RuntimeError("can't start new thread")))
+        trials.submit(first)
+        (failed,) = trials.advance()
+    assert (failed["kind"], failed["failure"]["kind"]) == ("failed", "worker_lost")
+    assert "could not be started" in failed["failure"]["message"]
+    assert "alone" not in failed  # the supervisor knows whether others were on board
+    trials.submit(start(tmp_path, trial=2))
+    assert until(trials, ends())[-1]["values"] == [2.0]
+
+
+def _raise(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_what_is_logged_does_not_pass_for_what_is_known(tmp_path: Path) -> None:
+    source = """
+def train(trial, x):
+    trial.log_metrics(step=9, score=9, seconds=-1, loss=3)
+    trial.report(1, x)
+    trial.log_metrics(device="mine", seed=9, source_hash="none", versions="all", loss=4)
+"""
+    trials = loops(tmp_path, source)
+    trials.submit(start(tmp_path))
+    _, report, finished = until(trials, ends())
+    seconds = report["record"].pop("seconds")
+    assert seconds >= 0
+    assert report["record"] == {"step": 1, "score": 2.0, "loss": 3}
+    assert {"device": "cpu", "seed": 5, "loss": 4}.items() <= finished["record"].items()
+    assert len(finished["record"]["source_hash"]) == 12
+    assert "torch" in finished["record"]["versions"]
 
 
 CHECKPOINTS = """
@@ -407,3 +456,19 @@ def test_a_worse_trials_model_is_dropped(tmp_path: Path) -> None:
         kept.append(until(trials, ends())[-1]["model"])
     assert kept == [str(tmp_path / "1.safetensors"), None]
     assert not list(tmp_path.glob("2.safetensors*"))
+
+
+def test_a_model_that_cannot_be_kept_costs_no_result_and_ranks_no_more(tmp_path: Path) -> None:
+    source = "def train(trial, x, draft): open(draft, 'w').close(); return x"
+    trials = loops(tmp_path, source)
+    blocked, free = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    blocked.mkdir()
+    ended = []
+    for trial, (value, model) in enumerate(((2.0, blocked), (1.0, free)), 1):
+        parameters = {"x": value, "draft": f"{model}.draft"}
+        trials.submit(
+            start(tmp_path, trial=trial, model=str(model), spec={"parameters": parameters})
+        )
+        ended.append(until(trials, ends())[-1])
+    assert [end["values"] for end in ended] == [[2.0], [1.0]]
+    assert [end["model"] for end in ended] == [None, str(free)]

@@ -1,8 +1,10 @@
 """Loop trials that are forked off a warm process: each as alone as if it had been started anew."""
 
-import itertools
 import os
+import resource
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,22 +13,42 @@ from typing import Any
 import pytest
 
 from tests.unit.training.test_loops import LAST_WORDS, SECONDS, kind, loops, start, until
+from workers.training.loops import nursery, template
 from workers.training.loops.loops import LoopTrials
+from workers.training.loops.nursery import IDLE_SECONDS, Fork, Nursery
 
 PROBE = """
-import os, sys, torch
-print("torch" in sys.modules, os.getsid(0) == os.getpid(), torch.get_num_threads())
+import os, sys
+warm = "torch" in sys.modules
+import torch
+print(warm, os.getsid(0) == os.getpid(), torch.get_num_threads())
 def train(trial, x):
     trial.log_metrics(left=getattr(torch, "left_behind", 0), inherited=os.environ.get("LEFT", ""))
+    ends = [os.readlink(one) for one in os.scandir("/proc/self/fd") if os.path.exists(one)]
+    trial.log_metrics(pipes=sum(end.startswith("pipe") for end in ends))
     torch.left_behind, os.environ["LEFT"] = 1, "yes"
     os.chdir("/")
     {body}
 """
+PLAIN = "def train(trial, x): return 4"
+SPIN = PROBE.format(body="trial.report(1, 1)\n    while True: pass")
 
 
-def events_of(trials: LoopTrials, folder: Path, trial: int) -> list[Any]:
+def begin(trials: LoopTrials, folder: Path, trial: int) -> bool:
+    """Start a trial; return whether it was forked."""
     trials.submit(start(folder, trial=trial))
-    return until(trials, lambda events: any(e["kind"] in LAST_WORDS for e in events))
+    trials.advance()
+    return isinstance(trials._runs[trial].process._process, Fork)
+
+
+def end(trials: LoopTrials) -> Any:
+    """Return the last words of the next trial that ends."""
+    return until(trials, lambda events: any(e["kind"] in LAST_WORDS for e in events))[-1]
+
+
+def events_of(trials: LoopTrials, folder: Path, trial: int) -> Any:
+    assert begin(trials, folder, trial)
+    return end(trials)
 
 
 @pytest.fixture(scope="module")
@@ -35,34 +57,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def warm(folder: Path) -> Iterator[LoopTrials]:
-    """Loop trials whose template is ready."""
-    trials = loops(folder, "def train(trial, x): return 1", threads=1)
+def trials(folder: Path) -> Iterator[LoopTrials]:
+    trials = loops(folder, "", threads=1)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # as a worker sets them
             patch.setenv(name, "1")
-        deadline = time.monotonic() + 2 * SECONDS
-        for trial in itertools.count(100):
-            events_of(trials, folder, trial)
-            if is_forked(trials):
-                break
-            assert time.monotonic() < deadline, "the template did not get ready"
-            time.sleep(0.2)
-    yield trials
+        yield trials
     trials.shutdown()
 
 
-def is_forked(trials: LoopTrials) -> bool:
-    template = trials._nursery._template
-    return template is not None and template._ready
+@pytest.fixture
+def warm(trials: LoopTrials, folder: Path) -> LoopTrials:
+    """Loop trials whose template is ready."""
+    (folder / "loop.py").write_text("def train(trial, x): return 1")
+    deadline = time.monotonic() + 2 * SECONDS
+    while not begin(trials, folder, 100):
+        end(trials)
+        assert time.monotonic() < deadline, "the template did not get ready"
+        time.sleep(0.2)
+    end(trials)
+    return trials
 
 
 def test_forks_are_processes_of_their_own(warm: LoopTrials, folder: Path) -> None:
     source = PROBE.format(body="return trial.seed + torch.rand(1).item()")
     (folder / "loop.py").write_text(source)
-    ends = [events_of(warm, folder, trial)[-1] for trial in (1, 2)]
+    ends = [events_of(warm, folder, trial) for trial in (1, 2)]
     assert [end["record"]["left"] for end in ends] == [0, 0]
     assert [end["record"]["inherited"] for end in ends] == ["", ""]
+    assert [end["record"]["pipes"] for end in ends] == [4, 4]  # commands, events, output twice
     assert ends[0]["values"] == ends[1]["values"]  # the seed is set in each
     assert (folder / "1.log").read_text() == "True True 1\n"
 
@@ -79,31 +102,36 @@ def test_a_fork_that_dies_fails_its_trial_and_the_next_one_runs(
     warm: LoopTrials, folder: Path, body: str, message: str
 ) -> None:
     (folder / "loop.py").write_text(PROBE.format(body=body))
-    failed = events_of(warm, folder, 1)[-1]
+    failed = events_of(warm, folder, 1)
     assert failed["kind"] == "failed"
     assert message in failed["failure"]["message"]
     (folder / "loop.py").write_text(PROBE.format(body="return 4"))
-    assert events_of(warm, folder, 2)[-1]["values"] == [4.0]
+    assert events_of(warm, folder, 2)["values"] == [4.0]
 
 
 def test_what_a_fork_leaves_behind_is_ended(warm: LoopTrials, folder: Path) -> None:
     body = "import subprocess\n    return subprocess.Popen(['sleep', '60']).pid"
     (folder / "loop.py").write_text(PROBE.format(body=body))
-    (left,) = events_of(warm, folder, 1)[-1]["values"]
-    deadline = time.monotonic() + 2.0
-    while is_alive(int(left)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    (left,) = events_of(warm, folder, 1)["values"]
+    wait_for_end_of(int(left))
 
 
-def test_a_stopped_fork_that_goes_on_is_killed(warm: LoopTrials, folder: Path) -> None:
-    spin = "trial.report(1, 1)\n    while True: pass"
-    (folder / "loop.py").write_text(PROBE.format(body=spin))
-    warm.submit(start(folder))
+def test_a_stopped_fork_that_goes_on_is_killed(
+    warm: LoopTrials, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "loop.py").write_text(SPIN)
+    assert begin(warm, folder, 1)
     until(warm, kind("report"))
-    warm._stop_seconds = 0.1
+    monkeypatch.setattr(warm, "_stop_seconds", 0.1)
     warm.stop(1, "cancel")
     assert until(warm, kind("stopped"))[-1]["mode"] == "cancel"
+
+
+def wait_for_end_of(pid: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while is_alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:
@@ -113,23 +141,137 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_forks_end_with_their_template_which_goes_when_idle(
+def test_a_template_without_room_starts_a_trial_anew_and_keeps_the_others(
     warm: LoopTrials, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last of this file: it leaves no template behind."""
-    spin = "trial.report(1, 1)\n    while True: pass"
-    (folder / "loop.py").write_text(PROBE.format(body=spin))
-    warm.submit(start(folder))
+    monkeypatch.setattr(warm, "capacity", 2)
+    (folder / "loop.py").write_text(SPIN)
+    assert begin(warm, folder, 1)
     until(warm, kind("report"))
-    pid, template = warm._runs[1].process.pid, warm._nursery._template
-    assert template is not None
-    os.kill(template._process.pid, signal.SIGKILL)
-    assert "SIGKILL" in until(warm, kind("failed"))[-1]["failure"]["message"]
-    assert not is_alive(pid)
-    (folder / "loop.py").write_text(PROBE.format(body="return 4"))
-    assert events_of(warm, folder, 2)[-1]["values"] == [4.0]  # in a process started anew
-    monkeypatch.setattr("workers.training.loops.nursery.IDLE_SECONDS", 0.0)
-    warm.advance()
-    assert warm._nursery._retired == []
-    events_of(warm, folder, 3)
-    assert warm._nursery._template is None  # one trial alone needs none
+    parent = warm._nursery._template
+    assert parent is not None
+    pid = parent._process.pid
+    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    free = [number for number in range(100) if number not in used]
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[2], hard))
+    (folder / "loop.py").write_text(PLAIN)
+    assert not begin(warm, folder, 2)  # of its four ends, two arrived
+    assert end(warm)["values"] == [4.0]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert events_of(warm, folder, 3)["values"] == [4.0]
+    assert list(warm._runs) == [1]
+    warm._runs[1].process.kill()
+    assert end(warm)["trial"] == 1
+
+
+def test_forks_end_with_their_template_through_no_doing_of_their_own(
+    warm: LoopTrials, folder: Path
+) -> None:
+    (folder / "loop.py").write_text(SPIN)
+    assert begin(warm, folder, 1)
+    until(warm, kind("report"))
+    pid, parent = warm._runs[1].process.pid, warm._nursery._template
+    assert parent is not None
+    os.kill(parent._process.pid, signal.SIGKILL)
+    failed = until(warm, kind("failed"))[-1]
+    assert (failed["failure"]["kind"], failed["failure"]["step"]) == ("worker_lost", 1)
+    assert "alone" not in failed  # the supervisor knows whether others were on board
+    wait_for_end_of(pid)
+    (folder / "loop.py").write_text(PLAIN)
+    assert not begin(warm, folder, 2)  # started anew
+    assert end(warm)["values"] == [4.0]
+    warm._nursery.close()
+
+
+def test_a_fork_that_fails_is_said_and_the_template_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> int:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fail)
+    ours, theirs = socket.socketpair()
+    wakeup, ends = os.pipe(), (*os.pipe(), *os.pipe())
+    with ours, theirs:
+        serving = threading.Thread(target=template._serve, args=(theirs, wakeup))
+        serving.start()
+        for _ in range(2):
+            socket.send_fds(ours, [b"f"], ends)
+            assert ours.recv(64) == b"0"
+        ours.shutdown(socket.SHUT_WR)
+        serving.join(SECONDS)
+        assert not serving.is_alive()
+    for descriptor in (*wakeup, *ends):
+        os.close(descriptor)
+
+
+class FakeTemplate:
+    """One that gets ready or not, and never forks."""
+
+    made: list["FakeTemplate"]
+    ready = False
+    breaks = False
+
+    def __init__(self) -> None:
+        self.open = True
+        self.made.append(self)
+
+    def fork(self) -> None:
+        if self.breaks:
+            raise BrokenPipeError("the template is gone")
+
+    def close(self) -> None:
+        self.open = False
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> list[FakeTemplate]:
+    made: list[FakeTemplate] = []
+    monkeypatch.setattr(FakeTemplate, "made", made, raising=False)
+    monkeypatch.setattr(nursery, "Template", FakeTemplate)
+    monkeypatch.setattr(nursery, "_fresh", lambda: "fresh")
+    return made
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_template_that_never_got_ready_is_not_tried_again(
+    fakes: list[FakeTemplate], monkeypatch: pytest.MonkeyPatch, *, ready: bool
+) -> None:
+    monkeypatch.setattr(FakeTemplate, "breaks", True)
+    monkeypatch.setattr(FakeTemplate, "ready", ready)
+    births = Nursery()
+    for _ in range(2):
+        assert [births.bear() for _ in range(3)] == ["fresh"] * 3
+        births.close()  # as after an idle minute
+    assert [fake.open for fake in fakes] == [False] * (2 if ready else 1)
+
+
+def test_a_template_that_cannot_be_started_fails_no_trial(
+    fakes: list[FakeTemplate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(nursery, "Template", fail)
+    births = Nursery()
+    assert [births.bear() for _ in range(2)] == ["fresh"] * 2
+    monkeypatch.setattr(nursery, "Template", FakeTemplate)
+    births.bear()
+    assert len(fakes) == 1
+
+
+def test_a_template_goes_when_no_trial_has_run_for_a_while(fakes: list[FakeTemplate]) -> None:
+    now = 0.0
+    births = Nursery(lambda: now)
+    births.bear()
+    births.bear()
+    now = 2 * IDLE_SECONDS  # the second was a long one; it has just ended
+    births.rest()
+    assert fakes[0].open
+    now += IDLE_SECONDS
+    births.rest()
+    assert fakes[0].open
+    now += 1.0
+    births.rest()
+    assert not fakes[0].open

@@ -7,6 +7,7 @@ import pytest
 
 from tests.unit.workers.fakes import open_fake_study
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, StudyWork
+from workers.supervisor import outcomes
 from workers.supervisor.board import Phase, Run
 from workers.supervisor.deaths import Cause, judge
 
@@ -96,3 +97,13 @@ def test_the_next_attempt_continues_from_the_checkpoint() -> None:
     outcome = judge([one], CRASH)[one.key]
     assert isinstance(outcome, Fail)
     assert outcome.checkpoint_step == 7
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_loops_process_that_was_lost_is_blamed_as_a_trainer_is(*, alone: bool) -> None:
+    failure = {"kind": "worker_lost", "message": "gone", "step": 2}
+    ended = outcomes.failed(
+        run(), {"kind": "failed", "trial": 1, "failure": failure, "record": {}}, alone=alone
+    )
+    assert isinstance(ended, Fail)
+    assert (ended.blamed, ended.shared_death, ended.retry) == (alone, not alone, True)

@@ -3,6 +3,8 @@
 No thread of its own decides anything: whoever owns it calls `advance` again and again.
 """
 
+import contextlib
+import logging
 import math
 import os
 import time
@@ -24,6 +26,8 @@ from workers.training.loops.runs import (
     prepare,
 )
 from workers.training.models import ModelKeeper
+
+logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between looks at memory and deadlines
 GAP_SECONDS = 5.0  # this long without a turn, and the trainer itself stood still
@@ -71,7 +75,7 @@ class LoopTrials:
         self._waiting: deque[TrialStart] = deque()
         self._runs: dict[int, LoopRun] = {}
         self._looked_at = clock()
-        self._nursery = Nursery()
+        self._nursery = Nursery(clock)
 
     @property
     def peak_bytes(self) -> int:
@@ -150,10 +154,18 @@ class LoopTrials:
         path = None if self._modules_dir is None else self._modules_dir / f"{spec.module}.py"
         if path is None or not path.is_file():
             said = f"this worker has no module {spec.module!r}; start it with --modules DIR"
-            lacking = failure("user_code", said, None)
-            events.append({"kind": "failed", "trial": start["trial"], "failure": lacking,
-                           "record": {}})  # fmt: skip
+            events.append(_not_begun(start, failure("user_code", said, None)))
             return
+        try:
+            run = self._started(start, spec, path)
+        except OSError as error:  # no disk, no process, no descriptor: not the loop's doing
+            said = f"The training loop could not be started: {error}"
+            events.append(_not_begun(start, failure("worker_lost", said, None)))
+            return
+        self._runs[run.trial] = run
+        events.append({"kind": "started", "trial": run.trial, "rung": "plain"})
+
+    def _started(self, start: TrialStart, spec: LoopSpec, path: Path) -> LoopRun:
         reported, values = prepare(start)
         order = {
             "module": str(path),
@@ -173,8 +185,7 @@ class LoopTrials:
         run = LoopRun(start, spec, process, begun_at=now, heard_at=now, reported_at=now)
         run.reported, run.values, run.device = reported, values, self._device
         run.saved_step = start["resume"]
-        self._runs[run.trial] = run
-        events.append({"kind": "started", "trial": run.trial, "rung": "plain"})
+        return run
 
     def _hear(self, run: LoopRun, events: list[Event]) -> None:
         code = run.process.exit_code()  # before what it said, which is complete then
@@ -202,7 +213,7 @@ class LoopTrials:
         named = dict(zip((key for key, _ in run.spec.objective), values, strict=False))
         seconds, run.reported_at = now - run.reported_at, now
         run.reported, run.values = step, values
-        record = {"step": step, **named, **message["record"], "seconds": seconds}
+        record = {**message["record"], "step": step, **named, "seconds": seconds}
         events.append({
             "kind": "report", "trial": run.trial, "step": step,
             "value": values[0] if values else None, "record": record,
@@ -215,9 +226,15 @@ class LoopTrials:
         path, draft = run.start["model"], _draft(run.start)
         if path is None or draft is None or not run.values or not Path(draft).exists():
             return None
-        if not self.keeper.ranks(run.start, run.values[0], run.spec.objective[0][1]):
+        ranked = run.start, run.values[0], run.spec.objective[0][1]
+        if not self.keeper.ranks(*ranked):
             return None
-        os.replace(draft, path)
+        try:
+            os.replace(draft, path)
+        except OSError as error:  # costs the model, not the result
+            logger.warning("no model of trial %s: %s", run.trial, error)
+            self.keeper.withdraw(*ranked)
+            return None
         return path
 
     # -- deadlines --------------------------------------------------------------------------
@@ -259,6 +276,10 @@ class LoopTrials:
         run.process.kill()
 
 
+def _not_begun(start: TrialStart, why: dict[str, Any]) -> Event:
+    return {"kind": "failed", "trial": start["trial"], "failure": why, "record": {}}
+
+
 def _draft(start: TrialStart) -> str | None:
     return None if start["model"] is None else start["model"] + ".draft"
 
@@ -266,4 +287,5 @@ def _draft(start: TrialStart) -> str | None:
 def _drop_draft(start: TrialStart) -> None:
     draft = _draft(start)
     if draft is not None:
-        Path(draft).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(draft).unlink()

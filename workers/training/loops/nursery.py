@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import IO, Protocol
 
 from workers.pipes import spawn
@@ -27,9 +28,15 @@ IDLE_SECONDS = 60.0  # without a new trial, after which the template's memory is
 
 
 class Process(Protocol):
-    """What is known of a process: its id, and its exit code once it has ended."""
+    """What is known of a process.
+
+    Attributes:
+        pid: Its id.
+        orphaned: Whether it ended because what it was forked off did.
+    """
 
     pid: int
+    orphaned: bool
 
     def poll(self) -> int | None:
         """Return the exit code (negative: the signal that ended it), None while it runs."""
@@ -44,6 +51,8 @@ Born = tuple[Process, IO[bytes], IO[bytes], IO[bytes]]
 
 class Fresh:
     """A process of its own from the beginning."""
+
+    orphaned = False
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -65,6 +74,7 @@ class Fork:
 
     def __init__(self, pid: int, status: int) -> None:
         self.pid = pid
+        self.orphaned = False
         self._status: IO[bytes] | None = os.fdopen(status, "rb", buffering=0)
         os.set_blocking(status, False)
         self._code: int | None = None
@@ -76,6 +86,7 @@ class Fork:
             said = self._status.read(16) if self._status is not None else None
             if self._status is not None and said is not None:
                 # Nothing said: the template is gone, and every fork of it is killed with it.
+                self.orphaned = not said
                 self._code = int(said) if said else -signal.SIGKILL
                 self._status.close()
                 self._status = None
@@ -92,11 +103,13 @@ class Fork:
 class Nursery:
     """Gives birth to the processes of loop trials."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._template: Template | None = None
         self._retired: list[Template] = []  # broken, but forks of theirs may still run
+        self._impossible = False
         self._born = 0
-        self._born_at = 0.0
+        self._idle_since: float | None = None
 
     def bear(self) -> Born:
         """Return a new process that waits for its order.
@@ -105,22 +118,15 @@ class Nursery:
             OSError: It cannot be started.
         """
         self._born += 1
-        self._born_at = time.monotonic()
-        if self._template is None and self._born > 1 and not self._retired:
-            self._template = Template()
-        if self._template is not None:
-            try:
-                if (born := self._template.fork()) is not None:
-                    return born
-            except OSError as error:
-                logger.warning("loops start anew from now on, each importing torch: %s", error)
-                self._retired.append(self._template)
-                self._template = None
-        return _fresh()
+        self._idle_since = None
+        return self._fork() or _fresh()
 
     def rest(self) -> None:
-        """Give the template's memory back if no trial has come for a while."""
-        if self._born and time.monotonic() - self._born_at > IDLE_SECONDS:
+        """Give the template's memory back after a while; called as long as no trial runs."""
+        now = self._clock()
+        if self._idle_since is None:
+            self._idle_since = now
+        elif self._born and now - self._idle_since > IDLE_SECONDS:
             self.close()
 
     def close(self) -> None:
@@ -130,6 +136,23 @@ class Nursery:
                 template.close()
         self._template, self._born = None, 0
         self._retired.clear()
+
+    def _fork(self) -> Born | None:
+        """Return a fork of the template, which is started if need be; None: there is none now."""
+        if self._born == 1 or self._retired or self._impossible:
+            return None
+        try:
+            if self._template is None:
+                self._template = Template()
+            return self._template.fork()
+        except OSError as error:
+            logger.warning("loops start anew from now on, each importing torch: %s", error)
+        if self._template is not None:
+            # One that ended before it was ready would do so again.
+            self._impossible = not self._template.ready
+            self._retired.append(self._template)
+            self._template = None
+        return None
 
 
 def _fresh() -> Born:
@@ -142,39 +165,53 @@ def _fresh() -> Born:
 
 
 class Template:
-    """The process that forks. It ends with this object."""
+    """The process that forks. It ends with this object.
+
+    Attributes:
+        ready: Whether it has said that it can fork.
+    """
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
-        with theirs:
+        try:
             self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
                 [sys.executable, "-m", "workers.training.loops.template", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
-        self._ready = False
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+        self.ready = False
         self.close = weakref.finalize(self, _end, self._socket, self._process)
 
     def fork(self) -> Born | None:
-        """Return a fork; None while the template is getting ready.
+        """Return a fork; None while the template is getting ready, or has no room for one.
 
         Raises:
             OSError: The template is gone.
         """
-        if not self._ready and not self._hears_ready():
+        if not self.ready and not self._hears_ready():
             return None
-        ours, theirs = zip(*(_pipe(outward=at == 0) for at in range(4)), strict=True)
+        ours: list[int] = []
+        theirs: list[int] = []
+        pid = 0
         try:
+            for outward in (True, False, False, False):
+                reading, writing = os.pipe()
+                ours.append(writing if outward else reading)
+                theirs.append(reading if outward else writing)
             socket.send_fds(self._socket, [b"f"], theirs)
             pid = int(self._line())
-        except BaseException:
-            for end in ours:
-                os.close(end)
-            raise
         finally:
-            for end in theirs:
+            for end in theirs if pid else (*theirs, *ours):
                 os.close(end)
+        if pid == 0:
+            logger.warning("a loop starts anew, importing torch: the template cannot fork now")
+            return None
         commands, events, output, status = ours
         return (
             Fork(pid, status),
@@ -186,12 +223,12 @@ class Template:
     def _hears_ready(self) -> bool:
         self._socket.setblocking(False)
         try:
-            self._ready = json.loads(self._line())
+            self.ready = json.loads(self._line())
         except BlockingIOError:
             return False
         finally:
             self._socket.settimeout(10.0)
-        return self._ready
+        return self.ready
 
     def _line(self) -> bytes:
         said = self._socket.recv(64)
@@ -204,9 +241,3 @@ def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
     control.close()
     process.kill()
     process.wait()
-
-
-def _pipe(*, outward: bool) -> tuple[int, int]:
-    """Return a pipe's end for us and the one for the fork."""
-    reading, writing = os.pipe()
-    return (writing, reading) if outward else (reading, writing)

@@ -27,6 +27,9 @@ class LoopProcess:
         nursery: Where the process comes from.
         log: The trial's log file; None drops what it prints.
         wake: Called from another thread when there is something to read.
+
+    Raises:
+        OSError: It cannot be started.
     """
 
     def __init__(
@@ -46,14 +49,27 @@ class LoopProcess:
             threading.Thread(target=self._read, args=(events,), daemon=True),
             threading.Thread(target=_log, args=(output, log), daemon=True),
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:  # the system has none left
+            self.kill()
+            commands.close()
+            for pipe, thread in zip((events, output), self._threads, strict=True):
+                if thread.ident is None:  # else it closes its pipe itself
+                    pipe.close()
+            raise OSError(str(error)) from error
         self.send(order)
 
     @property
     def pid(self) -> int:
         """The process's id, which is its group's too."""
         return self._process.pid
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether it ended because what it was forked off did, through no doing of its own."""
+        return self._process.orphaned
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Say something; a child that is gone need not know."""

@@ -108,7 +108,7 @@ def outcome(run: LoopRun, code: int, keep: Callable[[LoopRun], str | None]) -> E
     said = run.ending or {}
     if said.get("saved"):
         run.saved()
-    record = {**run.record(), **said.get("record", {})}
+    record = {**said.get("record", {}), **run.record()}
     where = {"rung": "plain", "rung_reason": RUNG_REASON, "record": record}
     if run.killed is not None:
         return _event(run, "failed", failure=run.killed, alone=True, **where)
@@ -122,6 +122,8 @@ def outcome(run: LoopRun, code: int, keep: Callable[[LoopRun], str | None]) -> E
             parts = ("kind", "message", "step", "traceback")
             failure = {name: said.get(name) for name in parts}
             return _event(run, "failed", failure=failure, alone=True, **where)
+    if run.process.orphaned:
+        return _event(run, "failed", failure=_orphaned(run), **where)
     return _event(run, "failed", failure=_silent(run, code), alone=True, **where)
 
 
@@ -133,6 +135,11 @@ def _stopped(run: LoopRun, where: dict[str, Any]) -> Event:
     if run.values is not None:
         more["values"] = run.values
     return _event(run, "stopped", **more, **where)
+
+
+def _orphaned(run: LoopRun) -> dict[str, Any]:
+    said = "The process that the training loop was forked off has ended, and the loop with it."
+    return failure("worker_lost", said, run.reported)
 
 
 def _silent(run: LoopRun, code: int) -> dict[str, Any]:

@@ -3,8 +3,9 @@
     python -m workers.training.loops.template SOCKET
 
 For each message, which brings four pipe ends (commands, events, output, status), it forks and says
-the fork's id. The fork runs the trial as `child` does. This process reaps it and writes its exit
-code to `status`. The end of the socket is the end of this process and of all its forks.
+the fork's id, or 0 if there can be none now. The fork runs the trial as `child` does. This process
+reaps it and writes its exit code to `status`. The end of the socket is the end of this process and
+of all its forks.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from pathlib import Path
 from workers.training.loops.child import die_with_parent, serve
 
 WARM = ("numpy", "torch")
+ENDS = 4  # of pipes, that come with each message
 
 
 def main(descriptor: int) -> None:
@@ -40,27 +42,37 @@ def main(descriptor: int) -> None:
     signal.set_wakeup_fd(woken)
     with socket.socket(fileno=descriptor) as control:
         control.sendall(b"true")
-        _serve(control, waking)
+        _serve(control, (waking, woken))
 
 
-def _serve(control: socket.socket, waking: int) -> None:
+def _serve(control: socket.socket, wakeup: tuple[int, int]) -> None:
     status: dict[int, int] = {}
+    waking, _ = wakeup
     while True:
         ready, _, _ = select.select([control.fileno(), waking], [], [])
         if waking in ready:
             os.read(waking, 4096)
         _reap(status)
         if control.fileno() in ready:
-            said, ends, _, _ = socket.recv_fds(control, 1, 4)
+            said, ends, _, _ = socket.recv_fds(control, 1, ENDS)
             if not said:
                 return
-            pid = os.fork()
+            # With too many open files only some of the ends arrive.
+            pid = _fork() if len(ends) == ENDS else None
             if pid == 0:
-                _become_trial(control, waking, ends, status)
-            for end in ends[:3]:
+                _become_trial(control, wakeup, ends, status)
+            if pid is not None:
+                status[pid] = ends.pop()
+            for end in ends:
                 os.close(end)
-            status[pid] = ends[3]
-            control.sendall(str(pid).encode())
+            control.sendall(str(pid or 0).encode())
+
+
+def _fork() -> int | None:
+    """Fork; return None where the system has no room for it, which must not end the others."""
+    with contextlib.suppress(OSError):
+        return os.fork()
+    return None
 
 
 def _reap(status: dict[int, int]) -> None:
@@ -76,7 +88,7 @@ def _reap(status: dict[int, int]) -> None:
 
 
 def _become_trial(
-    control: socket.socket, waking: int, ends: list[int], status: dict[int, int]
+    control: socket.socket, wakeup: tuple[int, int], ends: list[int], status: dict[int, int]
 ) -> None:
     """Be the process of a trial, as if it had been started anew; never return."""
     die_with_parent()
@@ -85,7 +97,7 @@ def _become_trial(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control.close()
     commands, events, output, told = ends
-    for end in (waking, told, *status.values()):
+    for end in (*wakeup, told, *status.values()):
         os.close(end)
     for stream in (1, 2):
         os.dup2(output, stream)
