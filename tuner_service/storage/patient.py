@@ -5,11 +5,15 @@ client waiting: TCP says nothing, and libpq has no limit of its own. The kernel 
 that is gone (`TCP`); a peer whose kernel answers but which is silent itself is given up here.
 """
 
+import contextlib
 import time
 from collections.abc import Generator
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import capabilities
+
+CANCEL_SECONDS = 2.0
 
 Answer = TypeVar("Answer")
 
@@ -66,7 +70,7 @@ class PatientConnection(psycopg.Connection[Any]):
                 if ready:
                     deadline = time.monotonic() + self.answer_seconds
                 elif time.monotonic() > deadline:
-                    self.pgconn.finish()  # in the middle of an answer it is of no further use
+                    self._give_up()
                     raise psycopg.OperationalError(
                         f"no answer from the server within {self.answer_seconds:g} s"
                     )
@@ -74,3 +78,11 @@ class PatientConnection(psycopg.Connection[Any]):
         except StopIteration as end:
             answer: Answer = end.value
             return answer
+
+    def _give_up(self) -> None:
+        # A server that is only busy would work on, and keep its locks. Older libpq cannot ask it
+        # without waiting for the network for as long as that takes.
+        if capabilities.has_cancel_safe():
+            with contextlib.suppress(psycopg.Error):
+                self.cancel_safe(timeout=CANCEL_SECONDS)
+        self.pgconn.finish()  # in the middle of an answer it is of no further use

@@ -238,3 +238,19 @@ def test_connections_that_die_as_soon_as_they_are_made_are_an_outage(
         monkeypatch.setattr(psycopg.Pipeline, "sync", die)
         with pytest.raises(UnavailableError), db.read():
             pass
+
+
+def test_a_statement_that_is_given_up_does_not_go_on(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep its locks for as long as it takes."""
+    monkeypatch.setattr("tuner_service.storage.database.ANSWER_SECONDS", 1.0)
+    with contextlib.closing(Database.open(postgres_url)) as db:
+        with pytest.raises(UnavailableError), db.write() as connection:
+            connection.execute(text("SELECT pg_sleep(120)"))
+        with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as other:
+            count = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
+            deadline = time.monotonic() + 20
+            while other.execute(count).fetchone() != (0,):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
