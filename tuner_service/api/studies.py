@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -77,9 +79,19 @@ def checked(service: Service, data: Any) -> StudyDefinition:
         modules=modules,
         uploads=_uploads(service, data.get("dataset")),
     )
-    if definition.dataset is not None:
-        _check_version(service, definition.dataset)
+    _check_version(service, definition.dataset)
     return definition
+
+
+@contextmanager
+def _version_kept(service: Service, dataset: Dataset | None) -> Iterator[None]:
+    """Let nobody remove an uploaded version until the study that needs it is stored."""
+    if dataset is None or dataset.sha256 is None:
+        yield
+        return
+    with service.datasets.in_use():
+        _check_version(service, dataset)
+        yield
 
 
 def _uploads(service: Service, dataset: Any) -> dict[str, Upload]:
@@ -90,8 +102,8 @@ def _uploads(service: Service, dataset: Any) -> dict[str, Upload]:
     return {upload.name: upload for upload in service.datasets.all()}
 
 
-def _check_version(service: Service, dataset: Dataset) -> None:
-    if dataset.format is None or dataset.sha256 is None:
+def _check_version(service: Service, dataset: Dataset | None) -> None:
+    if dataset is None or dataset.format is None or dataset.sha256 is None:
         return
     if not service.datasets.has(dataset.name, dataset.format, dataset.sha256):
         detail = (
@@ -137,14 +149,15 @@ def submit_study(
     A name that is taken gets `-2`, `-3`, …; `warnings` says so.
     """
     definition = checked(service, data)
-    study, created = submit(
-        service.db,
-        definition,
-        asked=_as_asked(definition, data),
-        settings=service.settings,
-        idempotency_key=idempotency_key,
-        owner=caller.owner,
-    )
+    with _version_kept(service, definition.dataset):
+        study, created = submit(
+            service.db,
+            definition,
+            asked=_as_asked(definition, data),
+            settings=service.settings,
+            idempotency_key=idempotency_key,
+            owner=caller.owner,
+        )
     if created:
         service.reconciler.ring_soon(study.device)
         logger.info("study %s submitted as %s", study.id, study.name, extra={"study": study.id})

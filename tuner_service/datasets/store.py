@@ -3,6 +3,7 @@
     datasets/uploads/<sha256>/<name>.<format>   every version, never changed once it is there
     datasets/uploads/index/<name>.json          the version that the name stands for now
     datasets/uploads/incoming/                  what is still arriving
+    datasets/uploads/lock                       held while versions come, go or are pinned
 
 Versions are addressed by content, so that a study goes on with the file it was submitted with
 while the name stands for another one already. Both steps of an upload are a rename within one
@@ -31,8 +32,9 @@ from tuner_service.files import sync_folder
 from tuner_service.settings import Settings
 
 SPARE_SECONDS: Final = 3600.0
-"""How long a version outlives its last use: a submit may be about to pin it."""
+"""How long a version outlives its last use: who has read its hash may be about to pin it."""
 
+LOCK: Final = "lock"
 ABANDONED_SECONDS: Final = 86400.0  # after which what is still arriving never will
 
 _NAME = re.compile(UPLOAD_NAME)
@@ -94,7 +96,7 @@ class DatasetStore:
             inputs=contents.inputs,
             uploaded_at=datetime.now(UTC),
         )
-        with self._alone():
+        with self.alone():
             _move(path, self.file(upload))
             before = self.find(name)
             if before is not None and self.file(before).exists():
@@ -103,12 +105,24 @@ class DatasetStore:
         return upload
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep others out, of this process or another: a removal takes files without an index."""
+    def alone(self) -> Iterator[None]:
+        """Keep others out, of this process or another, and those who use a version."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep every version for the block: a submit checks that one is there, and stores it."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
         self._index.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self._index, os.O_RDONLY)
+        # A file open for writing, not the directory: NFS locks nothing else for other machines.
+        handle = os.open(self._uploads / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, how)
             yield
         finally:
             os.close(handle)
@@ -158,21 +172,23 @@ class DatasetStore:
         names = sorted(path.stem for path in self._index.glob("*.json"))
         return [upload for name in names if (upload := self.find(name)) is not None]
 
-    def remove(self, name: str, *, used: Collection[str]) -> None:
-        """Forget a name, and delete its versions but those with a hash in `used`.
+    def remove(self, name: str) -> None:
+        """Forget a name and delete all its versions; the caller is `alone`.
 
         Raises:
             NotFoundError: There is no such data set.
         """
         self.get(name)
-        with self._alone():
-            (self._index / f"{name}.json").unlink(missing_ok=True)
-            self.sweep(name, used=used, spare_seconds=0.0)
+        (self._index / f"{name}.json").unlink(missing_ok=True)
+        self.sweep(name, used=(), spare_seconds=0.0)
 
     def sweep(
         self, name: str, *, used: Collection[str], spare_seconds: float = SPARE_SECONDS
     ) -> None:
-        """Delete versions of a name that nothing uses any more, and what never arrived."""
+        """Delete versions of a name that nothing uses any more, and what never arrived.
+
+        The caller is `alone` since before it looked up what is used.
+        """
         present = self.find(name)
         kept = {*used, *([present.sha256] if present else [])}
         for path in self._uploads.glob(f"*/{name}.*"):

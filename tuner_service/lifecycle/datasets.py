@@ -29,17 +29,19 @@ def remove_dataset(db: Database, store: DatasetStore, name: str) -> None:
         NotFoundError: There is none of this name.
         ConflictError: A study that has not ended uses it.
     """
-    store.get(name)
-    users = [study for study, _ in _users(db, name, UNFINISHED)]
-    if users:
-        more = f" and {len(users) - 1} more" if len(users) > 1 else ""
-        raise ConflictError(
-            f"the data set {name!r} is used by the study {users[0]!r}{more}, which has not ended; "
-            "cancel it first"
-        )
-    store.remove(name, used=())
+    with store.alone():
+        store.get(name)
+        users = [study for study, _ in _users(db, name, UNFINISHED)]
+        if users:
+            more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+            raise ConflictError(
+                f"the data set {name!r} is used by the study {users[0]!r}{more}, which has not "
+                "ended; cancel it first"
+            )
+        store.remove(name)
 
 
 def sweep_dataset(db: Database, store: DatasetStore, name: str) -> None:
     """Delete the versions of a data set that no study can need any more."""
-    store.sweep(name, used={sha256 for _, sha256 in _users(db, name, REVIVABLE)})
+    with store.alone():
+        store.sweep(name, used={sha256 for _, sha256 in _users(db, name, REVIVABLE)})

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,14 @@ from examples import make_own_data
 from tests.integration.api.conftest import served
 from tests.integration.api.test_api import definition
 from tests.unit.training.builders import only, run_all, start
+from tuner_service.api import studies as studies_api
 from tuner_service.api.app import create_app
 from tuner_service.cli import run
 from tuner_service.client import TunerClient
+from tuner_service.datasets import DatasetStore
 from tuner_service.definition import StudyDefinition, load_yaml, resolve, space_of
+from tuner_service.errors import ConflictError
+from tuner_service.lifecycle.datasets import remove_dataset, sweep_dataset
 from tuner_service.lifecycle.workers import publish_modules, register_worker
 from tuner_service.search.draw import draw
 from tuner_service.settings import Settings
@@ -125,6 +131,33 @@ def test_data_in_use_cannot_be_deleted(client: TestClient) -> None:
     assert client.delete("/v1/datasets/mine").status_code == 204
     assert client.delete("/v1/datasets/mine").status_code == 404
     assert client.post("/v1/studies", json=study()).status_code == 422
+
+
+@pytest.mark.parametrize("removes", [remove_dataset, sweep_dataset])
+def test_data_of_a_study_that_is_being_stored_is_kept(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, removes: Callable[..., None]
+) -> None:
+    """The removal begins when the submit has found the version there."""
+    pinned = put(client, TABLE).json()
+    if removes is sweep_dataset:
+        put(client, LONGER)
+    monkeypatch.setattr(DatasetStore.sweep, "__kwdefaults__", {"spare_seconds": 0.0})
+    service = client.app.state.service  # type: ignore[attr-defined]
+    stored = studies_api.submit
+    with ThreadPoolExecutor() as pool:
+        removal = []
+
+        def amid(*arguments: Any, **options: Any) -> Any:
+            removal.append(pool.submit(removes, service.db, service.datasets, "mine"))
+            wait(removal, timeout=0.3)  # it is over by then, or waits for its turn
+            return stored(*arguments, **options)
+
+        monkeypatch.setattr(studies_api, "submit", amid)
+        dataset = {"format": pinned["format"], "sha256": pinned["sha256"]}
+        assert client.post("/v1/studies", json=study(**dataset)).status_code == 202
+        refused = removal[0].exception(timeout=60.0)
+    assert isinstance(refused, ConflictError) == (removes is remove_dataset)
+    assert service.datasets.has("mine", pinned["format"], pinned["sha256"])
 
 
 def test_data_that_a_module_loads_is_listed_with_its_parameters(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tuner_service.datasets import DatasetStore
-from tuner_service.datasets.store import ABANDONED_SECONDS, SPARE_SECONDS
+from tuner_service.datasets.store import ABANDONED_SECONDS, LOCK, SPARE_SECONDS
 from tuner_service.definition import Upload
 from tuner_service.errors import DataError, InputError, LimitError, NotFoundError
 
@@ -29,8 +29,15 @@ def put(store: DatasetStore, name: str, *blocks: bytes, sha256: str | None = Non
         return receiver.keep(sha256=sha256)
 
 
+def remove(store: DatasetStore, name: str) -> None:
+    with store.alone():
+        store.remove(name)
+
+
 def files(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != LOCK
+    )
 
 
 def test_an_upload_is_kept_by_its_content(store: DatasetStore, tmp_path: Path) -> None:
@@ -119,10 +126,10 @@ def test_versions_live_until_nothing_needs_them(store: DatasetStore) -> None:
 def test_a_removed_name_takes_its_versions_along(store: DatasetStore, tmp_path: Path) -> None:
     put(store, "flowers", FLOWERS)
     put(store, "flowers", OTHERS)
-    store.remove("flowers", used=())
+    remove(store, "flowers")
     assert files(tmp_path) == []
     with pytest.raises(NotFoundError):
-        store.remove("flowers", used=())
+        remove(store, "flowers")
 
 
 def test_a_removal_does_not_take_the_file_of_an_upload_under_way(
@@ -131,7 +138,7 @@ def test_a_removal_does_not_take_the_file_of_an_upload_under_way(
     """The file is there before its name: a removal just then saw one that no name stands for."""
     put(store, "flowers", FLOWERS)
     write = DatasetStore._write_index
-    removal = threading.Thread(target=store.remove, args=("flowers",), kwargs={"used": ()})
+    removal = threading.Thread(target=remove, args=(store, "flowers"))
 
     def amid(self: DatasetStore, upload: Upload) -> None:
         removal.start()
