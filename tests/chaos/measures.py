@@ -59,11 +59,16 @@ class Samples:
             series.values.append(value)
 
     def table(self) -> tuple[str, bool]:
-        """Return a line for each series, and whether all are flat."""
+        """Return a line for each series, and whether all are flat; too few samples are not."""
         lines = [f"{'':30s}{'median':>10s}{'grew':>10s}{'allowed':>10s}{'an hour':>10s}"]
         flat = True
         for (name, measure), series in self.series.items():
-            verdict = judge(series.times, series.values, TOLERANCES[measure])
+            try:
+                verdict = judge(series.times, series.values, TOLERANCES[measure])
+            except ValueError:
+                flat = False
+                lines.append(f"{name:16s}{measure:14s}  too few samples: {len(series.times)}")
+                continue
             flat &= verdict.is_flat
             numbers = (verdict.median, verdict.growth, verdict.allowed, verdict.per_hour)
             row = "".join(f"{number:10.2f}" for number in numbers)

@@ -219,8 +219,24 @@ def clients(service: Service, record: Record, stream: Stream) -> Iterator[None]:
 # A run
 
 
+def stop(process: subprocess.Popen[bytes], *, seconds: float = 60.0) -> bool:
+    """Ask a process to stop; kill it and all below it if it does not, and return whether it did."""
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.kill()
+        process.wait()
+        return False
+    return True
+
+
 @contextlib.contextmanager
-def up(service: Service, workers: int) -> Iterator[psutil.Process]:
+def up(service: Service, workers: int, record: Record) -> Iterator[psutil.Process]:
     """Run `tuner up` for the block, and see it stop in order."""
     command = [sys.executable, "-m", "tuner_service.cli", "up", "--workers", str(workers)]
     log = service.directory / "up.log"
@@ -237,9 +253,9 @@ def up(service: Service, workers: int) -> Iterator[psutil.Process]:
         until(lambda: "Ready." in log.read_text(), seconds=120.0, what="tuner up")
         yield psutil.Process(process.pid)
     finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60.0)
-        logger.info("tuner up ended with %d\n%s", code, log.read_text()[-2000:])
+        if not stop(process):
+            record.faults.append("tuner up did not stop")
+        logger.info("tuner up ended with %d\n%s", process.returncode, log.read_text()[-2000:])
 
 
 @contextlib.contextmanager
@@ -270,7 +286,7 @@ def soak(
     with (
         tempfile.TemporaryDirectory(prefix="tuner-soak-") as name,
         place(backend, Path(name)) as service,
-        up(service, workers) as process,
+        up(service, workers, record) as process,
         contextlib.closing(Database.open(service.database_url)) as db,
     ):
         stream = Stream(service, record, random.Random(seed), pace_seconds=pace)
