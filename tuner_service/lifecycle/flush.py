@@ -14,6 +14,7 @@ from tuner_service.lifecycle.messages import Batch, Fail, Finish, Flushed, HandB
 from tuner_service.lifecycle.results import result_of, write_results
 from tuner_service.lifecycle.starts import start_trials
 from tuner_service.lifecycle.tally import lock_rows
+from tuner_service.lifecycle.texts import fit
 from tuner_service.lifecycle.unit import Key, Unit
 from tuner_service.lifecycle.views import Failure
 from tuner_service.settings import Settings
@@ -110,7 +111,7 @@ def _fail(unit: Unit, fails: Sequence[Fail]) -> None:
             failure=f.failure,
             blamed=f.blamed,
             shared_death=f.shared_death,
-            retry=f.retry,
+            retry=f.retry and not _ends_study(unit, f),
             checkpoint_step=f.checkpoint_step,
         )
         for f in fails
@@ -134,7 +135,11 @@ def _note_hopeless(unit: Unit, fails: Sequence[Fail]) -> None:
         study = unit.studies[f.lease.study_id]
         now = unit.tally.moved(study)
         if not may_succeed(unit.connection, now, worker_id=unit.worker_id):
-            unit.hopeless[study["id"]] = f.hopeless
+            unit.hopeless[study["id"]] = fit(f.hopeless)
+
+
+def _ends_study(unit: Unit, fail: Fail) -> bool:
+    return fail.hopeless is not None and fail.lease.study_id in unit.hopeless
 
 
 def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:

@@ -127,8 +127,8 @@ class Fail:
         shared_death: The trainer died with several lanes on board.
         retry: False fails the slot at once, whatever attempts are left.
         checkpoint_step: A checkpoint up to this step exists for the next attempt.
-        hopeless: Why no other trial of the study could succeed: ends the study, if nothing was
-            reported in it yet.
+        hopeless: Why no other trial of the study could succeed: ends the study, and the
+            slot with it, if nothing was reported in it yet.
     """
 
     lease: Lease

@@ -122,6 +122,11 @@ class History:
         return [trial for trial in trials if trial.state == "RUNNING"]
 
     @property
+    def has_results(self) -> bool:
+        """Whether a trial ended well, or has reported a value."""
+        return bool(self.finished) or any(t.intermediate_values for t in self._trials.values())
+
+    @property
     def pending(self) -> Mapping[int, Mapping[str, Any]]:
         """Parameters handed out whose trials are not created yet, oldest first.
 

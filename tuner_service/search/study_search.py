@@ -34,6 +34,11 @@ class StudySearch:
         """Ids of trials that may have changed since they were merged."""
         return self._history.unfinished
 
+    @property
+    def has_results(self) -> bool:
+        """Whether a trial is known to have ended well, or to have reported."""
+        return self._history.has_results
+
     def merge(self, trials: Iterable[HistoryTrial]) -> None:
         """Take in what the database has."""
         self._history.merge(trials)

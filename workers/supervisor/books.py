@@ -19,7 +19,7 @@ from workers.supervisor.outage import Outage
 from workers.supervisor.outbox import Outcome
 from workers.supervisor.pace import Pace
 from workers.supervisor.shift import Shift
-from workers.supervisor.studies import Studies
+from workers.supervisor.studies import STUDY_ERRORS, Studies
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,6 @@ IDLE_CLAIM_SECONDS = 0.5
 FULL_CLAIM_SECONDS = 0.05
 RENEW_SECONDS = 1.0
 PRUNE_REFRESH_SECONDS = 1.0
-
-# What a definition or a sampler that is wrong for its study may raise. It fails the slot, so that
-# one study cannot stop a worker that others need.
-_STUDY_ERRORS = (TunerError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 
 _STOPS: dict[str, StopMode] = {
     "cancelled": "cancel",
@@ -264,7 +260,7 @@ class Books:
             run.spec = study.spec(run.parameters)
         except UnavailableError:
             raise
-        except _STUDY_ERRORS as error:
+        except STUDY_ERRORS as error:
             shift.close(run, _unaskable(run, error))
             return
         if run.trial_id is not None:

@@ -11,7 +11,7 @@ from workers.supervisor.trainer_process import Message
 
 logger = logging.getLogger(__name__)
 
-POINTS = 16  # of a search space in which nine of ten fail, one in five passes for hopeless
+POINTS = 32  # of spaces in which nine points of ten fail, one in thirty passes for hopeless
 
 _LAST_WORDS = ("finished", "stopped", "failed")
 
@@ -39,7 +39,7 @@ class Listener:
         """Send points of a study whose first trials failed, for the trainer to try."""
         runs = self._shift.board.of(Phase.SENT)
         study = next((run.study for run in runs if run.lease.study_id == study_id), None)
-        specs = [] if study is None else study.samples(POINTS)
+        specs = [] if study is None else study.doubted(POINTS)
         self._shift.send({"type": "try", "study": study_id, "specs": specs})
 
     def _take_events(self, events: list[Event]) -> None:

@@ -84,9 +84,8 @@ def failed(run: Run, event: Event, *, alone: bool) -> Outcome:
     """
     failure = failure_of(event)
     hopeless = event.get("failure", {}).get("hopeless")
-    if hopeless is not None:
-        return Fail(run.lease, run.trial, failure, blamed=True, retry=False, hopeless=hopeless)
-    if failure.kind == "diverged" or (failure.kind == "out_of_memory" and alone):
+    infeasible = failure.kind == "diverged" or (failure.kind == "out_of_memory" and alone)
+    if infeasible and hopeless is None:
         return _finish(run, event, "PRUNED", failure=failure)
     shared = failure.kind == "out_of_memory" or (failure.kind == "worker_lost" and not alone)
     return Fail(
@@ -97,6 +96,7 @@ def failed(run: Run, event: Event, *, alone: bool) -> Outcome:
         shared_death=shared,
         retry=failure.kind != "data",
         checkpoint_step=run.checkpoint_step,
+        hopeless=hopeless,
     )
 
 

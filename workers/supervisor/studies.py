@@ -1,16 +1,24 @@
 """What a worker keeps of each study it works on: definition, sampler's mirror, file places."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tuner_service.definition import StudyDefinition, parallel_trials, resolve, resolve_loop
+from tuner_service.errors import TunerError
 from tuner_service.lifecycle.messages import Lease, StudyWork
 from tuner_service.search import StudySearch
 from tuner_service.search.spread import spread_points
 from workers.supervisor.ledger import Ledger
 
+logger = logging.getLogger(__name__)
+
 _REFRESH_SECONDS = 0.25
+
+# What a definition or a sampler that is wrong for its study may raise. It fails the slot, so that
+# one study cannot stop a worker that others need.
+STUDY_ERRORS = (TunerError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 
 
 @dataclass(slots=True)
@@ -77,9 +85,18 @@ class ActiveStudy:
             return resolve_loop(self.definition, parameters).model_dump(mode="json")
         return resolve(self.definition, parameters).model_dump(mode="json")
 
-    def samples(self, count: int) -> list[dict[str, Any]]:
-        """Return the training instructions of up to `count` points all over the search space."""
-        return [self.spec(point) for point in spread_points(self.definition, count)]
+    def doubted(self, count: int) -> list[dict[str, Any]]:
+        """Return the training instructions of up to `count` points all over the search space.
+
+        Empty where the study needs no trying, as it has results, or where no points can be had.
+        """
+        if self.search.has_results:
+            return []
+        try:
+            return [self.spec(point) for point in spread_points(self.definition, count)]
+        except STUDY_ERRORS:
+            logger.exception("study %s: no points of its search space to try", self.work.name)
+            return []
 
 
 class Studies:

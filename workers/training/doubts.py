@@ -3,7 +3,8 @@
 A trial that fails before its study has reported anything may be unlucky, or the first of all. Its
 failure is held back while one batch of other points of the search space is tried, up to the first
 that trains. If none does, the failure goes out as `hopeless`, which ends the study before its
-budget is spent. A study whose trials do well costs nothing here.
+budget is spent. A study whose trials do well costs nothing here. Training loops are no business of
+this module: what one of them does cannot be tried for one batch.
 """
 
 from collections import deque
@@ -14,7 +15,7 @@ from typing import Any
 from workers.protocol import Event, TrialStart
 
 Ask = Callable[[int], None]
-Try = Callable[[dict[str, Any]], bool]
+Try = Callable[[dict[str, Any], str | None], bool | None]
 
 _LAST_WORDS = ("finished", "stopped", "failed")
 _PROOFS = ("report", "checkpointed", "finished")
@@ -27,8 +28,13 @@ _ADVICE = {
 
 @dataclass(slots=True)
 class _Doubt:
-    """Failures of one study that are held back; `points` are None until they are known."""
+    """Failures of one study that are held back; `points` are None until they are known.
 
+    Attributes:
+        log: Of the first trial that failed, where the points print.
+    """
+
+    log: str | None
     held: list[Event] = field(default_factory=list)
     points: deque[dict[str, Any]] | None = None
     tried: int = 0
@@ -40,13 +46,16 @@ class Doubts:
     Args:
         ask: Asks the supervisor for points of a study, which come by `answer`; None: failures
             stand as they are.
-        trains: Whether one batch of a trial, given as its spec, can be trained.
+        trains: Whether one batch of a trial, given as its spec, can be trained; None: it cannot
+            be told now. What it prints goes to the log.
+        crowded: Whether other trials than this one take memory.
     """
 
-    def __init__(self, ask: Ask | None, trains: Try) -> None:
+    def __init__(self, ask: Ask | None, trains: Try, crowded: Callable[[int], bool]) -> None:
         self._ask = ask
         self._trains = trains
-        self._studies: dict[int, int] = {}  # by trial
+        self._crowded = crowded
+        self._starts: dict[int, TrialStart] = {}  # by trial
         self._proven: set[int] = set()
         self._doubts: dict[int, _Doubt] = {}
 
@@ -61,8 +70,8 @@ class Doubts:
         return any(doubt.points is not None for doubt in self._doubts.values())
 
     def expect(self, start: TrialStart) -> None:
-        """Take note of a trial that comes on board."""
-        self._studies[start["trial"]] = start["study"]
+        """Take note of a trial that comes on board; the failures of any other are passed on."""
+        self._starts[start["trial"]] = start
 
     def answer(self, study: int, points: Sequence[dict[str, Any]]) -> None:
         """Take the points of a study that are to be tried."""
@@ -75,15 +84,17 @@ class Doubts:
         if self._ask is None:
             return events
         passed: list[Event] = []
-        self._proven |= {self._studies[e["trial"]] for e in events if e["kind"] in _PROOFS}
+        known = [event for event in events if event["trial"] in self._starts]
+        self._proven |= {self._study(event) for event in known if event["kind"] in _PROOFS}
+        ends = sum(event["kind"] in _LAST_WORDS for event in events)
         for event in events:
-            study = self._studies[event["trial"]]
-            if event["kind"] in _LAST_WORDS:
-                del self._studies[event["trial"]]
-            if self._is_doubtful(event, study):
-                self._hold(event, study, self._ask)
+            if self._is_doubtful(event):
+                alone = ends == 1 and not self._crowded(event["trial"])
+                self._hold({"alone": alone, **event}, self._ask)
             else:
                 passed.append(event)
+            if event["kind"] in _LAST_WORDS:
+                self._starts.pop(event["trial"], None)
         for study in [study for study in self._doubts if study in self._proven]:
             passed += self._doubts.pop(study).held
         return passed
@@ -93,27 +104,36 @@ class Doubts:
         for study, doubt in self._doubts.items():
             if doubt.points is None:
                 continue
-            if doubt.points and not self._trains(doubt.points.popleft()):
-                doubt.tried += 1
-                if doubt.points:
-                    # The trainer moves, though none of these trials does.
-                    return [{"kind": "working", "trial": one["trial"]} for one in doubt.held]
-                return [_hopeless(event, doubt.tried) for event in self._settle(study)]
-            return self._settle(study)
+            if not doubt.points:
+                return self._settle(study)
+            trains = self._trains(doubt.points.popleft(), doubt.log)
+            if trains is None:
+                return self._doubts.pop(study).held
+            if trains:
+                return self._settle(study)
+            doubt.tried += 1
+            if doubt.points:
+                # The trainer moves, though none of these trials does.
+                return [{"kind": "working", "trial": one["trial"]} for one in doubt.held]
+            return [_hopeless(event, doubt.tried) for event in self._settle(study)]
         return []
 
     def release(self) -> list[Event]:
         """Return every failure that is held back, as it is."""
         return [event for study in list(self._doubts) for event in self._settle(study)]
 
-    def _is_doubtful(self, event: Event, study: int) -> bool:
-        if event["kind"] != "failed" or study in self._proven:
-            return False
-        return event["failure"]["kind"] in _KINDS
+    def _study(self, event: Event) -> int:
+        return self._starts[event["trial"]]["study"]
 
-    def _hold(self, event: Event, study: int, ask: Ask) -> None:
+    def _is_doubtful(self, event: Event) -> bool:
+        if event["kind"] != "failed" or event["trial"] not in self._starts:
+            return False
+        return self._study(event) not in self._proven and event["failure"]["kind"] in _KINDS
+
+    def _hold(self, event: Event, ask: Ask) -> None:
+        study = self._study(event)
         if study not in self._doubts:
-            self._doubts[study] = _Doubt()
+            self._doubts[study] = _Doubt(self._starts[event["trial"]]["log"])
             ask(study)
         self._doubts[study].held.append(event)
 

@@ -5,7 +5,6 @@ happened as a list of events. Trials of one group train together where the step 
 take turns, one slice of an epoch each.
 """
 
-import logging
 import sys
 import time
 from collections import OrderedDict, deque
@@ -28,13 +27,11 @@ from workers.training.loop import GroupLoop
 from workers.training.loops.loops import LoopTrials
 from workers.training.models import ModelKeeper
 from workers.training.preparation import Prepared, prepare_trial
-from workers.training.rehearsal import one_batch
+from workers.training.rehearsal import try_one_batch
 from workers.training.runs import Run, resume
 from workers.training.step import device_of
 from workers.training.steps import PlainSteps, Steps
 from workers.training.trial_log import printing_to
-
-logger = logging.getLogger(__name__)
 
 LoopKey = tuple[str, int]  # group key, step within the epoch at which runs come in
 
@@ -87,7 +84,7 @@ class Engine:
         self._keeper = loops.keeper if loops is not None else ModelKeeper()
         self._own_loops = loops or LoopTrials(device, modules_dir=None, keeper=self._keeper)
         self._folds = Folds(self._keeper.ranks)
-        self._doubts = Doubts(ask, self._trains)
+        self._doubts = Doubts(ask, self._trains, self._crowded)
         self._containment = Containment()
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[int, StopMode] = {}
@@ -120,10 +117,10 @@ class Engine:
 
     def submit(self, start: TrialStart) -> None:
         """Take a trial on, after those already there."""
-        self._doubts.expect(start)
         if start["spec"].get("kind") == "loop":
             self._own_loops.submit(start)
         else:
+            self._doubts.expect(start)
             self._waiting.extend(self._folds.split(start))
 
     def stop(self, trial: int, mode: StopMode) -> None:
@@ -227,15 +224,25 @@ class Engine:
             group_network=self._steps.group_network,
         )
 
-    def _trains(self, spec: dict[str, Any]) -> bool:
-        """Whether one batch of the trial can be trained."""
+    def _trains(self, spec: dict[str, Any], log: str | None) -> bool | None:
+        """Whether one batch of the trial can be trained; None while others take the memory."""
         try:
-            with self._containment.contained():
-                one_batch(self._prepared(TrialSpec.model_validate(spec)))
+            with self._containment.contained(), printing_to(log):
+                sys.stderr.write("One batch of another point of the search space:\n")
+                try_one_batch(self._prepared(TrialSpec.model_validate(spec)))
         except BaseException as error:  # noqa: BLE001  as in `_admit`
-            logger.info("a point of the search space cannot be trained: %s", error)
+            failure = failure_of(error, 0)
+            with printing_to(log):
+                sys.stderr.write(f"{failure['message']}\n")
+            if failure["kind"] == "out_of_memory" and self._crowded():
+                return None
             return False
         return True
+
+    def _crowded(self, trial: int | None = None) -> bool:
+        """Whether any trial but this one takes memory."""
+        trials = {self._folds.trial_of(run) for run in self._runs} - {trial}
+        return bool(trials) or not self._own_loops.idle
 
     def _parameter_count(self, spec: TrialSpec, shape: tuple[int, ...], outputs: int) -> int:
         key = repr((sorted(spec.network.items()), shape, outputs))

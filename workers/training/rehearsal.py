@@ -66,22 +66,15 @@ def one_batch(prepared: Prepared) -> Findings:
     Returns:
         As `rehearse`.
     """
-    spec, data, group = prepared.spec, prepared.data, prepared.group
-    step = PlainStep(group)
-    step.put(0, hyper_of(spec), None)
-    rows = min(group.batch_size, data.train.rows)
-    order = torch.arange(rows).unsqueeze(0)  # [1, rows]: one batch
-    rate = torch.full((1, 1), float(spec.optimizer["learning_rate"]), dtype=torch.float64)
-    loss = float(step.train_epoch(order, rate)) / rows
+    group, batch = prepared.group, _Batch(prepared)
+    loss = batch.train()
     with _timed() as seconds:
-        step.train_epoch(order, rate)
-    part = data.validation
-    outputs = step.evaluate(part.inputs)
-    measured = measure(outputs, part, loss=group.loss, metrics=[prepared.metrics])[0]
-    parameters = (v for k, v in step.take(0).items() if k.startswith("parameters/"))
+        batch.train()
+    outputs, measured = batch.measure()
+    parameters = (v for k, v in batch.step.take(0).items() if k.startswith("parameters/"))
     return {
-        "batch": [rows, *data.shape],
-        "output": [rows, *outputs.shape[2:]],
+        "batch": [batch.rows, *prepared.data.shape],
+        "output": [batch.rows, *outputs.shape[2:]],
         "parameter_count": sum(tensor.numel() for tensor in parameters),
         "train_loss": loss,
         "metrics": {f"val_{name}": value for name, value in measured.items()},
@@ -89,6 +82,40 @@ def one_batch(prepared: Prepared) -> Findings:
         "epoch_seconds": seconds[0] * group.steps,
         "peak_memory_bytes": peak_memory_bytes(group.device),
     }
+
+
+def try_one_batch(prepared: Prepared) -> None:
+    """Train one batch plainly and measure the network on the validation part.
+
+    What the network, the loss or a metric raises comes through.
+    """
+    batch = _Batch(prepared)
+    batch.train()
+    batch.measure()
+
+
+class _Batch:
+    """The first rows of a trial's data, and a plain step to train them with."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self.step = PlainStep(prepared.group)
+        self.step.put(0, hyper_of(prepared.spec), None)
+        self.rows = min(prepared.group.batch_size, prepared.data.train.rows)
+
+    def train(self) -> float:
+        """Return the mean loss."""
+        order = torch.arange(self.rows).unsqueeze(0)  # [1, rows]: one batch
+        learning_rate = float(self._prepared.spec.optimizer["learning_rate"])
+        rate = torch.full((1, 1), learning_rate, dtype=torch.float64)
+        return float(self.step.train_epoch(order, rate)) / self.rows
+
+    def measure(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the outputs for the validation part, [1, rows, ...], and its metrics."""
+        part = self._prepared.data.validation
+        outputs = self.step.evaluate(part.inputs)
+        loss, metrics = self._prepared.group.loss, [self._prepared.metrics]
+        return outputs, measure(outputs, part, loss=loss, metrics=metrics)[0]
 
 
 def rehearse_loop(

@@ -55,14 +55,19 @@ def test_a_hopeless_failure_ends_the_study_that_has_nothing(
     if reported:
         hand.report(second, other, 1)
     failure = Failure(kind="user_code", message="TypeError: no")
-    fail = Fail(first, trial, failure, blamed=True, retry=False, hopeless="no (lower it)")
+    fail = Fail(
+        first, trial, failure, blamed=True, hopeless="no\0\udc80" + 9_000 * "!" + "(lower it)"
+    )
     flushed = hand.flush(fails=[fail], renew=[second])
     view = get_study(db, study.id)
     if reported:
         assert (view.state, flushed.stop) == ("running", {})
-        assert view.progress.failed == 1
+        assert (view.progress.failed, view.progress.open) == (0, 4)  # it is tried again
     else:
-        assert (view.state, view.reason) == ("failed", "no (lower it)")
+        assert view.state == "failed"
+        assert (view.reason or "").startswith("no\ufffd?!")
+        assert (view.reason or "").endswith("!(lower it)")
+        assert len(view.reason or "") < 5_000
         assert flushed.stop == {second.key: "cancelled"}
         assert (view.progress.failed, view.progress.cancelled) == (1, 3)
     check_invariants(db, settings=SETTINGS)
@@ -116,7 +121,7 @@ def test_a_zombies_word_ends_no_study(db: Database, hand: Hand) -> None:
     expire(db, lease)
     reconcile(db, settings=SETTINGS)
     failure = Failure(kind="user_code", message="TypeError: no")
-    hand.flush(fails=[Fail(lease, trial, failure, blamed=True, retry=False, hopeless="no")])
+    hand.flush(fails=[Fail(lease, trial, failure, blamed=True, hopeless="no")])
     assert get_study(db, study.id).state == "running"
 
 

@@ -1,5 +1,6 @@
 """First trials that fail: what is tried before their study is given up."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,11 @@ import pytest
 
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, spec, start
+from tuner_service.definition.spec import LoopSpec
 from workers.protocol import Event
 from workers.training.engine import Engine
+from workers.training.loops.loops import LoopTrials
+from workers.training.models import ModelKeeper
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -37,7 +41,8 @@ class Desk:
 
     def submit(self, *widths: int) -> None:
         for trial, point in enumerate(self.points(*widths), start=1):
-            self.engine.submit(start(trial, folder=self.folder, spec=point))
+            log = str(self.folder / f"{trial}.log")
+            self.engine.submit(start(trial, folder=self.folder, spec=point, log=log))
 
     def advance(self, turns: int = 40) -> list[Event]:
         return [event for _ in range(turns) for event in self.engine.advance()]
@@ -66,6 +71,9 @@ def test_failures_wait_until_other_points_fail_too(
         assert "Error: too wide (2 other points of the search space fail" in failure["hopeless"]
         assert advice in failure["hopeless"]
     assert desk.engine.idle
+    log = (tmp_path / "1.log").read_text()
+    said = error.replace("('", ": ").removesuffix("')")
+    assert log.endswith(2 * f"One batch of another point of the search space:\n{said}\n")
 
 
 def test_one_point_that_trains_is_enough(tmp_path: Path) -> None:
@@ -99,3 +107,43 @@ def test_without_points_and_at_a_shutdown_failures_go_out_as_they_are(tmp_path: 
     other.submit(9)
     other.advance(1)
     assert "hopeless" not in only(other.engine.shutdown(), 1, "failed")["failure"]
+
+
+def test_memory_that_others_hold_is_no_evidence(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, "MemoryError('too wide')")
+    desk.engine.submit(start(9, spec(epochs=1000), folder=tmp_path, study=2))
+    desk.advance(2)
+    desk.submit(9)
+    desk.advance(2)
+    desk.engine.try_points(1, desk.points(20, 30))
+    failed = only(desk.advance(3), 1, "failed")
+    assert "hopeless" not in failed["failure"]
+    assert not failed["alone"]  # though it may be when this is heard
+    desk.engine.stop(9, "cancel")
+    desk.advance(1)
+    desk.submit(9)
+    desk.advance(2)
+    assert desk.asked == [1, 1]
+    desk.engine.try_points(1, desk.points(20, 30))
+    failed = only(desk.advance(3), 1, "failed")
+    assert "2 other points" in failed["failure"]["hopeless"]
+    assert failed["alone"]
+
+
+def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("def train(trial):\n    raise ValueError('unlucky')\n")
+    loop = LoopSpec(module="odd", parameters={}, objective=(("value", "minimize"),), seed=0)
+    asked: list[int] = []
+    loops = LoopTrials("cpu", modules_dir=tmp_path, keeper=ModelKeeper())
+    engine = Engine("cpu", modules_dir=tmp_path, loops=loops, ask=asked.append)
+    fields = loop.model_dump(mode="json")
+    engine.submit(start(1, folder=tmp_path, spec=fields))
+    events: list[Event] = []
+    deadline = time.monotonic() + 30
+    while not engine.idle and time.monotonic() < deadline:
+        events += engine.advance()
+        time.sleep(0.01)
+    engine.shutdown()
+    failure = only(events, 1, "failed")["failure"]
+    assert (failure["message"], asked) == ("ValueError: unlucky", [])
+    assert "hopeless" not in failure

@@ -212,6 +212,10 @@ class FakeSearch:
         self.last_trial_id = 0
         self.unfinished: set[int] = set()
 
+    @property
+    def has_results(self) -> bool:
+        return bool(self.values)
+
     def merge(self, trials: Any) -> None:
         pass
 
