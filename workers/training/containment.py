@@ -21,12 +21,13 @@ class Containment:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._kept = [_duplicate(stream) for stream in _STREAMS]
+        self._directory = _open_directory()
 
     @contextlib.contextmanager
     def contained(self) -> Iterator[None]:
         """Undo afterwards what the code inside sets for the whole process; a fork of it ends."""
-        directory = os.getcwd()
         dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+        device = torch.get_default_device()
         threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         streams = sys.stdout, sys.stderr
         try:
@@ -34,10 +35,12 @@ class Containment:
         finally:
             if os.getpid() != self._pid:
                 os._exit(0)  # a fork that came out here would be a second trainer
-            if os.getcwd() != directory:
-                os.chdir(directory)
+            if self._directory is not None:
+                os.fchdir(self._directory)
             if torch.get_default_dtype() is not dtype:
                 torch.set_default_dtype(dtype)
+            if torch.get_default_device() != device:
+                torch.set_default_device(None)  # the trainer sets none
             if torch.is_grad_enabled() != gradients:
                 torch.set_grad_enabled(gradients)
             if torch.get_num_threads() != threads:
@@ -56,6 +59,13 @@ class Containment:
             sys.stdout = os.fdopen(1, "w", closefd=False)
         if sys.stderr.closed:
             sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _open_directory() -> int | None:
+    """Open the working directory, whose name a user's code may remove."""
+    with contextlib.suppress(OSError):  # it may not be ours to read
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    return None
 
 
 def _duplicate(stream: int) -> int | None:

@@ -316,7 +316,8 @@ class Engine:
             else:
                 events += self._own_loops.stop(trial, mode)
         for loop in self._loops.values():
-            events += self._ended(loop.apply_stops())
+            with self._containment.contained():
+                events += self._ended(loop.apply_stops())
         return events
 
     def _ended(self, events: list[Event]) -> list[Event]:

@@ -85,7 +85,9 @@ STATE = {
     "grad": "torch.set_grad_enabled(False)",
     "threads": "torch.set_num_threads(3)",
     "deterministic": "torch.use_deterministic_algorithms(True)",
+    "device": "torch.set_default_device('meta')",
     "cwd": "os.chdir('/')",
+    "gone": "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')",
     "stdout": "sys.stdout.close()",
     "descriptor": "os.close(1)",
     "replaced": "sys.stdout = None",
@@ -96,12 +98,16 @@ STATE = {
 
 @pytest.mark.parametrize("place", ["build", "forward"])
 @pytest.mark.parametrize("deed", STATE.values(), ids=STATE)
-def test_what_it_does_to_the_process_is_undone(tmp_path: Path, place: str, deed: str) -> None:
+def test_what_it_does_to_the_process_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, deed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     before = state()
     run_beside(tmp_path, place=place, deed=deed)
     assert state() == before
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 and later
 def test_a_process_that_it_forks_is_no_second_trainer(tmp_path: Path) -> None:
     assert run_beside(tmp_path, place="build", deed="os.fork()")[-1]["kind"] == "finished"
 
@@ -110,5 +116,5 @@ def state() -> tuple[object, ...]:
     return (
         torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(), Path.cwd(), sys.stdout, sys.stdout.closed,
-        os.fstat(1).st_ino,
+        os.fstat(1).st_ino, torch.get_default_device(),
     )  # fmt: skip
