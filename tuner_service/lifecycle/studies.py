@@ -174,8 +174,8 @@ def delete(db: Database, ref: str) -> list[str]:
                 f"only a study that is paused or has ended can be deleted, but "
                 f"{row['name']!r} is {row['state']}: cancel it first"
             )
-        ours = select(trials.c.trial_id).where(trials.c.study_id == row["id"])
-        connection.execute(sql_delete(epochs).where(epochs.c.trial_id.in_(ours)))
+        for ours in optuna_rows.trials_in_parts(connection, row["optuna_study_id"]):
+            connection.execute(sql_delete(epochs).where(epochs.c.trial_id.in_(ours)))
         for table in (trials, slots, idempotency_keys, study_modules):
             connection.execute(sql_delete(table).where(table.c.study_id == row["id"]))
         connection.execute(sql_delete(studies).where(studies.c.id == row["id"]))

@@ -16,7 +16,18 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from tuner_service.storage.bulk import insert_rows
 from tuner_service.storage.pipeline import among, integers, together
@@ -34,6 +45,7 @@ SYSTEM_ATTRS: Final[Table] = models.TrialSystemAttributeModel.__table__
 HEARTBEATS: Final[Table] = models.TrialHeartbeatModel.__table__
 
 CONSTRAINT_PREFIX: Final = "constraints:"
+TRIALS_IN_A_PART: Final = 2_000
 
 _LOCKED_STUDIES: Final = (
     select(STUDIES.c.study_id)
@@ -357,11 +369,26 @@ def _remember_ids(connection: Connection) -> None:
 def delete_study(connection: Connection, study_id: int) -> None:
     """Delete a study and everything of it."""
     _remember_ids(connection)
-    trials = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
-    for table in (PARAMS, VALUES, INTERMEDIATE, USER_ATTRS, SYSTEM_ATTRS, HEARTBEATS):
-        connection.execute(delete(table).where(table.c.trial_id.in_(trials)))
+    for trials in trials_in_parts(connection, study_id):
+        for table in (PARAMS, VALUES, INTERMEDIATE, USER_ATTRS, SYSTEM_ATTRS, HEARTBEATS):
+            connection.execute(delete(table).where(table.c.trial_id.in_(trials)))
     for table in (TRIALS, DIRECTIONS, STUDY_USER_ATTRS, STUDY_SYSTEM_ATTRS, STUDIES):
         connection.execute(delete(table).where(table.c.study_id == study_id))
+
+
+def trials_in_parts(connection: Connection, study_id: int) -> list[Select[tuple[int]]]:
+    """Return SELECTs of a study's trial ids, few enough each for one statement to be quick.
+
+    A statement that takes too long is given up, and so it would be each time.
+    """
+    ids = TRIALS.c.trial_id
+    ours = select(ids).where(TRIALS.c.study_id == study_id)
+    bounds = select(func.min(ids), func.max(ids)).where(TRIALS.c.study_id == study_id)
+    first, last = connection.execute(bounds).one()
+    if first is None:
+        return []
+    lows = range(first, last + 1, TRIALS_IN_A_PART)
+    return [ours.where(ids.between(low, low + TRIALS_IN_A_PART - 1)) for low in lows]
 
 
 def utc(seconds: float) -> datetime:
