@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner_service.cli import show
+from tuner_service.cli.service import settings_of
 from tuner_service.errors import DefinitionError, Fault, InputError, TunerError
-from tuner_service.settings import Settings
 
 
 class RehearsalFailedError(TunerError):
@@ -25,9 +25,10 @@ def rehearse(definition: Any, *, modules: Path | None, device: str) -> dict[str,
     Raises:
         DefinitionError: The definition has faults.
         InputError: There is no torch here, or the process died.
+        SettingsError: A `TUNER_…` variable is wrong.
         RehearsalFailedError: The trial failed; its traceback has been printed.
     """
-    settings = Settings()
+    settings = settings_of()
     # -P: a `workers` folder where the user happens to stand must not be taken for ours.
     command = [sys.executable, "-P", "-m", "workers.preflight", "--device", device]
     command += ["--data-dir", str(settings.data_dir)]

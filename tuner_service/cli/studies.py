@@ -271,13 +271,13 @@ def logs(
     sys.stdout.write(text)
 
 
-def _read(file: Path) -> Any:
-    from tuner_service.definition import load_yaml  # noqa: PLC0415 - keeps `tuner status` quick
+def _read(file: Path) -> dict[Any, Any]:
+    from tuner_service.definition import load_study  # noqa: PLC0415 - keeps `tuner status` quick
 
     if str(file) == "-":
-        return load_yaml(sys.stdin.read())
+        return load_study(sys.stdin.read())
     try:
-        return load_yaml(file.read_text(encoding="utf-8"))
+        return load_study(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"Cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -229,11 +229,11 @@ def read_definition(definition: Definition) -> Any:
     """Return a definition as it goes on the wire, reading it if it is the path of a file.
 
     Raises:
-        DefinitionError: The file is not YAML.
+        DefinitionError: The file is not YAML, or not a mapping.
         OSError: It cannot be read.
     """
     if isinstance(definition, Mapping):
         return dict(definition)
-    from tuner_service.definition import load_yaml  # noqa: PLC0415 - pydantic, only for files
+    from tuner_service.definition import load_study  # noqa: PLC0415 - pydantic, only for files
 
-    return load_yaml(Path(definition).read_text(encoding="utf-8"))
+    return load_study(Path(definition).read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from tuner_service.definition.catalogue import catalogue_view
 from tuner_service.definition.fusing import fusing
 from tuner_service.definition.grid import grid_count, grid_values
 from tuner_service.definition.limits import Limits
-from tuner_service.definition.loading import load_yaml
+from tuner_service.definition.loading import load_study, load_yaml
 from tuner_service.definition.modules import ModuleDescription
 from tuner_service.definition.options import Option, Scalar
 from tuner_service.definition.parse import parse_definition
@@ -68,6 +68,7 @@ __all__ = [
     "fusing",
     "grid_count",
     "grid_values",
+    "load_study",
     "load_yaml",
     "most_epochs",
     "parallel_trials",

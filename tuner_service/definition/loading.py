@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from tuner_service.definition.guard import show_kind
 from tuner_service.errors import DefinitionError, Fault
 
 MAX_TEXT_BYTES = 1_000_000
@@ -143,6 +144,19 @@ def load_yaml(text: str) -> Any:
         raise _error(_with_place(error)) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _error(str(error)) from error
+
+
+def load_study(text: str) -> dict[Any, Any]:
+    """Return the mapping in the text of a study file.
+
+    Raises:
+        DefinitionError: The text is not YAML, or not a mapping.
+    """
+    data = load_yaml(text)
+    if isinstance(data, dict):
+        return data
+    detail = f"a study file must be a mapping of names to values, but got {show_kind(data)}"
+    raise DefinitionError([Fault("", detail, "wrong_type")])
 
 
 def _with_place(error: yaml.MarkedYAMLError) -> str:

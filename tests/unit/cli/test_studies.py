@@ -203,6 +203,19 @@ def test_a_file_that_is_not_yaml_is_bad_input(tuner: Tuner, tmp_path: Path, caps
     assert "this is not YAML: line 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"), [("", "nothing"), ("- 1", "a list"), ("study.yaml", "'study.yaml'")]
+)
+@pytest.mark.parametrize("command", ["submit", "validate"])
+def test_a_file_that_holds_no_mapping_is_bad_input(
+    tuner: Tuner, tmp_path: Path, capsys: Shown, command: str, text: str, kind: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    assert tuner(command, str(path)) == 2
+    assert f"must be a mapping of names to values, but got {kind}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "binary"])
 def test_a_file_that_cannot_be_read_is_bad_input(
     tuner: Tuner, tmp_path: Path, capsys: Shown, content: bytes | None
@@ -262,6 +275,14 @@ def test_validate_tries_the_first_trial(
     shown = capfd.readouterr().out
     assert "is a valid study: 3 trials." in shown
     assert "measured     score 1" in shown
+
+
+def test_a_wrong_variable_is_named_before_the_first_trial(
+    tuner: Tuner, study_file: str, monkeypatch: pytest.MonkeyPatch, capsys: Shown
+) -> None:
+    monkeypatch.setenv("TUNER_PORT", "")
+    assert tuner("validate", "--run", study_file) == 2
+    assert capsys.readouterr().err.startswith("tuner: TUNER_PORT: ")
 
 
 def test_an_unknown_study_is_bad_input(tuner: Tuner, capsys: Shown) -> None:
