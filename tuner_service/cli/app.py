@@ -82,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _tell(error: TunerError) -> None:
     if isinstance(error, DefinitionError):
         _tell_faults([fault.as_dict() for fault in error.faults])
-    elif isinstance(error, ApiError) and error.errors:
+    elif isinstance(error, ApiError) and error.errors and error.code == DefinitionError.code:
         _tell_faults(error.errors)
     elif isinstance(error, AccessError):
         show.err.print(f"tuner: {error} (--api-key, or TUNER_API_KEY)")

@@ -120,7 +120,7 @@ def status(study: StudyStatus, failures: Sequence[str] = ()) -> None:
     lines = [("id", study.id), ("trials", counts(study))]
     if study.reason:
         lines.append(("reason", study.reason))
-    lines += [("failures" if i == 0 else "", line) for i, line in enumerate(failures)]
+    lines += titled("failures", failures)
     if study.best_trial is not None:
         lines.append(("best", best_sentence(study.best_trial)))
     if study.eta_seconds is not None and not study.is_final:
@@ -153,6 +153,11 @@ def pairs(lines: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in lines), default=0)
     for name, value in lines:
         out.print(f"  {name.ljust(width)}  {value}".rstrip())
+
+
+def titled(title: str, lines: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the lines for `pairs`, the first one with the title."""
+    return [(title if i == 0 else "", line) for i, line in enumerate(lines)]
 
 
 def counts(study: StudyStatus) -> str:

@@ -47,6 +47,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a study."""
+    _check_timeout(timeout, watching)
     definition = _read(file)
     with closing(connect(url, api_key)) as client:
         study = client.submit(definition)
@@ -116,6 +117,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how a study stands; --watch follows it to its end."""
+    _check_timeout(timeout, watching)
     with closing(connect(url, api_key)) as client:
         study = client.study(ref)
         if watching:
@@ -123,7 +125,7 @@ def status(
         if as_json:
             show.as_json(study.last_status.data)
         else:
-            show.status(study.last_status, _failures(study))
+            show.status(study.last_status, _failures(study, url))
 
 
 def trials(
@@ -271,6 +273,11 @@ def logs(
     sys.stdout.write(text)
 
 
+def _check_timeout(timeout: float | None, watching: bool) -> None:
+    if timeout is not None and not watching:
+        raise InputError(f"--timeout {timeout:g} ends --watch, which is not given: add --watch")
+
+
 def _read(file: Path) -> dict[Any, Any]:
     from tuner_service.definition import load_study  # noqa: PLC0415 - keeps `tuner status` quick
 
@@ -328,15 +335,26 @@ def _watch_to_end(study: StudyHandle, url: str, *, timeout: float | None, as_jso
     if as_json:
         show.as_json(final.data)
         return code_of_study(final)
-    for reason in _failures(study):
-        show.out.print(f"  failed by {reason}")
+    show.pairs(show.titled("failed by", _failures(study, url)))
     if final.best_trial is not None:
         show.best(final.best_trial)
     return code_of_study(final)
 
 
-def _failures(study: StudyHandle) -> list[str]:
-    return show.failures(study.coverage()) if study.last_status.progress.failed else []
+def _failures(study: StudyHandle, url: str) -> list[str]:
+    """Return why slots failed, and how to read what the last of their trials printed."""
+    if not study.last_status.progress.failed:
+        return []
+    coverage = study.coverage()
+    slots = {point["slot"] for point in coverage["failed_points"]}
+    last = next(
+        (t for t in study.iter_trials(state="FAIL", sort="-number") if t.data["slot"] in slots),
+        None,
+    )
+    lines = show.failures(coverage)
+    if last is not None:
+        lines.append(f"see `tuner logs {study.name} {last.number}{url_option(url)}`")
+    return lines
 
 
 def _show_status(status: StudyStatus, as_json: bool) -> None:

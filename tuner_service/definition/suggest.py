@@ -46,6 +46,9 @@ def suggestion(name: str, known: Iterable[str]) -> str | None:
     alias = _ALIASES.get(plain)
     if alias in names.values():
         return alias
+    starting = _starting(plain, names)
+    if len(starting) == 1:
+        return starting[0]
     close = difflib.get_close_matches(plain, names, n=1, cutoff=0.65)
     if close:
         return names[close[0]]
@@ -69,8 +72,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _longer(plain: str, names: Mapping[str, str]) -> list[str]:
     """Return the names that begin with this, or have it inside when it is not short."""
-    starting = [other for key, other in names.items() if len(plain) > 1 and key.startswith(plain)]
-    return starting or [other for key, other in names.items() if len(plain) > 3 and plain in key]
+    inside = [other for key, other in names.items() if len(plain) > 3 and plain in key]
+    return _starting(plain, names) or inside
+
+
+def _starting(plain: str, names: Mapping[str, str]) -> list[str]:
+    return [other for key, other in names.items() if len(plain) > 1 and key.startswith(plain)]
 
 
 def _plain(name: str) -> str:

@@ -305,6 +305,29 @@ def test_a_wrong_option_is_bad_input(tuner: Tuner) -> None:
     assert tuner("list", "--bogus") == 2
 
 
+@pytest.mark.parametrize("command", ["submit", "status"])
+def test_a_timeout_without_watch_is_bad_input(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown, command: str
+) -> None:
+    assert tuner(command, study_file, "--timeout", "3") == 2
+    assert capsys.readouterr().err == (
+        "tuner: --timeout 3 ends --watch, which is not given: add --watch\n"
+    )
+    assert service.requests == []
+
+
+def test_a_wrong_filter_is_not_called_a_definition(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    fault = {"pointer": "/query/state", "detail": "Input should be 'queued'", "code": "enum"}
+    service.failures = [
+        httpx2.Response(200, json={"status": "ok"}),
+        problem(422, "invalid_input", "query/state: Input should be 'queued'", errors=[fault]),
+    ]
+    assert tuner("list", "--state", "bogus") == 2
+    assert capsys.readouterr().err == "tuner: query/state: Input should be 'queued'\n"
+
+
 def test_trials_are_a_table_of_whole_words(
     tuner: Tuner, service: FakeService, capsys: Shown
 ) -> None:
@@ -346,7 +369,22 @@ def test_a_failed_trial_says_why(tuner: Tuner, service: FakeService, capsys: Sho
 def test_status_names_what_failed(tuner: Tuner, service: FakeService, capsys: Shown) -> None:
     service.study.trials = [trial(0, "FAIL")]
     tuner("status", "digits")
-    assert "  failures   user_code: boom (2 times)" in capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr().out.splitlines()
+    at = shown.index("  failures   user_code: boom (2 times)")
+    assert shown[at + 1].split() == ["see", "`tuner", "logs", "digits", "0`"]
+
+
+def test_watch_says_where_the_traceback_of_a_failure_is(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    retried = trial(2, "FAIL") | {"slot": 2}
+    service.study.trials = [trial(0, "FAIL"), trial(1, "FAIL") | {"slot": 0}, retried]
+    service.study.steps = [ends("failed")]
+    assert tuner("submit", study_file, "--watch") == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "  failed by  user_code: boom (2 times)",
+        "             see `tuner logs digits 1`",
+    ]
 
 
 def test_best_of_nothing_says_so(tuner: Tuner, capsys: Shown) -> None:

@@ -216,6 +216,8 @@ class FakeService:
     def _trials(self, request: httpx2.Request) -> dict[str, Any]:
         query = request.url.params
         found = [t for t in self.study.trials if query.get("state") in (None, t["state"])]
+        if query.get("sort") == "-number":
+            found.reverse()
         begin = int(query.get("cursor", 0))
         end = begin + self.page
         more = str(end) if end < len(found) else None

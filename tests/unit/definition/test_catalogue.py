@@ -158,6 +158,7 @@ def test_an_unknown_kind_is_not_found() -> None:
         ("min", ["maximize", "minimize"], "minimize"),
         ("units", ["hidden_layers", "hidden_units"], "hidden_units"),
         ("f1", ["f1_macro", "f1_micro"], None),
+        ("val_acc", ["val_auroc", "val_accuracy"], "val_accuracy"),
         ("zzz", ["momentum"], None),
         ("", ["momentum"], None),
         ("x" * 100_000, ["momentum"], None),
