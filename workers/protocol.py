@@ -109,6 +109,7 @@ class AliveMessage(TypedDict):
 
     type: Literal["alive"]
     busy_seconds: float
+    turn: list[int]  # trials that the engine's present call prepares or trains
     memory_bytes: int
 
 

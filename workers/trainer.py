@@ -144,6 +144,7 @@ class Trainer:
             self._speaker.say({
                 "type": "alive",
                 "busy_seconds": self._busy.seconds,
+                "turn": self._engine.turn,
                 "memory_bytes": resident_bytes(),
             })  # fmt: skip
 

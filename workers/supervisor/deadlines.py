@@ -3,23 +3,28 @@
 from tuner_service.settings import Settings
 from workers.supervisor.board import Board, Phase, Run
 from workers.supervisor.deaths import Cause
+from workers.supervisor.trainer_process import Message
 
+# A trainer says every second that it lives, and what its engine is at. One that does not was
+# stopped from outside, or holds the interpreter: whose turn it is, is not known then.
+_ALIVE_SECONDS = 5.0
+# Reading data and compiling, for the first of many trials, may take longer than a trial may.
+_START_SECONDS = 120.0
 # A supervisor that was itself stopped for a while (SIGSTOP, a suspended machine) must not take
 # its own absence for the trainer's.
 _OWN_GAP_SECONDS = 5.0
 
 
 class Watch:
-    """Deadlines of a supervisor's runs. Progress is an event of a trial; `alive` is none.
-
-    Attributes:
-        memory_bytes: What the trainer last said it holds.
-    """
+    """Deadlines of a supervisor's runs. Progress is an event of a trial; `alive` is none."""
 
     def __init__(
         self, settings: Settings, now: float, *, memory_limit_bytes: int | None = None
     ) -> None:
-        self.memory_bytes = 0
+        self._memory_bytes = 0
+        self._turn: frozenset[int] = frozenset()
+        self._busy_seconds = 0.0
+        self._alive_at = now
         self._memory_limit_bytes = memory_limit_bytes
         self._progress_seconds = settings.progress_timeout_seconds
         self._answer_seconds = settings.grace_seconds
@@ -30,16 +35,35 @@ class Watch:
         """Some trial moved."""
         self._progress_at = now
 
+    def alive(self, message: Message, now: float) -> None:
+        """The trainer said what it holds and what its engine is at."""
+        self._memory_bytes = message["memory_bytes"]
+        self._turn, self._busy_seconds = frozenset(message["turn"]), message["busy_seconds"]
+        self._alive_at = now
+
     def over_time(self, board: Board, now: float) -> list[Run]:
-        """Return runs that have trained for longer than their study's `trial_timeout`."""
-        return [run for run in board.of(Phase.SENT) if _is_over(run, now)]
+        """Return runs that have trained for longer than their study's `trial_timeout`.
+
+        One that hangs in its first step never said that it started: the call of the engine in which
+        it hangs counts instead.
+        """
+        turn, begun = self._at_work(now), now - self._busy_seconds
+        return [
+            run
+            for run in board.of(Phase.SENT)
+            if _is_over(run, now, since=begun if run.key in turn else now)
+        ]
+
+    def _at_work(self, now: float) -> frozenset[int]:
+        """Return the runs whose turn it is, if the trainer can still say so."""
+        return self._turn if now - self._alive_at < _ALIVE_SECONDS else frozenset()
 
     def fault(self, board: Board, now: float) -> Cause | None:
         """Return why the trainer must be killed; None while it need not."""
         on_board = board.of(Phase.SENT, Phase.GHOST)
         limit_bytes = self._memory_limit_bytes
-        if limit_bytes is not None and self.memory_bytes > limit_bytes:
-            held, self.memory_bytes = self.memory_bytes, 0
+        if limit_bytes is not None and self._memory_bytes > limit_bytes:
+            held, self._memory_bytes = self._memory_bytes, 0
             return Cause("memory", f"The trainer held {held} bytes, more than {limit_bytes}.")
         if not on_board:
             self._progress_at = now
@@ -53,10 +77,12 @@ class Watch:
                     "unanswered",
                     f"A trial did not stop within {self._answer_seconds:g} s of being asked.",
                     culprit=run.key,
+                    turn=self._at_work(now),
                 )
         if quiet > self._progress_seconds:
             limit = f"{self._progress_seconds:g} s"
-            return Cause("hung", f"No progress within {limit} (progress_timeout_seconds).")
+            why = f"No progress within {limit} (TUNER_PROGRESS_TIMEOUT_SECONDS); its code may hang."
+            return Cause("hung", why, turn=self._at_work(now))
         return None
 
     def notice_absence(self, board: Board, now: float) -> None:
@@ -68,8 +94,10 @@ class Watch:
                 run.stop_at += gap
 
 
-def _is_over(run: Run, now: float) -> bool:
+def _is_over(run: Run, now: float, *, since: float) -> bool:
     limit = run.study.trial_timeout
-    if limit is None or run.started_at is None or run.stop_mode is not None:
+    if limit is None or run.stop_mode is not None:
         return False
+    if run.started_at is None:
+        return now - since > max(limit, _START_SECONDS)
     return now - run.started_at > limit

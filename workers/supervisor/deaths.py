@@ -31,11 +31,13 @@ class Cause:
             took more than it may; `unanswered`, killed since it did not stop `culprit` when asked.
         message: What is known of it, for the trial's record.
         culprit: Key of the run that was asked to stop.
+        turn: Keys of the runs that the trainer was at when it stuck; empty: not known.
     """
 
     kind: CauseKind
     message: str
     culprit: int | None = None
+    turn: frozenset[int] = frozenset()
 
 
 def judge(on_board: Sequence[Run], cause: Cause) -> dict[int, Outcome | None]:
@@ -43,17 +45,18 @@ def judge(on_board: Sequence[Run], cause: Cause) -> dict[int, Outcome | None]:
 
     A run that was being stopped ends as asked. Of the others, one that was alone on board is to
     blame; several share the death, unless we killed the trainer over another run, or they had not
-    begun.
+    begun. Where it is known whose turn it was when the trainer stuck, only those count.
     """
     ghosts = [run for run in on_board if run.phase is Phase.GHOST]
     mine = [run for run in on_board if run.phase is Phase.SENT]
     stopping = {run.key for run in mine if run.stop_mode is not None}
     suspects = _suspects([run for run in mine if run.key not in stopping], cause)
-    alone = len(suspects) == 1 and len(mine) == 1 and not ghosts
+    only = len(mine) == 1 and not ghosts
+    alone = len(suspects) == 1 and (only or {suspects[0].key} == cause.turn)
     verdicts: dict[int, Outcome | None] = {}
     for run in mine:
         if run.key in stopping:
-            verdicts[run.key] = _as_asked(run, cause, alone=len(mine) == 1 and not ghosts)
+            verdicts[run.key] = _as_asked(run, cause, alone=only or {run.key} == cause.turn)
         else:
             verdicts[run.key] = _death(run, cause, alone=alone) if run in suspects else None
     return verdicts
@@ -62,6 +65,8 @@ def judge(on_board: Sequence[Run], cause: Cause) -> dict[int, Outcome | None]:
 def _suspects(others: list[Run], cause: Cause) -> list[Run]:
     if cause.kind == "unanswered":
         return []
+    if cause.turn:
+        return [run for run in others if run.key in cause.turn]
     begun = [run for run in others if run.started_at is not None]
     # Before it began, the trainer may have been dying already: it gets a second sending.
     return begun or [run for run in others if run.sendings > 1]

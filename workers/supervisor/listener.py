@@ -31,7 +31,7 @@ class Listener:
             case "doubt":
                 self._answer_doubt(message["study"])
             case "alive":
-                self._watch.memory_bytes = message["memory_bytes"]
+                self._watch.alive(message, self._shift.now())
             case "ready":
                 logger.info("trainer ready on %s", message.get("device"))
 

@@ -151,7 +151,6 @@ class Supervisor:
         if not ready or self._shift.lanes == 0:
             return
         self._shift.send({"type": "start", "trials": [self._start_of(run) for run in ready]})
-        self._watch.progressed(self._clock())
         for run in ready:
             run.phase = Phase.SENT
             run.sendings += 1

@@ -91,6 +91,16 @@ class Engine:
         self._loops: OrderedDict[LoopKey, GroupLoop] = OrderedDict()  # the next turn's first
         self._runs: dict[int, Run] = {}  # every run in a loop, by trial
         self._counts: dict[str, int] = {}
+        self._preparing: int | None = None
+        self._turning: GroupLoop | None = None
+
+    @property
+    def turn(self) -> list[int]:
+        """Trials that the present call prepares or trains; for another thread to look at."""
+        preparing, turning = self._preparing, self._turning
+        runs = [run.trial for run in turning.at_work] if turning is not None else []
+        keys = [preparing] if preparing is not None else runs
+        return sorted({self._folds.trial_of(key) for key in keys})
 
     @property
     def lanes(self) -> int:
@@ -150,8 +160,10 @@ class Engine:
         events += self._admit()
         loop = self._next()
         if loop is not None:
+            self._turning = loop
             with self._containment.contained():
                 events += self._ended(loop.turn())
+            self._turning = None
             self._move(loop.strays(), loop)
         self._forget_idle_loops()
         return [*self._doubts.pass_on(self._joined(events)), *self._doubts.turn()]
@@ -185,6 +197,7 @@ class Engine:
         while self._admissible():
             start = self._waiting.popleft()
             try:
+                self._preparing = start["trial"]
                 with self._containment.contained():
                     run = self._prepare(start)
             except BaseException as error:  # noqa: BLE001  one trial's fault, not ours
@@ -192,6 +205,8 @@ class Engine:
                 with printing_to(start["log"]):
                     sys.stderr.write(events[-1]["failure"]["traceback"] or "")
                 continue
+            finally:
+                self._preparing = None
             self._runs[run.trial] = run
             self._loop_of(run).queue.append(run)
         return events

@@ -86,6 +86,11 @@ class GroupLoop:
         return [*(self._seats.runs if self._seats else ()), *self.queue]
 
     @property
+    def at_work(self) -> list[Run]:
+        """The runs in lanes; before there are any, those for which lanes are made."""
+        return self._seats.runs if self.active and self._seats else list(self.queue)
+
+    @property
     def active(self) -> bool:
         """Whether any run is in a lane."""
         return self._seats is not None and bool(self._seats.runs)

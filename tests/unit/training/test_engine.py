@@ -26,6 +26,7 @@ from workers.protocol import Event
 from workers.training import networks
 from workers.training.engine import Engine
 from workers.training.groups import GroupSpec
+from workers.training.loop import GroupLoop
 from workers.training.steps import PlainSteps
 
 STOPPING = {"patience": 2, "min_delta": 0.0}
@@ -52,6 +53,23 @@ def steps(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def engine(steps: Any) -> Engine:
     return Engine("cpu", steps=steps)
+
+
+@pytest.mark.parametrize("place", ["_prepare", "_train_slice"])
+def test_whose_turn_it_is_can_be_seen_from_outside(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    owner: Any = Engine if place == "_prepare" else GroupLoop
+    inside, seen = getattr(owner, place), []
+
+    def watched(self: Any, *arguments: Any) -> Any:
+        seen.append(engine.turn)
+        return inside(self, *arguments)
+
+    monkeypatch.setattr(owner, place, watched)
+    run_all(engine, [start(7, folder=tmp_path), start(8, spec(batch_size=5), folder=tmp_path)])
+    assert {tuple(turn) for turn in seen} == {(7,), (8,)}
+    assert engine.turn == []
 
 
 def curve(events: list[Event], trial: int) -> list[dict[str, Any]]:

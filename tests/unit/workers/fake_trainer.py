@@ -185,7 +185,7 @@ def main() -> None:
 
     def breathe() -> None:
         while True:
-            trainer.say({"type": "alive", "busy_seconds": 0.0, "memory_bytes": 0})
+            trainer.say({"type": "alive", "busy_seconds": 0.0, "turn": [], "memory_bytes": 0})
             time.sleep(0.2)
 
     if options.never_ready:

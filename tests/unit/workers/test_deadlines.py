@@ -1,6 +1,9 @@
 """Deadlines, on an injected clock."""
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.unit.workers.test_deaths import run
 from tuner_service.settings import Settings
@@ -15,6 +18,15 @@ def board_of(*runs: Run) -> Board:
 def watch(tmp_path: Path) -> Watch:
     settings = Settings(data_dir=tmp_path, progress_timeout_seconds=60.0, grace_seconds=10.0)
     return Watch(settings, now=100.0)
+
+
+def alive(*turn: Run, busy_seconds: float = 0.0, memory_bytes: int = 0) -> dict[str, Any]:
+    return {
+        "type": "alive",
+        "busy_seconds": busy_seconds,
+        "turn": [one.key for one in turn],
+        "memory_bytes": memory_bytes,
+    }
 
 
 def test_a_trainer_without_progress_is_at_fault(tmp_path: Path) -> None:
@@ -54,6 +66,29 @@ def test_a_trial_over_its_studys_limit_is_found_once(tmp_path: Path) -> None:
     assert w.over_time(board_of(one), 7.0) == []
 
 
+def test_a_trial_that_hangs_before_it_began_is_over_time_too(tmp_path: Path) -> None:
+    w, hangs, waits = watch(tmp_path), run(began=False), run(began=False)
+    board = board_of(hangs, waits)
+    w.alive(alive(hangs, busy_seconds=119.0), 300.0)
+    assert w.over_time(board, 300.0) == []
+    w.alive(alive(hangs, busy_seconds=121.0), 302.0)
+    assert w.over_time(board, 302.0) == [hangs]
+    assert w.over_time(board, 310.0) == []  # the trainer fell silent: nothing is known of it
+
+
+@pytest.mark.parametrize("kind", ["hung", "unanswered"])
+def test_whose_turn_it_was_is_known_of_a_trainer_that_lives(tmp_path: Path, kind: str) -> None:
+    w, hangs = watch(tmp_path), run()
+    if kind == "unanswered":
+        hangs.ask_stop("timeout", 200.0)
+    board = board_of(hangs, run())
+    w.alive(alive(hangs, busy_seconds=300.0), 400.0)
+    known, silent = w.fault(board, 401.0), w.fault(board, 410.0)
+    assert known is not None
+    assert silent is not None
+    assert (known.kind, known.turn, silent.turn) == (kind, {hangs.key}, frozenset())
+
+
 def test_its_own_absence_is_not_the_trainers(tmp_path: Path) -> None:
     w, board = watch(tmp_path), board_of(run())
     w.notice_absence(board, 100.5)
@@ -64,9 +99,9 @@ def test_its_own_absence_is_not_the_trainers(tmp_path: Path) -> None:
 
 def test_a_trainer_that_grows_over_its_limit_is_at_fault_once(tmp_path: Path) -> None:
     w = Watch(Settings(data_dir=tmp_path), now=100.0, memory_limit_bytes=8)
-    w.memory_bytes = 8
+    w.alive(alive(memory_bytes=8), 100.0)
     assert w.fault(board_of(run()), 101.0) is None
-    w.memory_bytes = 9
+    w.alive(alive(memory_bytes=9), 100.0)
     cause = w.fault(board_of(run()), 102.0)
     assert cause is not None
     assert cause.kind == "memory"

@@ -35,6 +35,18 @@ def verdict(one: Run, others: list[Run], cause: Cause) -> Any:
     return outcome
 
 
+def test_where_the_turn_is_known_the_others_go_again() -> None:
+    hangs, waits, asked = run(), run(), run(stop_mode="timeout", out_of_time=True)
+    cause = Cause("hung", "No progress.", turn=frozenset({hangs.key}))
+    assert verdict(hangs, [waits], cause) == ("timeout", True, False)
+    assert verdict(waits, [hangs], cause) is None
+    both = Cause("hung", "No progress.", turn=frozenset({hangs.key, waits.key}))
+    assert verdict(hangs, [waits], both) == ("worker_lost", False, True)
+    late = Cause("unanswered", "…", culprit=asked.key, turn=frozenset({asked.key}))
+    assert verdict(asked, [waits], late) == ("timeout", True, False)
+    assert verdict(waits, [asked], late) is None
+
+
 @pytest.mark.parametrize(
     ("one", "others", "cause", "expected"),
     [

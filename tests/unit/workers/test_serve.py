@@ -194,7 +194,7 @@ def test_a_hung_trainer_is_killed_and_its_only_trial_blamed(bench: Make) -> None
     b.join()
     fail = b.ledger.fails[0]
     assert (fail.failure.kind, fail.blamed) == ("timeout", True)
-    assert "progress_timeout_seconds" in fail.failure.message
+    assert "TUNER_PROGRESS_TIMEOUT_SECONDS" in fail.failure.message
 
 
 def test_a_trial_over_its_time_keeps_what_it_has(bench: Make) -> None:
