@@ -114,3 +114,10 @@ def test_every_command_is_in_the_documentation() -> None:
     assert [
         name for name in names if f"`tuner {name}" not in page and f"`{name}`" not in page
     ] == []
+
+
+@pytest.mark.parametrize("command", ["up", "worker", "validate --run"])
+def test_commands_that_take_modules_say_so_in_the_documentation(command: str) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `tuner {command}"))
+    assert "--modules" in row
