@@ -310,12 +310,15 @@ def _validate_here(definition: Any, file: Path, as_json: bool) -> None:
         total_slots,
     )
 
+    show.err.print(
+        "(checked here, as no service is running: modules of workers are not known; "
+        "`--run --modules DIR` reads them)"
+    )
     slots = total_slots(parse_definition(definition))
     if as_json:
         show.as_json({"slots": slots})
     else:
         show.out.print(f"{file} is a valid study: {slots} trials.")
-    show.err.print("(checked here, as no service is running)")
 
 
 def _announce(status: StudyStatus, url: str, watching: bool) -> None:

@@ -254,7 +254,9 @@ def test_validate_without_a_service_finds_faults(
 ) -> None:
     service.failures = [httpx2.ConnectError("refused")]
     assert tuner("validate", study_file) == 2
-    assert "tuner: the definition is wrong in" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "tuner: the definition is wrong in" in told
+    assert told.startswith("(checked here, as no service is running: modules of workers are not")
 
 
 def test_validate_tries_the_first_trial(
