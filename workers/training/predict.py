@@ -22,11 +22,13 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -39,6 +41,13 @@ Array = NDArray[Any]
 
 CHUNK = 4096  # rows of one forward pass
 LARGEST = 1 << 26  # numbers of one activation
+
+# Texts that are empty cells of a CSV file: those that training takes for them (pandas').
+GAPS = {
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+}
+TRUTHS = {"True": 1, "TRUE": 1, "true": 1, "False": 0, "FALSE": 0, "false": 0}
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -340,6 +349,18 @@ def build(directory: Path, described: Mapping[str, Any]) -> nn.Module:
     return built
 
 
+class RowsError(ValueError):
+    """Rows that are not such as the model takes."""
+
+
+class CellError(RowsError):
+    """One cell that is not such as the model takes, at its row and column from 0."""
+
+    def __init__(self, row: int, column: int, said: str) -> None:
+        super().__init__(f"row {row}, column {column} (both from 0) {said}")
+        self.row, self.column, self.said = row, column, said
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained network with what prepares its inputs and reads its outputs.
@@ -402,10 +423,11 @@ class Model:
 
     def _outputs(self, rows: Array) -> Tensor:
         raw = np.asarray(rows) if self.encoding is None else encode(rows, self.encoding)
-        if raw.size % int(np.prod(self.shape)):
-            raise ValueError(f"rows must be of the shape {self.shape}, but got {raw.shape[1:]}")
-        raw = raw.reshape(-1, *self.shape)
-        scaled = (raw.astype(np.float64) - self.mean) / self.deviation
+        raw = shaped(raw, self.shape).astype(np.float64)
+        wrong = np.argwhere(~np.isfinite(raw))
+        if len(wrong):
+            raise RowsError(f"row {wrong[0][0]} (from 0) has a number that is not finite")
+        scaled = (raw - self.mean) / self.deviation
         dtype = next(self.network.parameters()).dtype
         inputs = torch.from_numpy(scaled).to(dtype)
         with torch.no_grad():
@@ -417,54 +439,150 @@ class Model:
         return max(1, min(CHUNK, LARGEST // numbers))
 
     def read(self, path: Path) -> Array:
-        """Read rows from a .npy file, or from a .csv file with or without a header."""
-        if path.suffix == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
+        """Read rows from a .npy file, or from a .csv file with or without a header.
+
+        Raises:
+            RowsError: The file is no such file, or its rows are not those of this model.
+        """
+        try:
+            if path.suffix == ".npy":
+                return np.asarray(np.load(path, allow_pickle=False))
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.reader(file, skipinitialspace=True)
+                lines = [(reader.line_num, line) for line in reader if line]
+        except (ValueError, EOFError, csv.Error) as error:
+            raise RowsError(f"{path} is no .csv file in UTF-8 and no .npy file: {error}") from error
         if not lines:
-            raise ValueError(f"{path} is empty")
-        header = lines[0]
-        if self.columns is not None and set(self.columns) <= set(header):
-            places = [header.index(name) for name in self.columns]
-            lines = [[line[place] for place in places] for line in lines[1:]]
-        return np.array(lines, dtype=np.float64 if self.encoding is None else object)
+            raise RowsError(f"{path} is empty")
+        return self._table(path, lines)
+
+    def _table(self, path: Path, lines: list[tuple[int, list[str]]]) -> Array:
+        """Return the model's columns of a CSV file: numbers, or cells for `encode`."""
+        header = [cell.strip() for cell in lines[0][1]]
+        width = len(self.columns) if self.columns is not None else int(np.prod(self.shape))
+        names, places = self.columns or [str(at) for at in range(width)], list(range(width))
+        if self._is_header(path, header):
+            places, width = [header.index(name) for name in names], len(header)
+            lines = lines[1:]
+        for number, line in lines:
+            if len(line) != width:
+                raise RowsError(f"{path}: line {number} has {len(line)} cells where {width} belong")
+        cells = np.empty((len(lines), len(places)), dtype=object)
+        for row, (_, line) in enumerate(lines):
+            cells[row] = [None if line[place] in GAPS else line[place] for place in places]
+        plain = [{"kind": "number", "fill": None}] * len(places)
+        try:
+            encoded = encode(cells, self.encoding or plain)
+        except CellError as bad:
+            where = f"{path}: line {lines[bad.row][0]}, column {names[bad.column]!r}"
+            raise RowsError(f"{where} {bad.said}") from None
+        return encoded if self.encoding is None else cells
+
+    def _is_header(self, path: Path, first: list[str]) -> bool:
+        """Return whether a file's first line names the columns, and refuse one that lacks some."""
+        names = self.columns or []
+        absent = [name for name in names if name not in first]
+        if not absent or not any(name in first and not _is_number(name) for name in names):
+            return bool(names) and not absent
+        known = ", ".join(first)
+        raise RowsError(
+            f"{path} has no column {', '.join(map(repr, absent))}; its columns are {known}"
+        )
+
+
+def shaped(rows: Array, shape: Sequence[int]) -> Array:
+    """Return rows as [n, *shape]: given so, or flat, or but for axes of one.
+
+    Raises:
+        RowsError: They are of another shape.
+    """
+    got = rows.shape[1:]
+    same = [size for size in got if size != 1] == [size for size in shape if size != 1]
+    if rows.ndim and (not len(rows) or same or got == (math.prod(shape),)):
+        return rows.reshape(len(rows), *shape)
+    wanted = ", ".join(map(str, ("n", *shape)))
+    raise RowsError(f"rows must be [{wanted}], but got {list(rows.shape)}")
 
 
 def encode(rows: Array, columns: Sequence[Mapping[str, Any]]) -> Array:
     """[n, columns] cells -> [n, features], as the training part had them.
 
     Empty cells are "", None or NaN.
+
+    Raises:
+        RowsError: There are more columns or fewer, or a cell of numbers holds none.
     """
-    cells = np.asarray(rows, dtype=object).reshape(-1, len(columns))
-    parts = [_encoded(cells[:, at], column) for at, column in enumerate(columns)]
+    cells = shaped(np.asarray(rows, dtype=object), (len(columns),))
+    parts = [
+        _numbers(cells[:, at], column["fill"], at)
+        if column["kind"] == "number"
+        else _categories(cells[:, at], column)
+        for at, column in enumerate(columns)
+    ]
     return np.concatenate(parts, axis=1)
 
 
-def _encoded(cells: Array, column: Mapping[str, Any]) -> Array:
-    empty = [cell is None or cell == "" or cell != cell for cell in cells]  # NaN last
-    if column["kind"] == "number":
-        fill = math.nan if column["fill"] is None else column["fill"]
-        values = [fill if gap else float(cell) for cell, gap in zip(cells, empty, strict=True)]
-        return np.array(values, dtype=np.float64)[:, None]
+def _is_empty(cell: Any) -> bool:
+    return bool(cell is None or cell == "" or cell != cell)  # NaN last
+
+
+def _numbers(cells: Array, fill: float | None, at: int) -> Array:
+    values = np.empty((len(cells), 1))
+    for row, cell in enumerate(cells):
+        if _is_empty(cell):
+            if fill is None:
+                raise CellError(row, at, "is empty, and the study does not say what fills it")
+            values[row] = fill
+            continue
+        try:
+            values[row] = float(TRUTHS.get(cell, cell) if isinstance(cell, str) else cell)
+        except (TypeError, ValueError):
+            raise CellError(row, at, f"is {cell!r} where a number belongs") from None
+        if not math.isfinite(values[row, 0]):
+            raise CellError(row, at, f"is {cell!r}, which is not finite")
+    return values
+
+
+def _categories(cells: Array, column: Mapping[str, Any]) -> Array:
     place = {label: at for at, label in enumerate(column["categories"])}
+    values = {_value(label): at for label, at in place.items() if _is_canonical(label)}
     usual = place.get(column["fill"], -1)
     nowhere = usual if column["kind"] == "ordinal" else -1
-    places = np.array(
-        [
-            usual if gap else place.get(_text(cell), nowhere)
-            for cell, gap in zip(cells, empty, strict=True)
-        ]
-    )[:, None]
+
+    def found(cell: object) -> int:
+        text = str(cell)
+        return place[text] if text in place else values.get(_value(text), nowhere)
+
+    places = np.array([usual if _is_empty(cell) else found(cell) for cell in cells], dtype=int)
     if column["kind"] == "ordinal":
-        return places.astype(np.float64)
-    hot: Array = places == np.arange(len(place))
+        return places[:, None].astype(np.float64)
+    hot: Array = places[:, None] == np.arange(len(place))
     return hot.astype(np.float64)
 
 
-def _text(cell: object) -> str:
-    """Return a category's text: a whole number's without a point."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+def _value(text: str) -> Decimal | str:
+    """Return what a category is whichever way it is written: 2 as 2.0, true as True."""
+    if text in TRUTHS:
+        return str(bool(TRUTHS[text]))
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    return number if number.is_finite() else text
+
+
+def _is_canonical(label: str) -> bool:
+    """Return whether training wrote this from a number or truth value: 01 is a text of its own."""
+    if label in TRUTHS:
+        return True
+    return _is_number(label) and label in (str(float(label)), str(int(float(label))))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def main() -> None:
@@ -474,11 +592,29 @@ def main() -> None:
     parser.add_argument("--scores", action="store_true", help="probabilities instead of labels")
     options = parser.parse_args()
     model = Model.load()
-    rows = model.read(options.rows)
-    results = model.scores(rows) if options.scores else model.predict(rows)
-    for result in results:
-        cells = np.atleast_1d(result).tolist()
-        sys.stdout.write(",".join(str(cell) for cell in cells) + "\n")
+    try:
+        rows = model.read(options.rows)
+    except OSError as error:
+        _refuse(f"{options.rows}: {error.strerror or error}")
+    except RowsError as error:
+        _refuse(str(error))
+    try:
+        results = model.scores(rows) if options.scores else model.predict(rows)
+    except RowsError as error:
+        _refuse(f"{options.rows}: {error}")
+    try:
+        for result in results:
+            cells = np.atleast_1d(result).tolist()
+            sys.stdout.write(",".join(str(cell) for cell in cells) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has enough; the interpreter would flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _refuse(said: str) -> NoReturn:
+    sys.stderr.write(f"predict.py: {said}\n")
+    sys.exit(2)
 
 
 if __name__ == "__main__":
