@@ -18,6 +18,7 @@ from typing import Any, Final
 from tuner_service.definition import ModuleDescription
 from tuner_service.definition.binding import bind
 from tuner_service.definition.catalogue import DATASETS, METRICS, NETWORKS
+from tuner_service.definition.modules import NOT_OFFERED
 from tuner_service.definition.options import Option
 from tuner_service.errors import DefinitionError, Fault, SettingsError
 
@@ -73,7 +74,7 @@ class ModuleFolder:
             try:
                 yield describe(path)
             except (ModuleFaultError, OSError, UnicodeDecodeError) as error:
-                logger.warning("module %s is not offered: %s", path.name, error)
+                logger.warning("module %s %s%s", path.name, NOT_OFFERED, error)
 
     def _stamps(self) -> Iterator[tuple[str, int, int]]:
         for path in sources(self.directory):

@@ -1,11 +1,14 @@
 """Networks and training loops that workers bring: what a worker publishes of a user module."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from tuner_service.definition.catalogue import Network
 from tuner_service.definition.options import Option
+
+NOT_OFFERED: Final = "is not offered: "
+"""Stands in the line that a worker logs of a file it refuses; `tuner up` shows such lines."""
 
 
 class ModuleDescription(BaseModel):

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tuner_service import __version__
+from tuner_service.definition.modules import NOT_OFFERED
 from tuner_service.errors import SettingsError, TunerError, UnavailableError
 from tuner_service.lifecycle.keys import has_valid_key, keep_settings_key
 from tuner_service.lifecycle.workers import list_workers
@@ -91,8 +92,18 @@ def _run(household: Household, settings: Settings, lifeline: int, workers: str) 
     say(f"Ready. Submit a study: tuner submit {_example()} --watch{_url_hint(url)}")
     say("Stop with Ctrl-C; studies go on where they stand at the next `tuner up`.")
     while not household.stopping.wait(POLL_SECONDS):
-        household.tend(lifeline)
+        _attend(household, lifeline)
     say("Stopping: running trials are saved and handed back.")
+
+
+def _attend(household: Household, lifeline: int) -> None:
+    """Keep the children running, and say which modules the first worker, as all others, refuses."""
+    household.tend(lifeline)
+    for worker in household.children[1:2]:
+        for line in worker.news():
+            _, module, refusal = line.partition("module ")
+            if module and NOT_OFFERED in refusal:
+                household.say(f"Module {refusal.rpartition(' [worker=')[0] or refusal}")
 
 
 def _await_api(household: Household, settings: Settings, lifeline: int) -> bool:
@@ -104,7 +115,7 @@ def _await_api(household: Household, settings: Settings, lifeline: int) -> bool:
             raise StartError(f"The API does not start. The end of {api.log}:\n{api.tail()}")
         if _answers(settings):
             return True
-        household.tend(lifeline)
+        _attend(household, lifeline)
         if time.monotonic() > deadline:
             raise StartError(
                 f"The API does not answer within {START_SECONDS:g} s. "
@@ -124,7 +135,7 @@ def _await_worker(household: Household, settings: Settings, lifeline: int) -> bo
         while workers and not _one_listed(db, workers):
             if household.stopping.wait(POLL_SECONDS):
                 return False
-            household.tend(lifeline)
+            _attend(household, lifeline)
             if time.monotonic() > deadline:
                 household.say(
                     f"No worker has started within {START_SECONDS:g} s; see {workers[0].log}. "

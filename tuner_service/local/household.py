@@ -38,6 +38,7 @@ class Child:
         command: What to run, without `--lifeline`.
         log: Where its output goes; begun anew at every start of the service, and when it is full.
         due: When to start it again, while it does not run.
+        read_to: Bytes of the log that `news` has returned.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Child:
     started_at: float = 0.0
     due: float = 0.0
     pause: float = FIRST_PAUSE_SECONDS
+    read_to: int = 0
 
     def start(self, lifeline: int, now: float) -> None:
         """Start the process."""
@@ -102,6 +104,20 @@ class Child:
                 shutil.copy(self.log, aside)
             finally:
                 os.truncate(self.log, 0)
+
+    def news(self) -> list[str]:
+        """Return whole lines of its log that were not returned before, at most `TAIL_BYTES`."""
+        try:
+            with self.log.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self.read_to:  # the log was begun anew
+                    self.read_to = 0
+                file.seek(self.read_to)
+                text = file.read(TAIL_BYTES)
+        except FileNotFoundError:
+            return []
+        whole = len(text) if len(text) == TAIL_BYTES else text.rfind(b"\n") + 1
+        self.read_to += whole
+        return text[:whole].decode("utf-8", errors="replace").splitlines()
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """Return the end of its log, or of the one before where it has just begun anew."""

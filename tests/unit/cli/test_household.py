@@ -245,6 +245,34 @@ def test_a_full_log_is_set_aside_and_the_child_writes_on(
     assert child.log.read_bytes().startswith(b"later")  # no hole of zeros before it
 
 
+def test_a_module_that_workers_refuse_is_told_once(
+    home: Callable[..., Household], said: list[str]
+) -> None:
+    household = home(SLEEPS, SLEEPS, SLEEPS)
+    with household.running() as lifeline:
+        local._attend(household, lifeline)
+        until(lambda: all(map(is_up, household.children)))
+        for child in household.children[1:]:
+            with child.log.open("a") as log:
+                log.write("WARNING module net.py is not offered: no Python [worker=w-1]\nmore")
+        for _ in range(3):
+            local._attend(household, lifeline)
+    assert said == ["Module net.py is not offered: no Python"]
+
+
+def test_the_news_of_a_log_are_whole_lines_also_when_it_begins_anew(
+    home: Callable[..., Household],
+) -> None:
+    (child,) = home(DIES).children
+    assert child.news() == []
+    child.log.write_text("first\nsec")
+    assert child.news() == ["first"]
+    child.log.write_text("first\nsecond\n")
+    assert child.news() == ["second"]
+    child.log.write_text("new\n")
+    assert child.news() == ["new"]
+
+
 def test_the_end_of_a_log_is_read_alone(home: Callable[..., Household]) -> None:
     (child,) = home(DIES).children
     with child.log.open("wb") as log:

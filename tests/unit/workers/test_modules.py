@@ -14,6 +14,7 @@ from tuner_service.definition import (
     resolve,
     resolve_loop,
 )
+from tuner_service.definition.modules import NOT_OFFERED
 from tuner_service.errors import DefinitionError, SettingsError
 from workers.modules import ModuleFaultError, ModuleFolder, describe, open_folder
 
@@ -107,7 +108,7 @@ def test_a_folder_is_read_when_a_file_changes(
         first = folder.changed()
     assert first is not None
     assert list(first) == ["tower"]
-    assert "broken.py" in caplog.text
+    assert f"module broken.py {NOT_OFFERED}" in caplog.text
     assert folder.changed() is None
     path.write_text("def build(width: int = 22): pass")
     os.utime(path, ns=(1, 1))
