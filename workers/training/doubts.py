@@ -71,7 +71,8 @@ class Doubts:
 
     def expect(self, start: TrialStart) -> None:
         """Take note of a trial that comes on board; the failures of any other are passed on."""
-        self._starts[start["trial"]] = start
+        if self._ask is not None:
+            self._starts[start["trial"]] = start
 
     def answer(self, study: int, points: Sequence[dict[str, Any]]) -> None:
         """Take the points of a study that are to be tried."""

@@ -2,9 +2,11 @@
 
 import gc
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
 from tests.unit.training.builders import mlp, only, run_all, spec, start
@@ -45,8 +47,11 @@ def trials(engine: Engine, numbers: range, folder: Path) -> None:
         only(events, n, "finished")
 
 
-def test_memory_does_not_grow_over_500_trials(tmp_path: Path) -> None:
-    engine = Engine("cpu", steps=Lanes(2))
+@pytest.mark.parametrize("ask", [None, lambda study: None], ids=["no doubts", "doubts"])
+def test_memory_does_not_grow_over_500_trials(
+    tmp_path: Path, ask: Callable[[int], None] | None
+) -> None:
+    engine = Engine("cpu", steps=Lanes(2), ask=ask)
     tracemalloc.start()
     try:
         # Warm: caches fill, and small objects made before tracing are replaced by traced ones.
