@@ -1,12 +1,12 @@
 """`tuner model --export`: the model as one program, made by its own `export.py` in a process."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from tuner_service.errors import TunerError
+from tuner_service.processes import how_it_ended
 
 
 class ExportFailedError(TunerError):
@@ -39,12 +39,7 @@ def export(directory: Path) -> Path:
         check=False,
     )
     if done.returncode != 0:
-        said = done.stderr.strip().rpartition("\n")[2] or _how_it_ended(done.returncode)
+        ended = f"export.py {how_it_ended(done.returncode)}"
+        said = done.stderr.strip().rpartition("\n")[2] or ended
         raise ExportFailedError(f"{directory} is complete but for model.pt2: {said}")
     return program
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        return f"export.py was killed by {signal.Signals(-code).name}"
-    return f"export.py ended with exit code {code}"

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from tuner_service.processes import how_it_ended
+
 Say = Callable[[str], None]
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -69,7 +71,7 @@ class Child:
         """Note that the process has ended, and return how; None while it runs."""
         if self.process is None or self.process.poll() is None:
             return None
-        how = _how_it_ended(self.process)
+        how = how_it_ended(self.process.returncode)
         self.kill()  # what it may have left in its group
         self.process = None
         if now - self.started_at > STEADY_SECONDS:
@@ -137,13 +139,6 @@ def _end_of(log: Path) -> str:
             return file.read(TAIL_BYTES).decode("utf-8", errors="replace").rstrip()
     except FileNotFoundError:
         return ""
-
-
-def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
-    code = process.returncode
-    if code >= 0:
-        return f"ended with exit code {code}"
-    return f"was killed by {signal.Signals(-code).name}"
 
 
 @dataclass(slots=True)
