@@ -8,13 +8,15 @@
     model.predict(rows)
 
 Rows are raw inputs, as they stand in the data: scaling is done here, with the constants that were
-fitted on the training part. A CSV file with a header may have its columns in any order, and others
-beside them.
+fitted on the training part. A CSV file is split where the study's was. With a header it may have
+its columns in any order, and others beside them; where the study's file had none, its lines are as
+long as those, or hold the inputs alone.
 """
 
 # This file is copied beside the weights of every model that is kept, so it must stand alone: it
 # imports nothing of this project, and builds the networks of `workers.training.networks` anew, for
-# prediction only. A test holds the two against each other.
+# prediction only. A test holds the two against each other. It is one file since people copy it into
+# projects of their own, where the names of its parts would meet others.
 
 import argparse
 import csv
@@ -370,6 +372,7 @@ class Model:
         classes: Labels by output; None for numbers.
         columns: Names of a table's input columns, in the network's order.
         encoding: How each of them becomes features; None where they are numbers as they are.
+        layout: Of the lines of the study's CSV file: delimiter, header, width in cells.
     """
 
     network: nn.Module
@@ -380,6 +383,7 @@ class Model:
     classes: list[str] | None
     columns: list[str] | None
     encoding: list[dict[str, Any]] | None = None
+    layout: Mapping[str, Any] | None = None
 
     @classmethod
     def load(cls, directory: str | Path | None = None) -> "Model":
@@ -401,6 +405,7 @@ class Model:
             classes=prepared["classes"],
             columns=prepared["columns"],
             encoding=prepared.get("encoding"),
+            layout=prepared.get("csv"),
         )
 
     def scores(self, rows: Array) -> Array:
@@ -448,7 +453,7 @@ class Model:
             if path.suffix == ".npy":
                 return np.asarray(np.load(path, allow_pickle=False))
             with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.reader(file, skipinitialspace=True)
+                reader = csv.reader(file, delimiter=self._delimiter, skipinitialspace=True)
                 lines = [(reader.line_num, line) for line in reader if line]
         except (ValueError, EOFError, csv.Error) as error:
             raise RowsError(f"{path} is no .csv file in UTF-8 and no .npy file: {error}") from error
@@ -458,15 +463,18 @@ class Model:
 
     def _table(self, path: Path, lines: list[tuple[int, list[str]]]) -> Array:
         """Return the model's columns of a CSV file: numbers, or cells for `encode`."""
-        header = [cell.strip() for cell in lines[0][1]]
+        first = [cell.strip() for cell in lines[0][1]]
         width = len(self.columns) if self.columns is not None else int(np.prod(self.shape))
         names, places = self.columns or [str(at) for at in range(width)], list(range(width))
-        if self._is_header(path, header):
-            places, width = [header.index(name) for name in names], len(header)
+        if self._is_header(path, first):
+            places, width = [first.index(name) for name in names], len(first)
             lines = lines[1:]
+        elif not self._headed and len(first) == self._width:  # names are positions there
+            places, width = [int(name) for name in names], len(first)
         for number, line in lines:
             if len(line) != width:
-                raise RowsError(f"{path}: line {number} has {len(line)} cells where {width} belong")
+                has = f"{len(line)} cells (split at {self._delimiter!r})"
+                raise RowsError(f"{path}: line {number} has {has} where {width} belong")
         cells = np.empty((len(lines), len(places)), dtype=object)
         for row, (_, line) in enumerate(lines):
             cells[row] = [None if line[place] in GAPS else line[place] for place in places]
@@ -478,9 +486,21 @@ class Model:
             raise RowsError(f"{where} {bad.said}") from None
         return encoded if self.encoding is None else cells
 
+    @property
+    def _delimiter(self) -> str:
+        return str((self.layout or {}).get("delimiter", ","))
+
+    @property
+    def _headed(self) -> bool:
+        return bool((self.layout or {}).get("header", True))
+
+    @property
+    def _width(self) -> int | None:
+        return (self.layout or {}).get("width")
+
     def _is_header(self, path: Path, first: list[str]) -> bool:
         """Return whether a file's first line names the columns, and refuse one that lacks some."""
-        names = self.columns or []
+        names = (self.columns or []) if self._headed else []
         absent = [name for name in names if name not in first]
         if not absent or not any(name in first and not _is_number(name) for name in names):
             return bool(names) and not absent

@@ -92,6 +92,29 @@ def test_regression_and_csv_columns_by_name(
     assert mse == pytest.approx(trial["record"]["test_mse"], rel=1e-5)
 
 
+def test_a_csv_file_is_read_as_the_studys_was(
+    client: TestClient, settings: Settings, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.column_stack(
+        [rng.integers(0, 9, 120), rng.integers(0, 2, 120), rng.integers(0, 9, 120)]
+    )
+    rows[0] = [0, 1, 2]  # as a header of positions would be
+    rows[:, 1] = rows[:, 0] > rows[:, 2]
+    folder = settings.data_dir / "datasets"
+    folder.mkdir()
+    np.savetxt(folder / "t.csv", rows, delimiter=";", fmt="%d")
+    told = {"name": "csv", "path": "t.csv", "target": 1, "delimiter": ";", "header": False}
+    train(client, settings, definition(dataset=told))
+    directory = fetch(client, tmp_path / "best")
+    np.save(tmp_path / "rows.npy", rows[:, [0, 2]])
+    np.savetxt(tmp_path / "inputs.csv", rows[:, [0, 2]], delimiter=";", fmt="%d")
+    files = (tmp_path / "rows.npy", tmp_path / "inputs.csv", folder / "t.csv")
+    arrays, inputs, whole = (predict(directory, file, "--scores") for file in files)
+    assert len(arrays) == 120
+    assert arrays == inputs == whole
+
+
 def test_scores_are_probabilities(client: TestClient, settings: Settings, tmp_path: Path) -> None:
     spec = train(client, settings, definition())
     directory = fetch(client, tmp_path / "best")

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from pandas._libs.parsers import STR_NA_VALUES
 from safetensors.torch import save_file
@@ -98,6 +100,24 @@ def test_a_file_of_other_rows_is_refused_with_its_place(
         model().read(tmp_path / "r.csv")
     for word in ["r.csv", *words]:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", " "])
+def test_cells_are_split_as_pandas_splits_them(tmp_path: Path, delimiter: str) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("".join(f"{delimiter.join(row)}\n" for row in ("cab", ["1", " 3", '"2"'])))
+    layout = {"delimiter": delimiter, "header": True, "width": 3}
+    own = [{"kind": "number", "fill": None}] * 3
+    read = model(columns=["a", "b", "c"], encoding=own, layout=layout).read(file)
+    trained = pd.read_csv(file, sep=delimiter, skipinitialspace=True)[["a", "b", "c"]]
+    assert predict.encode(read, own).tolist() == trained.to_numpy().tolist()
+
+
+def test_a_line_that_is_split_elsewhere_says_where_it_was_split(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("1,2\n")
+    headless = plain(2), {"delimiter": ";", "header": False, "width": 3}
+    with pytest.raises(predict.RowsError, match=r"1 cells \(split at ';'\) where 2 belong"):
+        replace(headless[0], layout=headless[1]).read(tmp_path / "r.csv")
 
 
 def test_a_gap_that_nothing_fills_is_refused(tmp_path: Path) -> None:

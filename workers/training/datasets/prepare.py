@@ -4,7 +4,7 @@ What is fitted (means and deviations) is fitted on the training part alone.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
@@ -195,6 +195,7 @@ def _preprocessing(scaling: Scaling, encoder: Encoder | None, raw: RawData) -> d
         "classes": list(raw.classes) if raw.classes is not None else None,
         "encoding": encoder.described() if encoder is not None else None,
         "columns": list(raw.columns) if raw.columns is not None else None,
+        "csv": asdict(raw.layout) if raw.layout is not None else None,
     }
 
 

@@ -57,6 +57,21 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
+class TextLayout:
+    """How the lines of a CSV file are to be read.
+
+    Attributes:
+        delimiter: What stands between two cells.
+        header: Whether the first line names the columns; without it their names are positions.
+        width: Cells of a line.
+    """
+
+    delimiter: str
+    header: bool
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
 class RawData:
     """Data as read.
 
@@ -66,6 +81,7 @@ class RawData:
         classes: Labels by class number; None where targets are numbers.
         columns: Names of a table's input columns, in their order.
         table: What is to be encoded of them; None where inputs are numbers as they are.
+        layout: Of a CSV file's lines.
     """
 
     rows: Rows
@@ -73,6 +89,7 @@ class RawData:
     classes: tuple[str, ...] | None
     columns: tuple[str, ...] | None = None
     table: Columns | None = None
+    layout: TextLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)

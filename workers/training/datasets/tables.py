@@ -16,7 +16,16 @@ import pandas as pd
 from tuner_service.datasets.inspect import PARQUET_NEEDS
 from tuner_service.errors import DataError
 from workers.training.datasets.labels import labelled
-from workers.training.datasets.sources import Array, Columns, RawData, Request, Rows, Source, find
+from workers.training.datasets.sources import (
+    Array,
+    Columns,
+    RawData,
+    Request,
+    Rows,
+    Source,
+    TextLayout,
+    find,
+)
 
 ColumnName = str | int
 
@@ -50,11 +59,14 @@ def _parquet(file: Path) -> pd.DataFrame:
 
 
 def _csv(file: Path, request: Request) -> pd.DataFrame:
-    header = 0 if request.options.get("header", True) else None
-    delimiter = str(request.options.get("delimiter") or ",")
+    header = 0 if _has_header(request) else None
     try:
         frame = pd.read_csv(
-            file, header=header, sep=delimiter, skipinitialspace=True, skip_blank_lines=False
+            file,
+            header=header,
+            sep=_delimiter(request),
+            skipinitialspace=True,
+            skip_blank_lines=False,
         )
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{file.name} is empty; it needs rows of data") from error
@@ -64,6 +76,20 @@ def _csv(file: Path, request: Request) -> pd.DataFrame:
         raise DataError(f"{file.name} has zero rows of data; it needs some")
     frame.columns = [c.strip() if isinstance(c, str) else c for c in frame.columns]
     return frame
+
+
+def _has_header(request: Request) -> bool:
+    return bool(request.options.get("header", True))
+
+
+def _delimiter(request: Request) -> str:
+    return str(request.options.get("delimiter") or ",")
+
+
+def _layout(frame: pd.DataFrame, request: Request) -> TextLayout | None:
+    if request.name != "csv":
+        return None
+    return TextLayout(_delimiter(request), _has_header(request), frame.shape[1])
 
 
 def _column(frame: pd.DataFrame, wanted: ColumnName, file: Path) -> ColumnName:
@@ -82,7 +108,7 @@ def _where(series: "pd.Series[Any]", row: int, file: Path, request: Request) -> 
     at = int(series.index[row])  # as in the file, also after rows were dropped
     if request.name != "csv":
         return f"{file.name}: row {at + 1}, column {series.name!r}"
-    line = at + (2 if request.options.get("header", True) else 1)
+    line = at + (2 if _has_header(request) else 1)
     return f"{file.name}: line {line}, column {series.name!r}"
 
 
@@ -203,11 +229,12 @@ def _read(request: Request) -> RawData:
     inputs: list[list[Array]] = []
     targets: list[Array] = []
     names: list[ColumnName] = []
+    layout: TextLayout | None = None
     for file in _files(request):
         frame = _parquet(file) if request.name == "parquet" else _csv(file, request)
         target = _column(frame, request.options["target"], file)
         own = _input_names(frame, target, file=file, request=request)
-        names = names or own
+        names, layout = names or own, layout or _layout(frame, request)
         if len(own) != len(names):
             raise DataError(
                 f"the files differ in their number of input columns: {len(names)} and {len(own)}"
@@ -220,9 +247,10 @@ def _read(request: Request) -> RawData:
     joined = np.concatenate(targets)
     columns, encoded = table.names, None if table.plain else table
     if request.targets == "numbers":
-        rows = Rows(values, joined[:, None])
-        return RawData(rows, None, classes=None, columns=columns, table=encoded)
-    return replace(labelled(values, joined), columns=columns, table=encoded)
+        read = RawData(Rows(values, joined[:, None]), None, classes=None)
+    else:
+        read = labelled(values, joined)
+    return replace(read, columns=columns, table=encoded, layout=layout)
 
 
 def _without_gaps(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
