@@ -34,5 +34,7 @@ def code_of(error: TunerError) -> int:
 
 
 def code_of_study(status: StudyStatus) -> int:
-    """Return the exit code for a study that has ended."""
-    return {"completed": DONE, "cancelled": CANCELLED}.get(status.state, FAILED)
+    """Return the exit code for a study that has ended; without a result it has failed."""
+    if status.state == "cancelled":
+        return CANCELLED
+    return DONE if status.state == "completed" and status.progress.complete else FAILED

@@ -77,6 +77,11 @@ class Progress:
         """How much of the budget is used up."""
         return self.done + self.failed + self.cancelled
 
+    @property
+    def complete(self) -> int:
+        """How many slots ended with a result: a COMPLETE trial."""
+        return self.done - self.pruned
+
 
 @dataclass(frozen=True, slots=True)
 class StudyStatus:

@@ -75,7 +75,8 @@ def final_sentence(status: StudyStatus) -> str:
     if progress.failed:
         counts += f", {progress.failed} failed"
     reason = f": {status.reason}" if status.reason else ""
-    return f"Study {status.name} is {status.state}{reason}. {counts}."
+    nothing = "" if progress.complete else " No trial has a result."
+    return f"Study {status.name} is {status.state}{reason}. {counts}.{nothing}"
 
 
 def _short(value: object) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -81,12 +82,35 @@ def test_a_changed_name_is_told(
     assert capsys.readouterr().err == "Note: the name digits is taken: this is digits-2\n"
 
 
-@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("failed", 1), ("cancelled", 3)])
+@pytest.mark.parametrize(
+    ("state", "trials", "code"),
+    [
+        ("completed", [finishes(0)], 0),
+        ("completed", [finishes(0), finishes(1, None, "FAIL"), finishes(2, 0.1, "PRUNED")], 0),
+        ("completed", [finishes(0, None, "FAIL"), finishes(1, None, "FAIL")], 1),
+        ("completed", [finishes(0, 0.1, "PRUNED"), finishes(1, None, "FAIL")], 1),
+        ("completed", [], 1),
+        ("failed", [finishes(0)], 1),
+        ("cancelled", [finishes(0)], 3),
+        ("cancelled", [], 3),
+    ],
+)
+@pytest.mark.parametrize("command", ["submit", "status"])
 def test_watch_ends_with_the_code_of_the_study(
-    tuner: Tuner, service: FakeService, study_file: str, state: str, code: int
+    tuner: Tuner,
+    service: FakeService,
+    study_file: str,
+    capsys: Shown,
+    *,
+    command: str,
+    state: str,
+    trials: list[Any],
+    code: int,
 ) -> None:
-    service.study.steps = [finishes(0), ends(state)]
-    assert tuner("submit", study_file, "--watch") == code
+    service.study.steps = [*trials, ends(state)]
+    assert tuner(command, study_file if command == "submit" else "digits", "--watch") == code
+    complete = any(one["state"] == "COMPLETE" for one in service.study.trials)
+    assert ("No trial has a result." in capsys.readouterr().out) == (not complete)
 
 
 def test_watch_prints_a_line_per_trial_off_a_terminal(
