@@ -129,13 +129,15 @@ def _fail(unit: Unit, fails: Sequence[Fail]) -> None:
 
 def _note_hopeless(unit: Unit, fails: Sequence[Fail]) -> None:
     """Find the studies that these failures end: those of which nothing else is to be expected."""
-    for f in fails:
-        if f.hopeless is None or f.lease.key not in unit.held:
-            continue
-        study = unit.studies[f.lease.study_id]
-        now = unit.tally.moved(study)
+    said = {
+        f.lease.study_id: f.hopeless
+        for f in fails
+        if f.hopeless is not None and f.lease.key in unit.held
+    }
+    for study_id, why in said.items():
+        now = unit.tally.moved(unit.studies[study_id])
         if not may_succeed(unit.connection, now, worker_id=unit.worker_id):
-            unit.hopeless[study["id"]] = fit(f.hopeless)
+            unit.hopeless[study_id] = fit(why)
 
 
 def _ends_study(unit: Unit, fail: Fail) -> bool:

@@ -41,6 +41,10 @@ class Watch:
         self._turn, self._busy_seconds = frozenset(message["turn"]), message["busy_seconds"]
         self._alive_at = now
 
+    def trainer_ended(self) -> None:
+        """What it last said is not true of the next one."""
+        self._memory_bytes, self._turn, self._busy_seconds = 0, frozenset(), 0.0
+
     def over_time(self, board: Board, now: float) -> list[Run]:
         """Return runs that have trained for longer than their study's `trial_timeout`.
 

@@ -7,7 +7,6 @@ loop trains on, keeps what is to be written, and lets its runs go when their lea
 
 import itertools
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner_service.lifecycle.messages import HandBack, StudyWork
+from tuner_service.processes import how_it_ended
 from tuner_service.settings import Settings
 from workers.protocol import TrialStart
 from workers.supervisor.board import Phase, Run
@@ -200,6 +200,7 @@ class Supervisor:
         if not self._stopping.is_set() or on_board:
             logger.error("trainer ended with %d on board: %s", len(on_board), cause.message)
         self._keeper.bury(self._clock())
+        self._watch.trainer_ended()
         verdicts = judge(on_board, cause)
         for run in on_board:
             if run.phase is Phase.GHOST:
@@ -254,17 +255,5 @@ class Supervisor:
 
 
 def _death_message(code: int | None, tail: str) -> str:
-    if code is None:
-        how = "The trainer did not become ready, or closed its pipe"
-    elif code < 0:
-        how = f"The trainer was ended by {_signal_name(-code)}"
-    else:
-        how = f"The trainer exited with code {code}"
-    return f"{how}. It last said:\n{tail}" if tail else f"{how}."
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    how = "did not become ready, or closed its pipe" if code is None else how_it_ended(code)
+    return f"The trainer {how}. It last said:\n{tail}" if tail else f"The trainer {how}."

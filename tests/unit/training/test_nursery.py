@@ -94,7 +94,7 @@ def test_forks_are_processes_of_their_own(warm: LoopTrials, folder: Path) -> Non
     ("body", "message"),
     [
         ("os._exit(3)", "ended with exit code 3"),
-        ("os.kill(os.getpid(), 11)", "ended by SIGSEGV"),
+        ("os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
         ("sys.exit(2)", "SystemExit: 2"),
     ],
 )

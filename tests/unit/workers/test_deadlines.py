@@ -15,9 +15,9 @@ def board_of(*runs: Run) -> Board:
     return Board(iter(()), {one.key: one for one in runs})
 
 
-def watch(tmp_path: Path) -> Watch:
+def watch(tmp_path: Path, *, memory_limit_bytes: int | None = None) -> Watch:
     settings = Settings(data_dir=tmp_path, progress_timeout_seconds=60.0, grace_seconds=10.0)
-    return Watch(settings, now=100.0)
+    return Watch(settings, now=100.0, memory_limit_bytes=memory_limit_bytes)
 
 
 def alive(*turn: Run, busy_seconds: float = 0.0, memory_bytes: int = 0) -> dict[str, Any]:
@@ -76,6 +76,16 @@ def test_a_trial_that_hangs_before_it_began_is_over_time_too(tmp_path: Path) -> 
     assert w.over_time(board, 310.0) == []  # the trainer fell silent: nothing is known of it
 
 
+def test_what_a_trainer_said_goes_with_it(tmp_path: Path) -> None:
+    limit = 8
+    w, again = watch(tmp_path, memory_limit_bytes=limit), run(began=False)
+    w.alive(alive(again, busy_seconds=300.0, memory_bytes=limit + 1), 400.0)
+    w.trainer_ended()
+    board = board_of(again)  # sent again, to a trainer that has said nothing yet
+    assert w.over_time(board, 401.0) == []
+    assert w.fault(board_of(), 401.0) is None
+
+
 @pytest.mark.parametrize("kind", ["hung", "unanswered"])
 def test_whose_turn_it_was_is_known_of_a_trainer_that_lives(tmp_path: Path, kind: str) -> None:
     w, hangs = watch(tmp_path), run()
@@ -98,7 +108,7 @@ def test_its_own_absence_is_not_the_trainers(tmp_path: Path) -> None:
 
 
 def test_a_trainer_that_grows_over_its_limit_is_at_fault_once(tmp_path: Path) -> None:
-    w = Watch(Settings(data_dir=tmp_path), now=100.0, memory_limit_bytes=8)
+    w = watch(tmp_path, memory_limit_bytes=8)
     w.alive(alive(memory_bytes=8), 100.0)
     assert w.fault(board_of(run()), 101.0) is None
     w.alive(alive(memory_bytes=9), 100.0)

@@ -12,7 +12,7 @@ from workers.supervisor.board import Phase, Run
 from workers.supervisor.deaths import Cause, judge
 
 _keys = itertools.count(1)
-CRASH = Cause("crashed", "The trainer exited with code 3.")
+CRASH = Cause("crashed", "The trainer ended with exit code 3.")
 HANG = Cause("hung", "No progress.")
 MEMORY = Cause("memory", "The trainer held 9 bytes, more than 8.")
 

@@ -1,6 +1,5 @@
 """One loop trial on board: what it said, and what its end means."""
 
-import contextlib
 import math
 import shutil
 import signal
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from tuner_service.definition.spec import LoopSpec
+from tuner_service.processes import how_it_ended
 from workers.protocol import Event, StopMode, TrialStart
 from workers.training.loops.journal import Journal
 from workers.training.loops.process import LoopProcess
@@ -144,13 +144,10 @@ def _orphaned(run: LoopRun) -> dict[str, Any]:
 
 def _silent(run: LoopRun, code: int) -> dict[str, Any]:
     """Return the failure of a process that ended without a last word."""
-    how = f"with exit code {code}"
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            how = f"by {signal.Signals(-code).name}"
+    how = how_it_ended(code)
     if code == -signal.SIGKILL:
         how += ", as the system does when memory runs out"
-    return failure("user_code", f"The training loop's process was ended {how}.", run.reported)
+    return failure("user_code", f"The training loop's process {how}.", run.reported)
 
 
 def failure(kind: str, message: str, step: int | None) -> dict[str, Any]:
