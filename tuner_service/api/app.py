@@ -53,8 +53,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.reconciler.start()
+        service.sweeper.start()
         yield
         service.waiters.release()
+        await run_in_threadpool(service.sweeper.stop)
         await run_in_threadpool(service.reconciler.stop)
         dashboard.close()
         service.ringer.close()

@@ -10,6 +10,7 @@ from tuner_service.api.metrics import Metrics
 from tuner_service.api.rates import Attempts, Rates
 from tuner_service.api.reconciler import Reconciler
 from tuner_service.api.shared_reads import SharedReads
+from tuner_service.api.sweeper import Sweeper
 from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.broker import Ringer
 from tuner_service.datasets import DatasetStore
@@ -28,6 +29,7 @@ class Service:
     db: Database
     ringer: Ringer
     reconciler: Reconciler
+    sweeper: Sweeper
     waiters: RevisionWaiters
     reads: SharedReads
     metrics: Metrics
@@ -58,6 +60,7 @@ class Service:
             db=db,
             ringer=ringer,
             reconciler=Reconciler(db, ringer, metrics, settings=settings),
+            sweeper=Sweeper(db, settings=settings),
             waiters=waiters,
             reads=SharedReads(partial(get_study, db)),
             metrics=metrics,

@@ -1,10 +1,8 @@
 """`/v1/studies`: submit, read, wait, change, act."""
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -27,7 +25,7 @@ from tuner_service.definition import (
 from tuner_service.definition.catalogue import DATASETS
 from tuner_service.definition.sections import Dataset
 from tuner_service.errors import DefinitionError, Fault
-from tuner_service.lifecycle import studies
+from tuner_service.lifecycle import leftovers, studies
 from tuner_service.lifecycle.submit import plan, submit
 from tuner_service.lifecycle.views import Plan, StudyPage, StudyState, StudyView
 from tuner_service.lifecycle.workers import known_modules
@@ -274,19 +272,13 @@ class PatchError(DefinitionError):
 )
 def delete_study(service: ServiceDep, _: CallerDep, study: Ref) -> Response:
     """Delete its rows at once, its files right after."""
-    folders = studies.delete(service.db, study)
-    files = BackgroundTask(_remove, service.settings.data_dir, folders)
-    return Response(status_code=204, background=files)
-
-
-def _remove(data_dir: FilePath, folders: list[str]) -> None:
-    for folder in folders:
-        try:
-            shutil.rmtree(data_dir / folder)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            logger.warning("cannot remove %s: %s", folder, error)
+    data_dir = service.settings.data_dir
+    gone = studies.get_study(service.db, study).id
+    leftovers.mark_deleted(data_dir, gone)
+    studies.delete(service.db, gone)
+    return Response(
+        status_code=204, background=BackgroundTask(leftovers.remove_files, data_dir, gone)
+    )
 
 
 @router.post(

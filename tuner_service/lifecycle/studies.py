@@ -158,11 +158,11 @@ def patch(db: Database, ref: str, change: StudyPatch, *, settings: Settings) -> 
     )
 
 
-def delete(db: Database, ref: str) -> list[str]:
+def delete(db: Database, ref: str) -> str:
     """Delete a study that is not running.
 
     Returns:
-        Paths, relative to the data directory, of files that may be removed now.
+        Its id, for `leftovers.remove_files`.
 
     Raises:
         ConflictError: It is queued or running: cancel it first.
@@ -180,7 +180,7 @@ def delete(db: Database, ref: str) -> list[str]:
             connection.execute(sql_delete(table).where(table.c.study_id == row["id"]))
         connection.execute(sql_delete(studies).where(studies.c.id == row["id"]))
         optuna_rows.delete_study(connection, row["optuna_study_id"])
-    return [f"{folder}/{row['public_id']}" for folder in ("models", "logs", "checkpoints")]
+    return str(row["public_id"])
 
 
 # -- changes --------------------------------------------------------------------------------

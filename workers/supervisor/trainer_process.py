@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _TAIL_BYTES = 4000
 _LOG_CAP_BYTES = 10_000_000
+_LOG_SECONDS = 7 * 24 * 3600.0  # a worker's log has its name, and no worker's name comes again
 
 Message = dict[str, Any]
 
@@ -161,8 +162,18 @@ def _messages(pipe: IO[bytes]) -> Iterator[Message]:
 def _prepare_log(path: Path) -> int:
     """Make room for the log and return the offset at which a new process's output starts."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _drop_old_logs(path.parent)
     size = path.stat().st_size if path.exists() else 0
     if size > _LOG_CAP_BYTES:
         path.unlink()
         return 0
     return size
+
+
+def _drop_old_logs(folder: Path) -> None:
+    """Remove the logs to which nobody has written for a week."""
+    oldest = time.time() - _LOG_SECONDS
+    for log in folder.glob("*.log"):
+        with contextlib.suppress(OSError):
+            if log.stat().st_mtime < oldest:
+                log.unlink()

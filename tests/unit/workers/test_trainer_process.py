@@ -54,6 +54,16 @@ def test_its_environment_holds_no_secrets(
     assert "TUNER_API_KEY" not in log.read_text()
 
 
+def test_logs_of_a_week_ago_go(launch: Callable[..., TrainerProcess], tmp_path: Path) -> None:
+    old, new = tmp_path / "logs" / "old.log", tmp_path / "logs" / "new.log"
+    for log in (old, new):
+        log.parent.mkdir(exist_ok=True)
+        log.touch()
+    os.utime(old, (0, 0))
+    launch("-c", "pass")
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_its_last_words_are_in_the_log(launch: Callable[..., TrainerProcess]) -> None:
     trainer = launch("-c", "print('x' * 10_000); raise SystemExit('out of luck')")
     assert trainer.exit_code(wait_seconds=20.0) == 1
