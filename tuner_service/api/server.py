@@ -7,6 +7,7 @@ import uvicorn
 
 from tuner_service.api.app import create_app
 from tuner_service.api.auth import require_safe_bind
+from tuner_service.api.connections import PatientProtocol
 from tuner_service.api.service import Service
 from tuner_service.errors import SettingsError
 from tuner_service.settings import Settings
@@ -88,6 +89,7 @@ class ApiServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # else whoever is on this machine could name any address
+                http=PatientProtocol,
                 timeout_graceful_shutdown=max(1, int(settings.grace_seconds / 2)),
             )
         )

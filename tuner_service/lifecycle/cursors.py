@@ -34,7 +34,7 @@ def decode_cursor(cursor: str, *kinds: Kinds) -> list[Any]:
 
 def _fit(place: list[object], kinds: tuple[Kinds, ...]) -> bool:
     for value, kind in zip(place, kinds, strict=True):
-        if isinstance(value, bool) or not (value is None or isinstance(value, kind)):
+        if isinstance(value, bool) or not isinstance(value, kind):
             return False
         if isinstance(value, int) and abs(value) >= 2**62:
             return False

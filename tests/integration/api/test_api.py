@@ -169,6 +169,12 @@ def test_what_cannot_be_answered_is_a_problem(
     assert answer.json()["detail"]
 
 
+@pytest.mark.parametrize("value", [b"Basic \xff", b"Bearer \xff", b"Basic OnA\xff="])
+def test_a_key_that_is_no_text_opens_nothing(client: TestClient, value: bytes) -> None:
+    answer = client.get("/v1/studies", headers={b"Authorization": value})
+    assert answer.status_code == (200 if value.startswith(b"Basic") else 401)
+
+
 def test_a_form_post_is_not_taken_for_json(client: TestClient) -> None:
     answer = client.post(
         "/v1/studies", content=json.dumps(definition()), headers={"Content-Type": "text/plain"}

@@ -25,7 +25,8 @@ def test_any_other_text_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "AAAA", encode_cursor("x"), encode_cursor(True), encode_cursor(1, 2)]
+    "cursor",
+    ["", "AAAA", encode_cursor("x"), encode_cursor(True), encode_cursor(None), encode_cursor(1, 2)],
 )
 def test_a_cursor_of_another_list_is_refused(cursor: str) -> None:
     with pytest.raises(InputError, match="cursor"):
