@@ -58,12 +58,18 @@ def is_loop() -> ColumnElement[bool]:
 
 
 def able_workers(
-    connection: Connection, study_ids: Collection[int], queue: str, now: float
+    connection: Connection,
+    study_ids: Collection[int],
+    queue: str,
+    now: float,
+    *,
+    idle: bool = False,
 ) -> dict[int, int]:
-    """Return how many live workers of a queue can run each of these studies."""
+    """Return how many live workers of a queue, or idle ones, can run each of these studies."""
+    able = and_(workers.c.queue == queue, is_live(now), has_modules(workers.c.id))
     rows = connection.execute(
         select(studies.c.id, func.count())
-        .join(workers, and_(workers.c.queue == queue, is_live(now), has_modules(workers.c.id)))
+        .join(workers, and_(able, workers.c.state == "idle") if idle else able)
         .where(studies.c.id.in_(study_ids))
         .group_by(studies.c.id)
     )

@@ -36,7 +36,7 @@ class Run:
     Attributes:
         key: The trainer's name for it.
         checkpoint_step: A checkpoint exists up to this step.
-        sendings: How often it was sent to a trainer.
+        sendings: How often it was sent to a trainer, the last time at `sent_at`.
         started_at: When the trainer began to train it.
         stop_mode: What the trainer was asked to do with it, at `stop_at`.
         out_of_time: It was asked to stop for its own trial_timeout.
@@ -53,6 +53,7 @@ class Run:
     checkpoint_step: int | None = None
     last_step: int | None = None
     sendings: int = 0
+    sent_at: float = 0.0
     started_at: float | None = None
     stop_mode: StopMode | None = None
     stop_at: float = 0.0

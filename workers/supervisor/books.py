@@ -20,6 +20,7 @@ from workers.supervisor.outbox import Outcome
 from workers.supervisor.pace import Pace
 from workers.supervisor.shift import Shift
 from workers.supervisor.studies import STUDY_ERRORS, Studies
+from workers.supervisor.surplus import Surplus
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Books:
         self._ledger = ledger
         self._studies = studies
         self._outage = Outage()
+        self._surplus = Surplus(shift, ledger)
         self._pace = Pace(shift.now())
         self._unsure = False
         self._found_nothing = False
@@ -80,6 +82,7 @@ class Books:
             self._claim_if_due()
             self._fill()
             self._refresh()
+            self._surplus.give()
             # A start that was just made goes out now; its trial waits for nothing else.
             self._flush_if_due()
         except UnavailableError as error:
@@ -178,7 +181,8 @@ class Books:
         claimed = self._ledger.claim(
             limit=limit,
             exclude_alone=not was_empty,
-            exclude_studies=shift.board.study_ids if self._is_full else (),
+            exclude_studies=self._surplus.left
+            | (shift.board.study_ids if self._is_full else set()),
             fair_share=shift.now() < self._greedy_at,
             loops=max(0, shift.loops - sum(run.study.definition.is_loop for run in shift.board)),
         )

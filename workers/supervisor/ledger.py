@@ -8,7 +8,7 @@ from tuner_service.search.history import HistoryTrial
 
 
 class Ledger(Protocol):
-    """Claims, flushes and history; each call is one transaction.
+    """Claims, flushes and what is read; each call is one transaction.
 
     Every method raises `UnavailableError` while the database is away.
     """
@@ -26,6 +26,9 @@ class Ledger(Protocol):
 
     def flush(self, batch: Batch) -> Flushed:
         """Write a batch; written twice, it changes nothing the second time."""
+
+    def idle_workers(self, study_id: int) -> int:
+        """Return how many other workers could run trials of the study, and have nothing to do."""
 
     def history(
         self, study_id: int, *, after_trial_id: int, unfinished: Collection[int]

@@ -153,7 +153,7 @@ class Supervisor:
         self._shift.send({"type": "start", "trials": [self._start_of(run) for run in ready]})
         for run in ready:
             run.phase = Phase.SENT
-            run.sendings += 1
+            run.sendings, run.sent_at = run.sendings + 1, self._clock()
             logger.info("trial sent to the trainer", extra=run.log())
 
     def _start_of(self, run: Run) -> TrialStart:

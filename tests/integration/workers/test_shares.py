@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.studies import sampled
 from tuner_service.definition import parse_definition
 from tuner_service.lifecycle.submit import submit
-from tuner_service.lifecycle.workers import register_worker
+from tuner_service.lifecycle.workers import register_worker, worker_heartbeat
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 from workers.supervisor.database_ledger import DatabaseLedger
@@ -61,3 +61,26 @@ def test_a_worker_at_its_share_takes_more_only_when_it_asks_for_what_is_left(
     first, _ = ledgers(db, settings, 2)
     assert Counter([take(first), take(first)]) == {10: 1, 0: 1}
     assert take(first, fair=False) == 10
+
+
+def test_idle_workers_are_the_others_that_can_and_have_nothing_to_do(
+    db: Database, tmp_path: Path
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    submit(
+        db,
+        parse_definition(sampled("s", "random", 20, resources={"device": "cpu"})),
+        settings=settings,
+    )
+    first, second, third = ledgers(db, settings, 3)
+    register_worker(
+        db, worker_id="gpu", host="h", pid=9, queue="cuda", device="g", version="0", lanes=64
+    )
+    (study_id,) = first.claim(
+        limit=1, exclude_alone=False, exclude_studies=(), fair_share=False
+    ).studies
+    for busy in (first, second):
+        worker_heartbeat(db, busy.worker_id, state="busy", lanes=64, current_trials=[])
+    assert first.idle_workers(study_id) == 1
+    worker_heartbeat(db, third.worker_id, state="stopping", lanes=64, current_trials=[])
+    assert first.idle_workers(study_id) == 0

@@ -7,6 +7,7 @@ Run as a script with the flags of the real one. A spec is the trial's parameters
     epochs      how many (default 3); seconds: of each epoch (default 0)
     value       reported at every step, and the final value (default 1.0)
     at          the step before which it misbehaves (default 2)
+    queued      wait for the end of every trial that began before, as in a group of one lane
 
 `hang` stops everything but `alive`; `deaf` trains for ever and never stops when asked.
 """
@@ -121,6 +122,8 @@ class FakeTrainer:
         state = self.trials[trial]
         spec = state["spec"]
         if state["new"]:
+            if spec.get("queued") and next(iter(self.trials)) != trial:
+                return
             state["new"] = False
             self.event(trial, "started")
         if time.monotonic() < state["due"]:

@@ -48,6 +48,7 @@ class FakeLedger:
         self.checkpoints: list[tuple[int, int]] = []
         self.claims: list[int] = []
         self.share = 1000
+        self.idle = 0
         self.flushes = 0
         self.flushed = threading.Condition(self.lock)
         self.drop_models: list[str] = []
@@ -174,6 +175,11 @@ class FakeLedger:
         with self.lock:
             self._check_away()
             return []
+
+    def idle_workers(self, study_id: int) -> int:
+        with self.lock:
+            self._check_away()
+            return self.idle
 
     def steal(self, slot_id: int) -> None:
         """Give the slot to another worker, as a reaper would after a lost lease."""
