@@ -18,7 +18,7 @@ from typing import Any, Final
 from tuner_service.definition import ModuleDescription
 from tuner_service.definition.binding import bind
 from tuner_service.definition.catalogue import DATASETS, METRICS, NETWORKS
-from tuner_service.definition.modules import NOT_OFFERED
+from tuner_service.definition.modules import NOT_OFFERED, RefusedModule
 from tuner_service.definition.options import Option
 from tuner_service.errors import DefinitionError, Fault, SettingsError
 
@@ -34,8 +34,6 @@ _TYPES: Final = {"int": "int", "float": "float", "bool": "boolean", "str": "stri
 _NO_DEFAULT: Final = object()
 _NOT_PLAIN: Final = object()
 
-Published = Mapping[str, tuple[Mapping[str, Any], str]]
-
 
 class ModuleFaultError(DefinitionError):
     """A module cannot be offered; the message says what to change in its file."""
@@ -43,7 +41,21 @@ class ModuleFaultError(DefinitionError):
     code = "invalid_module"
 
     def __init__(self, name: str, detail: str) -> None:
+        self.detail = detail
         super().__init__([Fault(f"/{name}", detail, self.code)])
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the files of a folder are.
+
+    Attributes:
+        sound: The modules, by name.
+        refused: Why other files are not offered.
+    """
+
+    sound: Mapping[str, ModuleDescription]
+    refused: tuple[RefusedModule, ...]
 
 
 @dataclass(slots=True)
@@ -53,28 +65,30 @@ class ModuleFolder:
     directory: Path
     _seen: tuple[tuple[str, int, int], ...] | None = None
 
-    def changed(self) -> Published | None:
-        """Return every sound module as it is published, or None if no file has changed.
-
-        What is wrong with the others is logged, once per change.
-        """
+    def changed(self) -> Contents | None:
+        """Return what there is, or None if no file has changed."""
         present = tuple(self._stamps())
         if present == self._seen:
             return None
         self._seen = present
-        return {one.name: (one.model_dump(mode="json"), one.source_hash) for one in self.read()}
+        return self.read()
 
     def forget(self) -> None:
         """Take every file for changed at the next look."""
         self._seen = None
 
-    def read(self) -> Iterator[ModuleDescription]:
-        """Yield the description of every sound module."""
+    def read(self) -> Contents:
+        """Return what there is; what is wrong with a file is logged too."""
+        sound: dict[str, ModuleDescription] = {}
+        refused: list[RefusedModule] = []
         for path in sources(self.directory):
             try:
-                yield describe(path)
+                sound[path.stem] = describe(path)
             except (ModuleFaultError, OSError, UnicodeDecodeError) as error:
-                logger.warning("module %s %s%s", path.name, NOT_OFFERED, error)
+                reason = error.detail if isinstance(error, ModuleFaultError) else str(error)
+                refused.append(RefusedModule(file=path.name, reason=reason))
+                logger.warning("module %s %s%s", path.name, NOT_OFFERED, reason)
+        return Contents(sound, tuple(refused))
 
     def _stamps(self) -> Iterator[tuple[str, int, int]]:
         for path in sources(self.directory):

@@ -25,7 +25,7 @@ from tuner_service.definition import (
 )
 from tuner_service.errors import DefinitionError
 from tuner_service.search.spread import first_point
-from workers.modules import open_folder
+from workers.modules import Contents, open_folder
 from workers.options import add_training_options, data_directories
 from workers.trainer import pick_device
 from workers.training.datasets import STREAMED, Room
@@ -37,11 +37,14 @@ LOOP_SECONDS = 60.0
 def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Return the answer about a definition."""
     folder = None if options.modules is None else open_folder(options.modules)
-    known = {one.name: one for one in folder.read()} if folder is not None else {}
+    modules = Contents({}, ()) if folder is None else folder.read()
     uploads = DatasetStore(options.data_dir / "datasets", max_bytes=0).all()
     try:
         definition = parse_definition(
-            data, modules=known, uploads={one.name: one for one in uploads}
+            data,
+            modules=modules.sound,
+            uploads={one.name: one for one in uploads},
+            refused=modules.refused,
         )
     except DefinitionError as error:
         return {"faults": [[f.pointer, f.detail, f.code] for f in error.faults]}

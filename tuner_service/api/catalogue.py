@@ -10,9 +10,10 @@ from tuner_service.api.answers import json_answer
 from tuner_service.api.auth import CallerDep
 from tuner_service.api.documented import errors
 from tuner_service.api.service import ServiceDep
-from tuner_service.definition import ModuleDescription, catalogue_view, study_schema
+from tuner_service.definition import catalogue_view, study_schema
+from tuner_service.definition.modules import RefusedModule
 from tuner_service.lifecycle.views import WorkerView
-from tuner_service.lifecycle.workers import known_modules, list_workers
+from tuner_service.lifecycle.workers import list_workers, listed_modules
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -28,18 +29,26 @@ class Entries(BaseModel):
     items: list[dict[str, Any]]
 
 
+class Networks(Entries):
+    """The networks there are, and the files of workers that are not offered, with the reason."""
+
+    refused: list[RefusedModule]
+
+
 class Workers(BaseModel):
     """The workers heard of lately."""
 
     items: list[WorkerView]
 
 
-@router.get("/networks", response_model=Entries, responses=errors(), summary="List networks")
+@router.get("/networks", response_model=Networks, responses=errors(), summary="List networks")
 def list_networks(service: ServiceDep, _: CallerDep) -> Response:
-    """Return the built-in networks, and those that workers bring."""
-    known = map(ModuleDescription.model_validate, known_modules(service.db).values())
-    brought = [one.network.model_dump(mode="json") for one in known if one.is_network]
-    return json_answer(Entries(items=[*catalogue_view("networks"), *brought]))
+    """Return the built-in networks, and those that workers bring or refuse."""
+    modules = listed_modules(service.db)
+    networks = (one.network for one in modules.known.values() if one.is_network)
+    brought = [one.model_dump(mode="json") for one in networks]
+    items = [*catalogue_view("networks"), *brought]
+    return json_answer(Networks(items=items, refused=modules.refused))
 
 
 def _add(kind: str) -> None:

@@ -17,12 +17,12 @@ from tuner_service.api.documented import errors
 from tuner_service.api.service import ServiceDep
 from tuner_service.datasets import Receiver
 from tuner_service.datasets.store import too_large
-from tuner_service.definition import ModuleDescription, Upload, catalogue_view
+from tuner_service.definition import Upload, catalogue_view
 from tuner_service.definition.catalogue import UPLOAD_NAME
 from tuner_service.definition.uploads import brought_entry
 from tuner_service.errors import InputError, UnavailableError
 from tuner_service.lifecycle.datasets import remove_dataset, sweep_dataset
-from tuner_service.lifecycle.workers import known_modules
+from tuner_service.lifecycle.workers import listed_modules
 
 router = APIRouter(prefix="/v1/datasets", tags=["catalogue"])
 
@@ -56,10 +56,9 @@ def list_datasets(service: ServiceDep, _: CallerDep) -> Response:
         {"kind": "uploaded", **upload.model_dump(mode="json")} for upload in service.datasets.all()
     ]
     names = {one["name"] for one in uploaded}  # which come before a module's
-    known = map(ModuleDescription.model_validate, known_modules(service.db).values())
     brought = [
         {"kind": "module", **brought_entry(one.name, one.data).model_dump(mode="json")}
-        for one in known
+        for one in listed_modules(service.db).known.values()
         if one.is_data and one.name not in names
     ]
     return json_answer(Datasets(items=[*built_in, *uploaded, *brought]))

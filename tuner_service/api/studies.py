@@ -17,7 +17,6 @@ from tuner_service.api.documented import definition_body, errors, patch_body
 from tuner_service.api.service import Service, ServiceDep
 from tuner_service.definition import (
     Limits,
-    ModuleDescription,
     StudyDefinition,
     Upload,
     parse_definition,
@@ -28,7 +27,7 @@ from tuner_service.errors import DefinitionError, Fault
 from tuner_service.lifecycle import leftovers, studies
 from tuner_service.lifecycle.submit import plan, submit
 from tuner_service.lifecycle.views import Plan, StudyPage, StudyState, StudyView
-from tuner_service.lifecycle.workers import known_modules
+from tuner_service.lifecycle.workers import listed_modules
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +66,12 @@ def checked(service: Service, data: Any) -> StudyDefinition:
     if not isinstance(data, dict):
         fault = Fault("", "a study definition must be a JSON object", "wrong_type")
         raise DefinitionError([fault])
-    modules = {
-        name: ModuleDescription.model_validate(description)
-        for name, description in known_modules(service.db).items()
-    }
+    modules = listed_modules(service.db)
     definition = parse_definition(
         data,
         limits=Limits.of(service.settings),
-        modules=modules,
+        modules=modules.known,
+        refused=modules.refused,
         uploads=_uploads(service, data.get("dataset")),
     )
     _check_version(service, definition.dataset)

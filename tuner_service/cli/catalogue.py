@@ -54,6 +54,10 @@ def catalogue(
     """List what a study file may name, with parameters, ranges and defaults."""
     with closing(connect(url, api_key)) as client:
         found = client.catalogue(kind)
+        refused = client.refused_modules() if kind is Kind.NETWORKS else []
+    for one in refused:
+        if name in (None, one["file"].removesuffix(".py")):
+            show.err.print(f"{one['file']} is not offered: {one['reason']}", markup=False)
     chosen = [one for one in found if name is None or one["name"] == name]
     if not chosen:
         known = ", ".join(one["name"] for one in found)

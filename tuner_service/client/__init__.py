@@ -221,6 +221,10 @@ class TunerClient:
         """
         return list(self._transport.get(f"/{quote(kind, safe='')}").json()["items"])
 
+    def refused_modules(self) -> list[dict[str, Any]]:
+        """Return the module files that workers do not offer: `file`, `reason`, `workers`."""
+        return list(self._transport.get("/networks").json().get("refused") or ())
+
     def _handle(self, data: Mapping[str, Any]) -> StudyHandle:
         return StudyHandle(self._transport, StudyStatus.of(data))
 

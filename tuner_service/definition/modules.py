@@ -11,6 +11,33 @@ NOT_OFFERED: Final = "is not offered: "
 """Stands in the line that a worker logs of a file it refuses; `tuner up` shows such lines."""
 
 
+class RefusedModule(BaseModel):
+    """A file of `--modules` that workers do not offer.
+
+    Attributes:
+        reason: What to change in it, in a sentence.
+        workers: Who says so.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    reason: str
+    workers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What a study calls it."""
+        return self.file.removesuffix(".py")
+
+    @property
+    def sentence(self) -> str:
+        """Which file is not offered, by whom, and why."""
+        plural = "s" if len(self.workers) > 1 else ""
+        where = f" (worker{plural} {', '.join(self.workers)})" if self.workers else ""
+        return f"the module {self.file} {NOT_OFFERED}{self.reason}{where}"
+
+
 class ModuleDescription(BaseModel):
     """A module of `--modules`, as the worker found it.
 

@@ -4,7 +4,7 @@ Each section is read by itself, and what is faulty in one is struck out before t
 checked, so that one mistake hides no other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tuner_service.definition.faults import Faults, Path
 from tuner_service.definition.guard import guarded
 from tuner_service.definition.limits import Limits
-from tuner_service.definition.modules import ModuleDescription
+from tuner_service.definition.modules import ModuleDescription, RefusedModule
 from tuner_service.definition.options import show
 from tuner_service.definition.rules import Draft, check
 from tuner_service.definition.sections import Dataset, Objective
@@ -33,6 +33,7 @@ def parse_definition(
     limits: Limits | None = None,
     modules: Mapping[str, ModuleDescription] | None = None,
     uploads: Mapping[str, Upload] | None = None,
+    refused: Iterable[RefusedModule] = (),
 ) -> StudyDefinition:
     """Return the definition that the data describes.
 
@@ -41,6 +42,7 @@ def parse_definition(
         limits: How large a study may be.
         modules: Networks that workers bring, by name.
         uploads: Data that was uploaded, by name; the definition is pinned to its present version.
+        refused: Modules that workers do not offer.
 
     Raises:
         DefinitionError: Something is wrong; it lists everything that is.
@@ -50,7 +52,14 @@ def parse_definition(
     clean = {key: value for key, value in guarded(data, faults).items() if value is not None}
     draft = _read(clean, faults)
     uploads = uploads or {}
-    check(draft, faults, limits=limits or Limits(), modules=modules or {}, uploads=uploads)
+    check(
+        draft,
+        faults,
+        limits=limits or Limits(),
+        modules=modules or {},
+        uploads=uploads,
+        refused=refused,
+    )
     faults.raise_if_any()
     definition = StudyDefinition.model_validate(clean)
     dataset = definition.dataset

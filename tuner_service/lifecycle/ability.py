@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select
 
 from tuner_service.definition import StudyDefinition, required_modules
-from tuner_service.lifecycle.workers import is_live
+from tuner_service.lifecycle.workers import SUFFIX, is_live
 from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import modules, studies, study_modules, workers
 
@@ -125,7 +125,9 @@ def waits_for(row: Row, needed: Collection[str], live: Sequence[LiveWorker]) -> 
     if missing:
         plural = "s" if len(missing) > 1 else ""
         wanted.append(f"the module{plural} {', '.join(missing)}")
-        return f"waiting for a worker with {' and '.join(wanted)} (--modules DIR)"
+        broken = [f"{name}{SUFFIX}" for name in missing if f"{name}{SUFFIX}" in known]
+        why = f"; not offered: {', '.join(broken)}, see `tuner catalogue networks`" * bool(broken)
+        return f"waiting for a worker with {' and '.join(wanted)} (--modules DIR){why}"
     return f"waiting for a worker with {wanted[0]}" if wanted else "waiting for a worker"
 
 

@@ -1,6 +1,7 @@
 """Workers: who is there, what they can run, when they were last heard of."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,8 @@ from sqlalchemy import (
     update,
 )
 
+from tuner_service.definition import ModuleDescription
+from tuner_service.definition.modules import RefusedModule
 from tuner_service.lifecycle.views import WorkerView
 from tuner_service.storage.database import Database
 from tuner_service.storage.schema import modules, workers
@@ -21,6 +24,9 @@ from tuner_service.storage.schema import modules, workers
 LIVE_SECONDS = 15.0
 # After this long without a word a worker leaves the list.
 FORGET_SECONDS = 120.0
+SUFFIX = ".py"
+MAX_NAME = 128
+MAX_REASON = 1_000
 
 
 def register_worker(
@@ -109,13 +115,30 @@ def is_live(now: float | ColumnElement[Any]) -> ColumnElement[bool]:
     return workers.c.heartbeat_at.between(now - LIVE_SECONDS, now + LIVE_SECONDS)
 
 
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """What the listed workers say of their modules.
+
+    Attributes:
+        known: The description of each, by name.
+        refused: Files that are not offered, by name.
+    """
+
+    known: dict[str, ModuleDescription]
+    refused: list[RefusedModule]
+
+
 def publish_modules(
-    db: Database, worker_id: str, published: Mapping[str, tuple[Mapping[str, Any], str]]
+    db: Database,
+    worker_id: str,
+    published: Mapping[str, tuple[Mapping[str, Any], str]],
+    refused: Mapping[str, str] | None = None,
 ) -> None:
     """Replace what modules a worker has.
 
     Args:
         published: By module name: its description (parameters of `build`) and its source hash.
+        refused: Why files are not offered, by file name.
     """
     with db.write() as connection:
         connection.execute(delete(modules).where(modules.c.worker_id == worker_id))
@@ -128,21 +151,49 @@ def publish_modules(
             }
             for name, (description, source_hash) in published.items()
         ]
+        # A file's name ends in .py, which no module's does: nobody takes it for one there is.
+        rows += [
+            {
+                "worker_id": worker_id,
+                "name": _storable(file)[-MAX_NAME:],
+                "description": {"reason": _storable(reason)[:MAX_REASON]},
+                "source_hash": "",
+            }
+            for file, reason in (refused or {}).items()
+        ]
         if rows:
             connection.execute(insert(modules), rows)
 
 
-def known_modules(db: Database) -> dict[str, dict[str, Any]]:
-    """Return the description of every module that a listed worker has, by name."""
+def listed_modules(db: Database) -> Modules:
+    """Return what modules the listed workers have, and which files they do not offer."""
     with db.read() as connection:
         horizon = db.now(connection) - FORGET_SECONDS
         rows = connection.execute(
-            select(modules.c.name, modules.c.description)
+            select(modules.c.name, modules.c.description, workers.c.id)
             .join(workers, workers.c.id == modules.c.worker_id)
             .where(workers.c.heartbeat_at >= horizon)
             .order_by(modules.c.name, workers.c.started_at)
         )
-        return {name: description for name, description in rows}
+        known: dict[str, ModuleDescription] = {}
+        refused: dict[tuple[str, str], list[str]] = {}
+        for name, description, worker_id in rows:
+            if name.endswith(SUFFIX):
+                refused.setdefault((name, description["reason"]), []).append(worker_id)
+            else:
+                known[name] = ModuleDescription.model_validate(description)
+    return Modules(
+        known,
+        [
+            RefusedModule(file=file, reason=reason, workers=tuple(ids))
+            for (file, reason), ids in refused.items()
+        ],
+    )
+
+
+def _storable(text: str) -> str:
+    """Return a text without what a database's UTF-8 cannot hold, such as a broken file name."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _view(row: RowMapping) -> WorkerView:

@@ -123,7 +123,15 @@ class DatabaseRegister:
         if found is None:
             return
         try:
-            publish_modules(self.db, self.worker_id, found)
+            publish_modules(
+                self.db,
+                self.worker_id,
+                {
+                    name: (one.model_dump(mode="json"), one.source_hash)
+                    for name, one in found.sound.items()
+                },
+                {one.file: one.reason for one in found.refused},
+            )
         except BaseException:
             self.modules = self.modules and ModuleFolder(self.modules.directory)
             raise

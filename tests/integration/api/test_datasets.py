@@ -179,6 +179,37 @@ def test_data_that_a_module_loads_is_listed_with_its_parameters(
     assert [one["kind"] for one in again] == ["uploaded"], "which is what the name stands for now"
 
 
+def test_modules_that_workers_refuse_are_told_by_name(
+    client: TestClient, settings: Settings
+) -> None:
+    why = "the file is not Python: invalid syntax (net.py, line 7)"
+    study = {
+        "name": "own",
+        "dataset": {"name": "iris"},
+        "network": {"type": "net"},
+        "objective": {"metric": "val_accuracy"},
+        "parameters": {"learning_rate": {"type": "float", "low": 0.01, "high": 0.1}},
+        "budget": {"trials": 1},
+    }
+    before = client.post("/v1/studies/validate", json=study).json()["errors"]
+    assert "there is no network 'net'" in before[0]["detail"]
+    with closing(Database.open(settings.resolved_database_url)) as db:
+        for name in ("one", "two"):
+            register_worker(
+                db, worker_id=name, host="here", pid=1, queue="cpu", device="cpu", version="0",
+                lanes=1,
+            )  # fmt: skip
+            publish_modules(db, name, {}, {"net.py": why, "odd\udcff.py": "x\0" * 900})
+    listed = client.get("/v1/networks").json()
+    assert "net.py" not in {one["name"] for one in listed["items"]}
+    net, odd = listed["refused"]
+    assert net == {"file": "net.py", "reason": why, "workers": ["one", "two"]}
+    assert (odd["file"], len(odd["reason"])) == ("odd?.py", 1000)
+    for path in ("/v1/studies", "/v1/studies/validate"):
+        (fault,) = client.post(path, json=study).json()["errors"]
+        assert fault["detail"] == f"the module net.py is not offered: {why} (workers one, two)"
+
+
 @pytest.mark.parametrize("example", ["own-table", "own-sequences", "own-images", "own-parquet"])
 def test_the_examples_files_are_uploaded_and_trained_on(
     settings: Settings, tmp_path: Path, example: str

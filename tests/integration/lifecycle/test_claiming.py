@@ -219,6 +219,17 @@ def test_only_a_worker_with_a_studys_module_claims_its_slots(
     assert not Hand(db, "unlisted").claim(1).leases
 
 
+def test_a_study_whose_module_was_broken_later_is_told_where_the_reason_is(db: Database) -> None:
+    worker(db, "one", "cpu")
+    study = needing(db, "net")
+    publish_modules(db, "one", {}, {"net.py": "the file is not Python", "other.py": "nor this"})
+    assert get_study(db, study.id).reason == (
+        "waiting for a worker with the module net (--modules DIR); not offered: net.py, see "
+        "`tuner catalogue networks`"
+    )
+    assert not Hand(db, "one").claim(1).leases
+
+
 def test_a_fair_share_counts_the_workers_that_can(db: Database) -> None:
     for name in ("one", "two", "three"):
         worker(db, name, "cpu")

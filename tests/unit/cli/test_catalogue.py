@@ -102,6 +102,23 @@ def test_an_unknown_name_lists_the_known_ones(capsys: Shown) -> None:
     assert "cross_entropy" in told
 
 
+@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["net"], 2), (["mlp"], 0)])
+def test_files_that_workers_refuse_are_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: Shown, arguments: list[str], code: int
+) -> None:
+    refused = [{"file": "net.py", "reason": "no [b]Python", "workers": ["w"]}]
+    told = {"items": catalogue_view("networks"), "refused": refused}
+
+    def client(url: str, *, api_key: str | None = None) -> TunerClient:
+        answers = httpx2.MockTransport(lambda _: httpx2.Response(200, json=told))
+        return TunerClient(url, api_key=api_key, transport=answers)
+
+    monkeypatch.setattr("tuner_service.cli.options.TunerClient", client)
+    assert run(["catalogue", "networks", *arguments]) == code
+    shown = capsys.readouterr().err
+    assert ("net.py is not offered: no [b]Python" in shown) == (arguments != ["mlp"])
+
+
 @pytest.mark.usefixtures("lists")
 def test_json_is_what_the_service_says(capsys: Shown) -> None:
     assert run(["catalogue", "losses", "--json"]) == 0

@@ -16,7 +16,7 @@ from tuner_service.definition import (
 )
 from tuner_service.definition.modules import NOT_OFFERED
 from tuner_service.errors import DefinitionError, SettingsError
-from workers.modules import ModuleFaultError, ModuleFolder, describe, open_folder
+from workers.modules import Contents, ModuleFaultError, ModuleFolder, describe, open_folder
 
 SOURCE = '''"""A tower of layers.
 
@@ -99,7 +99,7 @@ def test_a_folder_is_read_when_a_file_changes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = ModuleFolder(tmp_path)
-    assert folder.changed() == {}
+    assert folder.changed() == Contents({}, ())
     assert folder.changed() is None
     path = write(tmp_path, "def build(width: int = 1): pass")
     write(tmp_path, "def build(**options): pass", "broken.py")
@@ -107,18 +107,42 @@ def test_a_folder_is_read_when_a_file_changes(
     with caplog.at_level(logging.WARNING):
         first = folder.changed()
     assert first is not None
-    assert list(first) == ["tower"]
-    assert f"module broken.py {NOT_OFFERED}" in caplog.text
+    assert list(first.sound) == ["tower"]
+    (broken,) = first.refused
+    assert (broken.file, "no **kwargs" in broken.reason) == ("broken.py", True)
+    assert f"module broken.py {NOT_OFFERED}{broken.reason}" in caplog.text
     assert folder.changed() is None
     path.write_text("def build(width: int = 22): pass")
     os.utime(path, ns=(1, 1))
     second = folder.changed()
     assert second is not None
-    assert first["tower"][1] != second["tower"][1]
+    assert first.sound["tower"].source_hash != second.sound["tower"].source_hash
     path.unlink()
-    assert folder.changed() == {}
+    left = Contents({}, (broken,))
+    assert folder.changed() == left
     folder.forget()
-    assert folder.changed() == {}
+    assert folder.changed() == left
+
+
+@pytest.mark.parametrize(
+    ("section", "pointer"),
+    [
+        ({"network": {"type": "tower"}}, "/network/type"),
+        ({"dataset": {"name": "tower"}}, "/dataset/name"),
+    ],
+)
+def test_a_study_that_names_a_refused_module_is_told_why(
+    tmp_path: Path, section: dict[str, Any], pointer: str
+) -> None:
+    write(tmp_path, "import torch\n\ndef build(:\n")
+    refused = ModuleFolder(tmp_path).read().refused
+    body = definition() | {"network": {"type": "mlp"}} | section
+    with pytest.raises(DefinitionError) as caught:
+        parse_definition(body, refused=refused)
+    (told,) = (one for one in caught.value.faults if one.pointer == pointer)
+    assert told.code == "invalid_module"
+    for words in (f"tower.py {NOT_OFFERED}", "not Python", "line 3"):
+        assert words in told.detail
 
 
 def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:

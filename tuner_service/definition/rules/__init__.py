@@ -1,10 +1,10 @@
 """The rules that need more than one value: names, options, conditions, the task, the budget."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tuner_service.definition.faults import Faults
 from tuner_service.definition.limits import Limits
-from tuner_service.definition.modules import ModuleDescription
+from tuner_service.definition.modules import ModuleDescription, RefusedModule
 from tuner_service.definition.rules.budget import check_budget, check_enqueue, check_grid
 from tuner_service.definition.rules.conditions import check_conditions
 from tuner_service.definition.rules.context import Context, Draft
@@ -58,9 +58,12 @@ def check(
     limits: Limits,
     modules: Mapping[str, ModuleDescription],
     uploads: Mapping[str, Upload],
+    refused: Iterable[RefusedModule],
 ) -> None:
     """Apply every rule to what could be read of a definition, and collect what breaks them."""
-    context = Context.of(draft, faults, limits=limits, modules=modules, uploads=uploads)
+    context = Context.of(
+        draft, faults, limits=limits, modules=modules, uploads=uploads, refused=refused
+    )
     for rule in LOOP_RULES if context.loop else RULES:
         rule(context)
 

@@ -9,7 +9,7 @@ from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Group
 from tuner_service.definition.catalogue import NETWORKS
 from tuner_service.definition.faults import Faults, Path
 from tuner_service.definition.limits import Limits
-from tuner_service.definition.modules import ModuleDescription
+from tuner_service.definition.modules import ModuleDescription, RefusedModule
 from tuner_service.definition.options import Option, option_fault
 from tuner_service.definition.running import Budget, Resources, Training
 from tuner_service.definition.sections import Dataset, Network, Objective, Pruner, Sampler
@@ -42,6 +42,7 @@ class Context:
         network: As `dataset`; also of a worker's module.
         networks: Every network there is, by name.
         uploads: Data that was uploaded, by name.
+        refused: Modules that workers do not offer, by name.
         loaders: Modules that load data.
         metrics: Metrics of the network's module.
         loop: The worker's module that is to train by itself; None for a network.
@@ -54,6 +55,7 @@ class Context:
     network: catalogue.Network | None
     networks: Mapping[str, catalogue.Network]
     uploads: Mapping[str, Upload]
+    refused: Mapping[str, RefusedModule]
     loaders: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     loop: ModuleDescription | None = None
@@ -67,6 +69,7 @@ class Context:
         limits: Limits,
         modules: Mapping[str, ModuleDescription],
         uploads: Mapping[str, Upload],
+        refused: Iterable[RefusedModule],
     ) -> "Context":
         """Look up the entries that the draft names."""
         brought = {name: one.network for name, one in modules.items() if one.is_network}
@@ -82,6 +85,7 @@ class Context:
             network=networks.get(draft.network.type) if draft.network else None,
             networks=networks,
             uploads=uploads,
+            refused={one.name: one for one in refused},
             metrics=module.metrics if module is not None else (),
             loop=module if module is not None and module.is_loop else None,
         )
@@ -111,6 +115,13 @@ class Context:
         kinds = tuple(str(choice) for choice in parameter.choices if choice in KINDS[group])
         # Where the parameter does not apply, the default does.
         return (*kinds, DEFAULT_KIND[group]) if parameter.when and kinds else kinds
+
+    def add_unknown(self, path: Path, what: str, name: str, known: Iterable[str]) -> None:
+        """Record a name that is not known, or that is of a module which is not offered."""
+        if name in self.refused:
+            self.faults.add(path, self.refused[name].sentence, code="invalid_module")
+        else:
+            self.faults.unknown(path, what, name, known)
 
     def check_options(
         self, given: Mapping[str, Any], options: Iterable[Option], path: Path

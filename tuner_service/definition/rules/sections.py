@@ -31,7 +31,7 @@ def check_dataset(context: Context) -> None:
     _check_version(context, dataset)
     if context.dataset is None:
         known = (*DATASETS, *context.uploads, *context.loaders)
-        context.faults.unknown(("dataset", "name"), "data set", dataset.name, known)
+        context.add_unknown(("dataset", "name"), "data set", dataset.name, known)
         return
     _check_named(context, context.dataset, dataset.options, ("dataset",), own=("split",))
     _check_split(context, dataset.split)
@@ -78,7 +78,7 @@ def check_network(context: Context) -> None:
     if network is None:
         return
     if entry is None:
-        context.faults.unknown(("network", "type"), "network", network.type, context.networks)
+        context.add_unknown(("network", "type"), "network", network.type, context.networks)
         return
     _check_named(context, entry, network.options, ("network",), own=("type",))
     inputs = context.dataset.inputs if context.dataset else None
