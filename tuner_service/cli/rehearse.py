@@ -87,9 +87,10 @@ def lines(findings: Mapping[str, Any]) -> list[tuple[str, str]]:
         what = "of the GPU" if findings["device"] == "cuda" else "of the process"
         shown.append(("memory", f"about {size:,.0f} MiB {what} for one trial"))
     if "epoch_seconds" in findings:
-        shown.append(("time", f"about {findings['epoch_seconds']:.2g} s for an epoch by itself"))
+        seconds = findings["epoch_seconds"]
+        shown.append(("time", f"about {seconds:.2g} s for an epoch, not trained with others"))
     else:
-        shown.append(("time", f"{findings['seconds']:.2g} s to the first report"))
+        shown.append(("time", f"{findings['seconds']:.2g} s to the first report, with its start"))
     return shown
 
 

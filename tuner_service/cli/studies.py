@@ -60,6 +60,7 @@ def submit(
 
 
 def validate(
+    given: typer.Context,
     file: DefinitionFile,
     run: Annotated[
         bool, typer.Option("--run", help="Try the first trial here, for one batch; needs torch.")
@@ -72,6 +73,8 @@ def validate(
 ) -> None:
     """Check a study file and say what it would do, without submitting it."""
     definition = _read(file)
+    if not run:
+        _refuse_modules(given, modules)
     if run:
         _try_here(definition, file, modules, device, as_json)
         return
@@ -276,6 +279,16 @@ def logs(
 def _check_timeout(timeout: float | None, watching: bool) -> None:
     if timeout is not None and not watching:
         raise InputError(f"--timeout {timeout:g} ends --watch, which is not given: add --watch")
+
+
+def _refuse_modules(given: typer.Context, modules: Path | None) -> None:
+    """Refuse the option; its variable is the machine's, and says nothing of this command."""
+    source = given.get_parameter_source("modules")
+    if source is not None and source.name == "COMMANDLINE":
+        raise InputError(
+            f"--modules {modules} is for --run; otherwise the modules of the service's workers "
+            "count: add --run, or leave --modules out"
+        )
 
 
 def _read(file: Path) -> dict[Any, Any]:

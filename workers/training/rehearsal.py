@@ -1,9 +1,9 @@
 """One batch of a trial, forward and backward, and its metrics, before a budget is spent."""
 
-import contextlib
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from workers.training.records import peak_memory_bytes
 from workers.training.steps import PlainSteps
 
 Findings = dict[str, Any]
+
+TIMED_SECONDS = 0.25
+TIMED_RUNS = 15
 
 
 class RehearsalError(Exception):
@@ -45,8 +48,9 @@ def rehearse(
     What the data, the network, the loss or a metric raises comes through.
 
     Returns:
-        `batch` and `output` (shapes), `parameter_count`, `train_loss`, `metrics`, `batch_seconds`,
-        `epoch_seconds` (estimated), `peak_memory_bytes`.
+        `batch` and `output` (shapes), `parameter_count`, `train_loss` (of the first batch),
+        `metrics` (after it), `batch_seconds`, `epoch_seconds` (estimated: its batches and its
+        validation, without what only the first of them cost), `peak_memory_bytes`.
     """
     prepared = prepare_trial(
         spec,
@@ -59,7 +63,7 @@ def rehearse(
 
 
 def one_batch(prepared: Prepared) -> Findings:
-    """Train one batch plainly, twice, and measure the network on the validation part.
+    """Train one batch plainly, and measure the network on the validation part, until both are warm.
 
     What the network, the loss or a metric raises comes through.
 
@@ -68,9 +72,8 @@ def one_batch(prepared: Prepared) -> Findings:
     """
     group, batch = prepared.group, _Batch(prepared)
     loss = batch.train()
-    with _timed() as seconds:
-        batch.train()
     outputs, measured = batch.measure()
+    train_seconds, validation_seconds = usual_seconds(batch.train), usual_seconds(batch.measure)
     parameters = (v for k, v in batch.step.take(0).items() if k.startswith("parameters/"))
     return {
         "batch": [batch.rows, *prepared.data.shape],
@@ -78,8 +81,8 @@ def one_batch(prepared: Prepared) -> Findings:
         "parameter_count": sum(tensor.numel() for tensor in parameters),
         "train_loss": loss,
         "metrics": {f"val_{name}": value for name, value in measured.items()},
-        "batch_seconds": seconds[0],
-        "epoch_seconds": seconds[0] * group.steps,
+        "batch_seconds": train_seconds,
+        "epoch_seconds": train_seconds * group.steps + validation_seconds,
         "peak_memory_bytes": peak_memory_bytes(group.device),
     }
 
@@ -180,9 +183,11 @@ def _start(spec: LoopSpec, folder: str) -> TrialStart:
     }
 
 
-@contextlib.contextmanager
-def _timed() -> Iterator[list[float]]:
-    seconds = [0.0]
-    begun = time.perf_counter()
-    yield seconds
-    seconds[0] = time.perf_counter() - begun
+def usual_seconds(work: Callable[[], object]) -> float:
+    """Return the median of the seconds that something takes which has been done before."""
+    seconds: list[float] = []
+    while not seconds or (sum(seconds) < TIMED_SECONDS and len(seconds) < TIMED_RUNS):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)

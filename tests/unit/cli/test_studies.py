@@ -303,6 +303,19 @@ def test_validate_tries_the_first_trial(
     assert "measured     score 1" in shown
 
 
+def test_modules_without_run_are_refused(
+    tuner: Tuner,
+    study_file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Shown,
+) -> None:
+    assert tuner("validate", study_file, "--modules", str(tmp_path)) == 2
+    assert f"--modules {tmp_path} is for --run" in capsys.readouterr().err
+    monkeypatch.setenv("TUNER_MODULES_DIR", str(tmp_path))
+    assert tuner("validate", study_file) == 0
+
+
 def test_a_wrong_variable_is_named_before_the_first_trial(
     tuner: Tuner, study_file: str, monkeypatch: pytest.MonkeyPatch, capsys: Shown
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.registries import registries
 from tuner_service.datasets import DatasetStore
 from workers.preflight import run
+from workers.training.rehearsal import usual_seconds
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -45,6 +46,27 @@ def test_it_tells_shapes_metrics_memory_and_time(tmp_path: Path) -> None:
     assert set(found["metrics"]) == {"val_loss", "val_accuracy"}
     assert found["peak_memory_bytes"] > 1e7
     assert 0 < found["batch_seconds"] < found["epoch_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "usual", "runs"),
+    [
+        ([0.01, 0.09, 0.01, 0.02] * 9, 0.015, 8),  # the machine had other things to do
+        ([0.001] * 99, 0.001, 15),
+        ([3.0] * 9, 3.0, 1),
+    ],
+)
+def test_a_time_is_the_median_of_a_few(
+    monkeypatch: pytest.MonkeyPatch, seconds: list[float], usual: float, runs: int
+) -> None:
+    clock, left = [0.0], list(seconds)
+    monkeypatch.setattr("workers.training.rehearsal.time.perf_counter", lambda: clock[0])
+
+    def work() -> None:
+        clock[0] += left.pop(0)
+
+    assert usual_seconds(work) == pytest.approx(usual)
+    assert len(seconds) - len(left) == runs
 
 
 @pytest.mark.parametrize(
