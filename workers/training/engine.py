@@ -5,6 +5,7 @@ happened as a list of events. Trials of one group train together where the step 
 take turns, one slice of an epoch each.
 """
 
+import gc
 import sys
 import time
 from collections import OrderedDict, deque
@@ -20,7 +21,7 @@ from workers.training import modules, networks
 from workers.training.containment import Containment
 from workers.training.datasets import DatasetCache, Room
 from workers.training.doubts import Doubts
-from workers.training.failures import failure_of
+from workers.training.failures import failure_of, is_out_of_memory
 from workers.training.folds import Folds
 from workers.training.groups import hyper_of
 from workers.training.loop import GroupLoop
@@ -201,6 +202,9 @@ class Engine:
                 with self._containment.contained():
                     run = self._prepare(start)
             except BaseException as error:  # noqa: BLE001  one trial's fault, not ours
+                if is_out_of_memory(error) and self._make_room():
+                    self._waiting.appendleft(start)
+                    continue
                 events.append(_failed(start, failure_of(error, 0)))
                 with printing_to(start["log"]):
                     sys.stderr.write(events[-1]["failure"]["traceback"] or "")
@@ -247,12 +251,25 @@ class Engine:
                 try_one_batch(self._prepared(TrialSpec.model_validate(spec)))
         except BaseException as error:  # noqa: BLE001  as in `_admit`
             failure = failure_of(error, 0)
-            with printing_to(log):
-                sys.stderr.write(f"{failure['message']}\n")
-            if failure["kind"] == "out_of_memory" and self._crowded():
-                return None
-            return False
-        return True
+        else:
+            return True
+        full = failure["kind"] == "out_of_memory"
+        if full and self._make_room():
+            return self._trains(spec, log)
+        with printing_to(log):
+            sys.stderr.write(f"{failure['message']}\n")
+        return None if full and self._crowded() else False
+
+    def _make_room(self) -> bool:
+        """Let go of what is only kept warm: groups without trials, and data of no trial."""
+        idle = [key for key, loop in self._loops.items() if not loop.runs]
+        for key in idle:
+            del self._loops[key]
+        gc.collect()  # steps and their compiled graphs refer to themselves
+        let_go = self._data.let_go()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return bool(idle) or let_go
 
     def _crowded(self, trial: int | None = None) -> bool:
         """Whether any trial but this one takes memory."""
@@ -278,6 +295,7 @@ class Engine:
                 self._steps,
                 keeper=self._keeper,
                 checkpoint_seconds=self._checkpoint_seconds,
+                make_room=self._make_room,
                 position=run.progress.position,
                 clock=self._clock,
             )

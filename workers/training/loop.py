@@ -46,6 +46,7 @@ class GroupLoop:
     """One group's trials: those waiting in `queue` and those in lanes.
 
     Args:
+        make_room: Lets go of memory that no trial needs; returns whether there was any.
         position: Step within the epoch at which its runs come in; beyond 0 for runs that continue
             inside an epoch, which keep to themselves until it ends.
         checkpoint_seconds: How often a run's checkpoint is written.
@@ -58,6 +59,7 @@ class GroupLoop:
         *,
         keeper: ModelKeeper,
         checkpoint_seconds: float,
+        make_room: Callable[[], bool],
         position: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,6 +71,7 @@ class GroupLoop:
         self._keeper = keeper
         self._examiner = Examiner(spec)
         self._checkpoint_seconds = checkpoint_seconds
+        self._make_room = make_room
         self._clock = clock
         self._entry = position
         self._position = position
@@ -386,7 +389,10 @@ class GroupLoop:
         """Blame a run that was alone; split a crowd, in which nobody knows who is to blame."""
         seats = self._seats
         crowd = max(self._tried, len(seats.runs) if seats else 0)
-        if crowd > 1:
+        if is_out_of_memory(error) and self._make_room():  # it says nothing of these trials yet
+            if seats is not None:
+                self._salvage(seats)
+        elif crowd > 1:
             self.limit = crowd // 2 if is_out_of_memory(error) else 1
             self.limit_reason = f"the fused step failed: {type(error).__name__}: {error}"[:300]
             if seats is not None:

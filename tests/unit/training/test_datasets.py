@@ -411,6 +411,19 @@ def test_the_same_data_is_kept_and_shared() -> None:
     assert first is not other
 
 
+def test_data_that_nobody_trains_on_is_let_go() -> None:
+    cache = DatasetCache(CPU, directories=())
+
+    def get(name: str) -> PreparedData:
+        return cache.get(spec_of(dataset(name)), targets="classes", dtype=torch.float32)
+
+    used, unused = get("iris"), ref(get("wine"))
+    get("digits")
+    assert cache.let_go()
+    assert unused() is None
+    assert get("iris") is used
+
+
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     cache = DatasetCache(CPU, directories=(csv(tmp_path, TABLE),))
     described = spec_of(dataset("csv", path="t.csv", target="label"))

@@ -13,6 +13,7 @@ from workers.protocol import Event
 from workers.training.engine import Engine
 from workers.training.loops.loops import LoopTrials
 from workers.training.models import ModelKeeper
+from workers.training.preparation import Prepared
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -128,6 +129,24 @@ def test_memory_that_others_hold_is_no_evidence(tmp_path: Path) -> None:
     failed = only(desk.advance(3), 1, "failed")
     assert "2 other points" in failed["failure"]["hopeless"]
     assert failed["alone"]
+
+
+def test_what_is_only_kept_warm_goes_before_a_point_is_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    desk.engine.submit(start(9, spec(epochs=1), folder=tmp_path, study=2))
+    desk.advance(9)
+    desk.submit(9)
+    desk.advance(2)
+
+    def tight(prepared: Prepared) -> None:
+        if desk.engine._loops:
+            raise MemoryError
+
+    monkeypatch.setattr("workers.training.engine.try_one_batch", tight)
+    desk.engine.try_points(1, desk.points(5))
+    assert "hopeless" not in only(desk.advance(3), 1, "failed")["failure"]
 
 
 def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:

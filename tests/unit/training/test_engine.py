@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from workers.training import networks
 from workers.training.engine import Engine
 from workers.training.groups import GroupSpec
 from workers.training.loop import GroupLoop
+from workers.training.step import Step
 from workers.training.steps import PlainSteps
 
 STOPPING = {"patience": 2, "min_delta": 0.0}
@@ -709,6 +711,38 @@ def test_out_of_memory_halves_the_group_and_goes_on(
     assert max(made.lanes for made in steps.made[1:]) == 2
     for trial in specs:
         assert curve(events, trial) == curve(alone[trial], trial)
+
+
+class Tight(LanesOf):
+    """There is memory for the steps of one group at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.alive: weakref.WeakSet[PlainLanes] = weakref.WeakSet()
+        self.refused = 0
+
+    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+        if self.alive:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        step = PlainLanes(group, lanes)
+        self.alive.add(step)
+        return step
+
+
+def test_what_is_only_kept_warm_goes_before_a_trial_is_out_of_memory(tmp_path: Path) -> None:
+    steps = Tight()
+    engine = Engine("cpu", steps=steps)
+    run_all(engine, [start(1, spec(), folder=tmp_path)])
+    assert len(steps.alive) == 1, "it is kept warm"
+    events = run_all(engine, [start(2, spec(network=mlp(hidden_units=5)), folder=tmp_path)])
+    assert only(events, 2, "finished")
+    assert only(events, 2, "started")
+    assert steps.refused == 1
+    wide = [start(n, spec(network=mlp(hidden_units=n)), folder=tmp_path) for n in (6, 7)]
+    events = run_all(engine, wide)
+    kinds = [event["failure"]["kind"] for event in events if event["kind"] == "failed"]
+    assert kinds == ["out_of_memory"], "what another trial trains with stays"
 
 
 class BreaksMidway(PlainLanes):

@@ -60,6 +60,17 @@ class DatasetCache:
         self._evict()
         return data
 
+    def let_go(self) -> bool:
+        """Forget data that nobody trains on, but for that asked for last.
+
+        Returns:
+            Whether there was any.
+        """
+        before = len(self._alive)
+        while len(self._kept) > 1:
+            self._kept.popitem(last=False)
+        return len(self._alive) < before
+
     def _stamps(self, request: Request) -> tuple[tuple[str, int, int], ...]:
         source = SOURCES.get(request.name)
         files = source.files(request) if source else ()
