@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from tuner_service import __version__
-from tuner_service.cli import catalogue, data, service, show, studies
+from tuner_service.cli import catalogue, data, service, show, studies, submit
 from tuner_service.cli.codes import DONE, FAILED, code_of
 from tuner_service.client import AccessError, ApiError
 from tuner_service.errors import DefinitionError, TunerError
@@ -22,8 +22,8 @@ app = typer.Typer(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "up": service.up,
-    "submit": studies.submit,
-    "validate": studies.validate,
+    "submit": submit.submit,
+    "validate": submit.validate,
     "list": studies.list_studies,
     "status": studies.status,
     "trials": studies.trials,

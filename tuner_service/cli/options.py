@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from tuner_service.client import DEFAULT_URL, TunerClient
+from tuner_service.errors import InputError
 
 Url = Annotated[
     str,
@@ -53,6 +54,24 @@ Modules = Annotated[
         file_okay=False,
     ),
 ]
+
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show how it goes until it ends.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", help="Stop watching after this long (exit code 124).", metavar="SECONDS", min=0
+    ),
+]
+
+
+def check_timeout(timeout: float | None, watching: bool) -> None:
+    """Refuse a timeout of nothing.
+
+    Raises:
+        InputError: It is given without --watch.
+    """
+    if timeout is not None and not watching:
+        raise InputError(f"--timeout {timeout:g} ends --watch, which is not given: add --watch")
 
 
 def connect(url: str, api_key: str | None) -> TunerClient:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner_service.cli import show
+from tuner_service.cli.codes import DETACHED, code_of_study
 from tuner_service.cli.options import url_option
 from tuner_service.client import StudyHandle, StudyStatus, Trial
 from tuner_service.client.progress import final_sentence, trial_line
@@ -31,6 +32,42 @@ def watch(study: StudyHandle, *, timeout: float | None, quiet: bool = False) -> 
     final = _draw(study, timeout) if show.out.is_terminal else _log(study, timeout)
     show.out.print(final_sentence(final))
     return final
+
+
+def watch_to_end(study: StudyHandle, url: str, *, timeout: float | None, as_json: bool) -> int:
+    """Follow a study to its end, show what came of it, and return the exit code.
+
+    Raises:
+        WaitTimeoutError: It is not over after `timeout` seconds.
+    """
+    try:
+        final = watch(study, timeout=timeout, quiet=as_json)
+    except KeyboardInterrupt:
+        show.err.print(detached_sentence(study.name, url))
+        return DETACHED
+    if as_json:
+        show.as_json(final.data)
+        return code_of_study(final)
+    show.pairs(show.titled("failed by", failure_lines(study, url)))
+    if final.best_trial is not None:
+        show.best(final.best_trial)
+    return code_of_study(final)
+
+
+def failure_lines(study: StudyHandle, url: str) -> list[str]:
+    """Return why slots failed, and how to read what the last of their trials printed."""
+    if not study.last_status.progress.failed:
+        return []
+    coverage = study.coverage()
+    slots = {point["slot"] for point in coverage["failed_points"]}
+    last = next(
+        (t for t in study.iter_trials(state="FAIL", sort="-number") if t.data["slot"] in slots),
+        None,
+    )
+    lines = show.failures(coverage)
+    if last is not None:
+        lines.append(f"see `tuner logs {study.name} {last.number}{url_option(url)}`")
+    return lines
 
 
 def detached_sentence(name: str, url: str) -> str:

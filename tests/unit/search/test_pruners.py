@@ -24,6 +24,8 @@ from optuna.pruners import (
 from optuna.trial import TrialState
 
 from tuner_service.search import pruners as ours
+from tuner_service.search.halving import SuccessiveHalvingPruner as Halving
+from tuner_service.search.halving import bracket_count
 from tuner_service.search.history import History, HistoryTrial
 from tuner_service.search.pruners import PRUNERS, Pruner, PrunerContext
 
@@ -202,11 +204,11 @@ def test_percentiles_are_numpys_to_the_last_bit(values: list[float], percentile:
 )
 def test_bracket_count_is_exact(minimum: int, maximum: int, factor: int, count: int) -> None:
     # floor(log(243, 3)) is 4 in floating point.
-    assert ours.bracket_count(minimum, maximum, factor) == count
+    assert bracket_count(minimum, maximum, factor) == count
 
 
 def halving() -> Pruner:
-    return ours.SuccessiveHalvingPruner(maximize=False, min_resource=2, reduction_factor=2)
+    return Halving(maximize=False, min_resource=2, reduction_factor=2)
 
 
 def test_another_worker_that_only_read_the_values_decides_the_same() -> None:
