@@ -2,10 +2,11 @@
 
 import csv
 import re
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Self
 
 from tuner_service.datasets.arrays import KINDS, read_headers
 from tuner_service.datasets.images import check_zip
@@ -13,6 +14,8 @@ from tuner_service.definition.catalogue import Inputs
 from tuner_service.errors import DataError
 
 MAX_COLUMNS_KEPT: Final = 1000
+MAX_ROW: Final = 1 << 24  # characters of a row of CSV; its cells take many times as much memory
+MAX_DIRECTORY: Final = 1 << 27  # bytes of a zip's directory, which takes ten times as much memory
 DELIMITERS: Final = ",;\t|"
 PARQUET_NEEDS: Final = (
     "Parquet needs pyarrow, which is not installed here: pip install 'tuner-service[parquet]', in "
@@ -20,6 +23,7 @@ PARQUET_NEEDS: Final = (
 )
 _QUOTED = re.compile(r'"[^"]*"')
 _START = 1 << 16  # bytes that are looked at to tell the delimiter
+_ZIP_END = 22 + 0xFFFF + 76  # with the longest comment, and zip64's records before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ def inspect(path: Path, *, max_bytes: int) -> Contents:
 
 
 def _zip(path: Path, max_bytes: int) -> Contents:
+    _check_directory(path)
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -67,6 +72,22 @@ def _zip(path: Path, max_bytes: int) -> Contents:
         return Contents(format="npz", rows=rows, shape=tuple(shape), inputs=kind)
     found = check_zip(path, max_bytes=max_bytes)
     return Contents(format="images", rows=found.count, shape=found.size, inputs="image")
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a zip of too many files, before its directory is read as a whole."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _ZIP_END))
+        end = file.read()
+    at = end.rfind(b"PK\x05\x06")
+    size = struct.unpack_from("<L", end, at + 12)[0] if 0 <= at <= len(end) - 22 else 0
+    if at >= 76 and end[at - 20 : at - 16] == b"PK\x06\x07":  # zip64: its end stands before
+        (size,) = struct.unpack_from("<Q", end, at - 36)
+    if size > MAX_DIRECTORY:
+        raise DataError(
+            f"the zip's directory takes {size:,} bytes, more than the {MAX_DIRECTORY:,} that are "
+            "allowed: put fewer files into it, or bring a .npz"
+        )
 
 
 def _parquet(path: Path, max_bytes: int) -> Contents:
@@ -99,10 +120,15 @@ def _csv(file: IO[str], start: bytes) -> Contents:
     if b"\0" in start:
         raise DataError("the file is not of a known format: a text table (CSV) has no NUL bytes")
     delimiter = _delimiter(start)
-    rows = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+    lines = _Lines(file)
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
         header = [cell.strip() for cell in next(rows)]
-        count = sum(_count(row, rows.line_num, header) for row in rows)
+        count = 0
+        lines.begin_row()
+        for row in rows:
+            count += _count(row, rows.line_num, header)
+            lines.begin_row()
     except UnicodeDecodeError as error:
         raise DataError(f"the file is not a text in UTF-8: {error.reason}; save it so") from error
     except (csv.Error, StopIteration) as error:
@@ -112,6 +138,30 @@ def _csv(file: IO[str], start: bytes) -> Contents:
     return Contents(
         format="csv", rows=count, columns=tuple(header[:MAX_COLUMNS_KEPT]), inputs="table"
     )
+
+
+class _Lines:
+    """A text file's lines, of which one row may take so much: a file may be a single one."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._taken = 0
+
+    def begin_row(self) -> None:
+        """Take what follows for another row."""
+        self._taken = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(MAX_ROW + 1)
+        self._taken += len(line)
+        if self._taken > MAX_ROW:
+            raise DataError(f"a row is longer than the {MAX_ROW:,} characters that are allowed")
+        if not line:
+            raise StopIteration
+        return line
 
 
 def _delimiter(start: bytes) -> str:

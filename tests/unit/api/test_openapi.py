@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from starlette.testclient import TestClient
+
 from tuner_service.api.app import create_app
 from tuner_service.settings import Settings
 from tuner_service.storage import migrate
@@ -21,10 +23,8 @@ def document(directory: Path) -> dict[str, Any]:
     settings.prepare_data_dir()
     migrate(settings.resolved_database_url)
     app = create_app(settings)
-    try:
+    with TestClient(app):  # its end closes what it has opened, the dashboard's database too
         return app.openapi()
-    finally:
-        app.state.service.db.close()
 
 
 def test_the_document_is_the_published_one(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.datasets.files import flowers, npz, picture, zipped
 from tuner_service.datasets import images
+from tuner_service.datasets import inspect as inspect_module
 from tuner_service.datasets.inspect import Contents, inspect
 from tuner_service.errors import DataError
 
@@ -143,6 +144,45 @@ def test_an_image_of_too_many_pixels_is_refused(
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     with pytest.raises(DataError, match="20×10 pixels"):
         inspect(zipped(tmp_path / "f.zip", flowers(size=(20, 10))), max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1," + "2" * 2000,  # one line
+        "," * 2000 + "\n1\n",
+        'a\n"' + '\n","' * 500 + '"\n',  # one row of many lines
+    ],
+)
+def test_a_table_that_is_one_endless_row_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(inspect_module, "MAX_ROW", 1000)
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match="a row is longer than the 1,000 characters"):
+        inspect(tmp_path / "t.csv", max_bytes=LIMIT)
+    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n" * 500)
+    assert inspect(tmp_path / "t.csv", max_bytes=LIMIT).rows == 500
+
+
+def test_a_zip_of_too_many_files_is_refused_before_its_directory_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect_module, "MAX_DIRECTORY", 5000)
+    file = zipped(tmp_path / "f.zip", {f"a/{i}.png": b"" for i in range(100)})
+    with pytest.raises(DataError, match="put fewer files into it"):
+        inspect(file, max_bytes=LIMIT)
+    content = bytearray(file.read_bytes())
+    end = content.rindex(b"PK\x05\x06")
+    (size,) = struct.unpack_from("<L", content, end + 12)
+    (begin,) = struct.unpack_from("<L", content, end + 16)
+    struct.pack_into("<LL", content, end + 12, 0xFFFFFFFF, 0xFFFFFFFF)
+    zip64 = struct.pack("<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 100, 100, size, begin)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    file.write_bytes(content[:end] + zip64 + locator + content[end:])
+    assert len(zipfile.ZipFile(file).namelist()) == 100
+    with pytest.raises(DataError, match="put fewer files into it"):
+        inspect(file, max_bytes=LIMIT)
 
 
 @pytest.mark.parametrize("start", [b"PK\x03\x04", b"PAR1"])
