@@ -14,8 +14,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -70,6 +70,7 @@ class PostgresServer:
     user: pwd.struct_passwd | None
     options: tuple[str, ...]
     disk: Path | None = None  # the directory, where it is a small file system of its own
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside the test's own
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
@@ -142,7 +143,12 @@ class PostgresServer:
             command += ["-c", option]
         with log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.directory, **self._identity()
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env={**os.environ, **self.environment},
+                **self._identity(),
             )
         wait_until(self._answers, what="PostgreSQL", log=self.directory / "server.log")
 
@@ -252,12 +258,18 @@ def wait_until(
 
 
 @contextlib.contextmanager
-def postgres_server(*, durable: bool = False, small_disk: bool = False) -> Iterator[PostgresServer]:
+def postgres_server(
+    *,
+    durable: bool = False,
+    small_disk: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[PostgresServer]:
     """Run a private PostgreSQL for the block.
 
     Args:
         durable: Keep what was committed over `crash`; slower.
         small_disk: Give it a small file system of its own, where we may mount one.
+        environment: Variables beside the test's own.
 
     Raises:
         MissingServerError: PostgreSQL is not installed.
@@ -275,7 +287,9 @@ def postgres_server(*, durable: bool = False, small_disk: bool = False) -> Itera
             options += ["min_wal_size=32MB", "max_wal_size=32MB"]
         if not durable:
             options += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
-        server = PostgresServer(directory, free_port(), user, tuple(options), room)
+        server = PostgresServer(
+            directory, free_port(), user, tuple(options), room, environment or {}
+        )
         server.initialise()
         try:
             server.start()

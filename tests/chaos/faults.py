@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.clock import Clock
 from tests.disk import full
 from tests.e2e.service import Child, Service, until
 from tests.proxy import Proxy
@@ -39,6 +40,7 @@ class Rig:
     redis: RedisServer | None = None
     disk: Path | None = None  # the data directory, where it is a small file system of its own
     networks: Mapping[str, Proxy] = field(default_factory=dict)  # to each server
+    clock: Clock | None = None  # of the service's processes and of PostgreSQL
 
     def mend(self) -> None:
         """Replace processes that ended."""
@@ -65,6 +67,8 @@ class Rig:
         }
         if self.disk is not None:
             faults["fill disk"] = self.fill_disk
+        if self.clock is not None:
+            faults["set clock"] = self.set_clock
         if self.redis is not None:
             faults |= {"kill Redis": self.kill_redis, "flush Redis": self.flush_redis}
         if self.postgres is not None:
@@ -143,6 +147,11 @@ class Rig:
         with full(self.postgres.disk):
             time.sleep(rng.uniform(0.2, 2.0) * self.lease_seconds)
         self.postgres.revive()
+
+    def set_clock(self, rng: random.Random) -> None:
+        """Set everybody's wall clock by some seconds, or by an hour, forward or back."""
+        assert self.clock is not None
+        self.clock.jump(rng.choice([-3600.0, -10.0, 10.0, 3600.0]))
 
     def kill_redis(self, rng: random.Random) -> None:
         """SIGKILL Redis, which forgets everything, and start it again."""

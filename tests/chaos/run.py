@@ -26,6 +26,7 @@ from sqlalchemy import make_url
 
 from tests.chaos.checks import violations
 from tests.chaos.faults import Rig
+from tests.clock import Clock, NoCompilerError, shiftable_clock
 from tests.disk import small_disk
 from tests.e2e.service import FINAL, Service, running, until
 from tests.e2e.studies import base, grid, sampled
@@ -117,9 +118,14 @@ class Chaos:
     def _broken_invariant(self) -> str | None:
         service = self.rig.service
         settings = Settings(data_dir=service.directory, max_attempts=MAX_ATTEMPTS)
+        grace_seconds = 5 * LEASE_SECONDS
+        if self.rig.clock is not None and self.rig.postgres is None:
+            grace_seconds -= (
+                self.rig.clock.seconds
+            )  # SQLite asks this process, whose clock is right
         try:
             with contextlib.closing(Database.open(self.rig.checked_url)) as db:
-                check_invariants(db, settings=settings, grace_seconds=5 * LEASE_SECONDS)
+                check_invariants(db, settings=settings, grace_seconds=grace_seconds)
         except AssertionError as broken:
             return str(broken)
         except UnavailableError as away:
@@ -222,13 +228,18 @@ def moody(name: str, *, trials: int, seed: int) -> dict[str, Any]:
 def rig_on(backend: str, directory: Path, *, workers: int) -> Iterator[Rig]:
     """Run a service for an attack, on servers of its own."""
     with contextlib.ExitStack() as stack:
+        clock = _clock(stack)
+        wrong = {} if clock is None else clock.environment
+        settings = {**SETTINGS, **wrong}
         disk = stack.enter_context(small_disk(directory))
         if backend == "sqlite":
             url = f"sqlite:///{directory / 'tuner.db'}"
-            service = Service(directory, url, settings=SETTINGS)
-            rig = Rig(service, url, workers, LEASE_SECONDS, disk=disk)
+            service = Service(directory, url, settings=settings)
+            rig = Rig(service, url, workers, LEASE_SECONDS, disk=disk, clock=clock)
         else:
-            postgres = stack.enter_context(postgres_server(durable=True, small_disk=True))
+            postgres = stack.enter_context(
+                postgres_server(durable=True, small_disk=True, environment=wrong)
+            )
             redis = stack.enter_context(redis_server())
             to_postgres = stack.enter_context(proxy(postgres.port))
             to_redis = stack.enter_context(proxy(redis.port))
@@ -237,12 +248,20 @@ def rig_on(backend: str, directory: Path, *, workers: int) -> Iterator[Rig]:
                 directory,
                 make_url(url).set(port=to_postgres.port).render_as_string(hide_password=False),
                 f"redis://127.0.0.1:{to_redis.port}/0",
-                settings=SETTINGS,
+                settings=settings,
             )
             networks = {"PostgreSQL": to_postgres, "Redis": to_redis}
-            rig = Rig(service, url, workers, LEASE_SECONDS, postgres, redis, disk, networks)
+            rig = Rig(service, url, workers, LEASE_SECONDS, postgres, redis, disk, networks, clock)
         stack.enter_context(running(service, workers=workers))
         yield rig
+
+
+def _clock(stack: contextlib.ExitStack) -> Clock | None:
+    try:
+        return stack.enter_context(shiftable_clock())
+    except NoCompilerError as missing:
+        logger.warning("the clock is not set: %s", missing)
+        return None
 
 
 def attack(

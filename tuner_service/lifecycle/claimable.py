@@ -92,7 +92,7 @@ def _ready(dialect: str, *, exclude_alone: bool) -> Select[Any]:
     waited: ColumnElement[bool] = or_(
         slots.c.not_before <= now,
         # A time beyond every back-off is from before the clock was set back.
-        slots.c.not_before > now + 2 * LONGEST_BACKOFF_SECONDS,
+        slots.c.not_before > now + LONGEST_BACKOFF_SECONDS,
     )
     query = select(slots.c.id).where(slots.c.state == "open", waited)
     return query.where(slots.c.run_alone.is_(False)) if exclude_alone else query

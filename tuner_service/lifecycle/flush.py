@@ -166,7 +166,7 @@ def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:
                 "owner": None,
                 "lease_expires_at": None,
                 "checkpoint_step": row["checkpoint_step"] if step is None else step,
-                "not_before": unit.now,
+                "not_before": 0.0,
             }
             for row, step in opened
         ]

@@ -15,10 +15,11 @@ from tuner_service.lifecycle.ending import ACTIVE, settle, timed_out
 from tuner_service.lifecycle.outside import adopt, ended_outside, without
 from tuner_service.lifecycle.tally import Tally, lock_rows
 from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.workers import is_live
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
 from tuner_service.storage.pipeline import Row
-from tuner_service.storage.schema import slots, studies
+from tuner_service.storage.schema import slots, studies, workers
 
 LONGEST_LEASE_SECONDS: Final = 2 * 3600.0  # settings allow half of it
 
@@ -40,7 +41,7 @@ def reconcile(db: Database, *, settings: Settings) -> Reconciled:
     """
     with db.read() as connection:
         now = db.now(connection)
-        needy = _with_expired_leases(connection, now) | _maybe_ending(connection, now)
+        needy = _with_expired_leases(connection, now, settings) | _maybe_ending(connection, now)
         rings = claimable_queues(connection)
     reaped, finished = 0, []
     for study_id in sorted(needy):
@@ -52,15 +53,24 @@ def reconcile(db: Database, *, settings: Settings) -> Reconciled:
     return Reconciled(reaped, finished, rings)
 
 
-def _expired(now: float) -> ColumnElement[bool]:
-    """A lease that ran out, or one from before the clock was set back by hours."""
+def _expired(now: float, settings: Settings) -> ColumnElement[bool]:
+    """A lease that ran out, or a stray one, from before the clock was set back.
+
+    A worker that lives renews a stray lease within a second or two. Of one that is lost nobody
+    would, and its trial would stay RUNNING for as long as the clock went back.
+    """
     ends = slots.c.lease_expires_at
-    return and_(slots.c.state == "leased", or_(ends < now, ends > now + LONGEST_LEASE_SECONDS))
+    lives = select(workers.c.id).where(workers.c.id == slots.c.owner, is_live(now)).exists()
+    stray = or_(
+        and_(ends > now + settings.lease_seconds, ~lives),
+        ends > now + LONGEST_LEASE_SECONDS,
+    )
+    return and_(slots.c.state == "leased", or_(ends < now, stray))
 
 
-def _with_expired_leases(connection: Connection, now: float) -> set[int]:
-    rows = connection.execute(select(slots.c.study_id).where(_expired(now)).distinct())
-    return set(rows.scalars())
+def _with_expired_leases(connection: Connection, now: float, settings: Settings) -> set[int]:
+    expired = _expired(now, settings)
+    return set(connection.execute(select(slots.c.study_id).where(expired).distinct()).scalars())
 
 
 def _maybe_ending(connection: Connection, now: float) -> set[int]:
@@ -85,7 +95,7 @@ def _reap(connection: Connection, rows: Mapping[int, Row], settings: Settings, n
     optuna_rows.lock_studies(connection, (row["optuna_study_id"] for row in rows.values()))
     gone = list(
         connection.execute(
-            select(slots).where(slots.c.study_id.in_(list(rows)), _expired(now))
+            select(slots).where(slots.c.study_id.in_(list(rows)), _expired(now, settings))
         ).mappings()
     )
     tally = Tally()

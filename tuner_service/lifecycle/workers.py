@@ -43,11 +43,7 @@ def register_worker(
     """List a worker, replacing an entry of the same id; long-lost ones leave the list."""
     with db.write() as connection:
         now = db.now(connection)
-        connection.execute(
-            delete(workers).where(
-                (workers.c.id == worker_id) | (workers.c.heartbeat_at < now - FORGET_SECONDS)
-            )
-        )
+        connection.execute(delete(workers).where((workers.c.id == worker_id) | ~_is_listed(now)))
         connection.execute(
             insert(workers).values(
                 id=worker_id,
@@ -101,10 +97,9 @@ def leave(db: Database, worker_id: str) -> None:
 def list_workers(db: Database) -> list[WorkerView]:
     """Return the workers heard of lately, by start."""
     with db.read() as connection:
-        horizon = db.now(connection) - FORGET_SECONDS
         rows = connection.execute(
             select(workers)
-            .where(workers.c.heartbeat_at >= horizon)
+            .where(_is_listed(db.now(connection)))
             .order_by(workers.c.started_at, workers.c.id)
         ).mappings()
         return [_view(row) for row in rows]
@@ -126,6 +121,10 @@ class Modules:
 
     known: dict[str, ModuleDescription]
     refused: list[RefusedModule]
+
+
+def _is_listed(now: float) -> ColumnElement[bool]:
+    return workers.c.heartbeat_at.between(now - FORGET_SECONDS, now + FORGET_SECONDS)
 
 
 def publish_modules(
@@ -168,11 +167,10 @@ def publish_modules(
 def listed_modules(db: Database) -> Modules:
     """Return what modules the listed workers have, and which files they do not offer."""
     with db.read() as connection:
-        horizon = db.now(connection) - FORGET_SECONDS
         rows = connection.execute(
             select(modules.c.name, modules.c.description, workers.c.id)
             .join(workers, workers.c.id == modules.c.worker_id)
-            .where(workers.c.heartbeat_at >= horizon)
+            .where(_is_listed(db.now(connection)))
             .order_by(modules.c.name, workers.c.started_at)
         )
         known: dict[str, ModuleDescription] = {}

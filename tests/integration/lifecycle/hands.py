@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
-from sqlalchemy import Connection, event, update
+from sqlalchemy import event, update
 
 from tuner_service.definition import ModuleDescription, StudyDefinition, parse_definition
 from tuner_service.lifecycle.claim import claim
@@ -130,20 +130,3 @@ def in_a_hurry(db: Database) -> Database:
             connection.execute("PRAGMA synchronous=OFF")
 
     return db
-
-
-class CrashError(Exception):
-    """The process died here."""
-
-
-class Dying(Database):
-    """A database whose client dies before its next commit: nothing of it is written."""
-
-    def __init__(self, db: Database) -> None:
-        super().__init__(db.url, writer=db._writer, reader=db._reader)
-
-    @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
-        with super().write() as connection:
-            yield connection
-            raise CrashError

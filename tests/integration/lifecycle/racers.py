@@ -2,16 +2,19 @@
 
 A racer runs one call on its own connection to the database. Told to stop at `write`, it waits
 before its first INSERT, UPDATE or DELETE, having read whatever it decides by; told to stop at
-`commit`, it waits with everything written and nothing committed. The processes are started once
-and serve any number of races.
+`commit`, it waits with everything written and nothing committed. The other one says when it reaches
+the database, so that a slow machine cannot let it come too late. The processes are started once and
+serve any number of races.
 """
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, Literal
+from unittest.mock import patch
 
 from sqlalchemy import Connection, event
 
@@ -19,7 +22,9 @@ from tuner_service.errors import TunerError
 from tuner_service.storage import Database
 
 Point = Literal["write", "commit"]
+Hook = Callable[[], None]
 ANSWER_SECONDS = 60.0
+BLOCKED_SECONDS = 0.3  # what has reached the database, and is not over by then, waits for a lock
 WRITES = ("INSERT", "UPDATE", "DELETE")
 
 
@@ -38,15 +43,20 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
 
 
 class Stopping(Database):
-    """A database whose first writing transaction stops at a point until it is let go."""
+    """A database whose first writing transaction stops at a point until it is let go.
 
-    def __init__(self, db: Database, point: Point | None, wait: Callable[[], None]) -> None:
+    Without a point it stops nowhere, but says when that transaction is about to begin.
+    """
+
+    def __init__(self, db: Database, point: Point | None, *, stop: Hook, reach: Hook) -> None:
         super().__init__(db.url, writer=db._writer, reader=db._reader)
         self._point = point
-        self._wait = wait
+        self._stop_here = stop
+        self._reach = None if point else reach
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
+        self.reach()
         with super().write() as connection:
             if self._point == "write":
                 event.listen(connection, "before_cursor_execute", self._before)
@@ -54,13 +64,19 @@ class Stopping(Database):
             if self._point == "commit":
                 self._stop()
 
+    def reach(self) -> None:
+        """Say, once, that the database is reached: what comes next may have to wait for it."""
+        reach, self._reach = self._reach, None
+        if reach is not None:
+            reach()
+
     def _before(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if self._point == "write" and statement.lstrip().startswith(WRITES):
             self._stop()
 
     def _stop(self) -> None:
         self._point = None
-        self._wait()
+        self._stop_here()
 
 
 def serve(pipe: Pipe) -> None:
@@ -71,13 +87,16 @@ def serve(pipe: Pipe) -> None:
         except EOFError:
             return
 
-        def wait() -> None:
+        def stop() -> None:
             pipe.send(("stopped", None))
             pipe.recv()
 
+        def reach() -> None:
+            pipe.send(("reached", None))
+
         database = Database.open(url)
         try:
-            stopping = Stopping(database, point, wait)
+            stopping = Stopping(database, point, stop=stop, reach=reach)
             answer = ("done", wanted.function(stopping, *wanted.args, **wanted.kwargs))
         except TunerError as error:
             answer = ("raised", error)
@@ -89,11 +108,12 @@ def serve(pipe: Pipe) -> None:
 class Racer:
     """One of the processes, as the test sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self._process.start()
+        with patch.dict(os.environ, environment or {}):
+            self._process.start()
         theirs.close()
         self._answer: tuple[str, Any] | None = None
 
@@ -109,12 +129,13 @@ class Racer:
             self._answer = (kind, value)
         return kind == "stopped"
 
-    def is_done_within(self, seconds: float) -> bool:
-        """Return whether the call is over by then; if not, it waits for a lock."""
-        if self._pipe.poll(seconds):
+    def blocked_or_done(self) -> None:
+        """Wait until the call is over, or has reached the database and waits for a lock there."""
+        answer = self._receive()
+        if answer[0] != "reached":
+            self._answer = answer
+        elif self._pipe.poll(BLOCKED_SECONDS):
             self._answer = self._receive()
-            return True
-        return False
 
     def go_on(self) -> None:
         """Let a call that stopped go on."""
@@ -124,6 +145,8 @@ class Racer:
         """Return what the call returned, or the error that it raised."""
         if self._answer is None:
             self._answer = self._receive()
+            if self._answer[0] == "reached":
+                self._answer = self._receive()
         return self._answer[1]
 
     def close(self) -> None:
@@ -154,7 +177,7 @@ class Track:
         one.begin(self.url, first, stop_at)
         stopped = one.stopped_or_done()
         two.begin(self.url, second)
-        two.is_done_within(0.3)
+        two.blocked_or_done()
         if stopped:
             one.go_on()
         return one.result(), two.result()

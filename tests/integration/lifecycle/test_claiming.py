@@ -8,12 +8,19 @@ from sqlalchemy import select, update
 from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, submitted
 from tests.invariants import check_invariants
 from tuner_service.definition import ModuleDescription
+from tuner_service.lifecycle.claimable import SPARE_STUDIES
 from tuner_service.lifecycle.messages import HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.studies import StudyPatch, get_study, patch
 from tuner_service.lifecycle.submit import submit
 from tuner_service.lifecycle.views import Failure, StudyView
-from tuner_service.lifecycle.workers import publish_modules, register_worker
+from tuner_service.lifecycle.workers import (
+    list_workers,
+    listed_modules,
+    publish_modules,
+    register_worker,
+    worker_heartbeat,
+)
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies, workers
 
@@ -71,6 +78,15 @@ def test_a_study_whose_slots_all_wait_does_not_hide_another(db: Database, hand: 
     assert not hand.claim(3).leases
 
 
+def test_many_studies_whose_slots_all_wait_hide_none(db: Database, hand: Hand) -> None:
+    for number in range(SPARE_STUDIES + 1):
+        submitted(db, name=f"waiting-{number}", budget={"trials": 1})
+    with db.write() as connection:
+        connection.execute(update(slots).values(not_before=db.now(connection) + 60))
+    submitted(db, name="ready", budget={"trials": 1})
+    assert names(db, hand.claim().leases) == ["ready"]
+
+
 def test_excluded_studies_give_nothing(db: Database, hand: Hand) -> None:
     submitted(db)
     (lease,) = hand.claim().leases
@@ -117,6 +133,18 @@ def test_a_slot_that_must_run_alone_is_claimed_by_itself(db: Database, hand: Han
     assert (alone.number, alone.alone, alone.attempt) == (0, True, 3)
 
 
+def test_a_handed_back_trial_that_must_run_alone_keeps_its_place(db: Database, hand: Hand) -> None:
+    """It is RUNNING: another trial beside it would pass parallel_trials."""
+    submitted(db, budget={"trials": 3}, resources={"parallel_trials": 1})
+    for _ in range(2):
+        shared_death(hand, *hand.claim_and_start())
+    alone, _ = hand.claim_and_start()
+    assert alone.alone
+    hand.flush(hand_backs=[HandBack(alone, 1)])
+    assert not Hand(db, "worker-2").claim(exclude_alone=True).leases
+    assert [lease.number for lease in hand.claim(9).leases] == [alone.number]
+
+
 @pytest.mark.parametrize(
     ("device", "queues", "by_cpu", "by_cuda"),
     [
@@ -145,6 +173,18 @@ def test_auto_goes_to_the_cpu_when_the_cuda_worker_is_gone(db: Database, hand: H
         connection.execute(update(workers).where(workers.c.id == "gpu").values(heartbeat_at=0.0))
     assert reconcile(db, settings=SETTINGS).rings == ["cpu"]
     assert hand.claim().leases
+
+
+def test_a_worker_of_a_time_to_come_leaves_the_list(db: Database) -> None:
+    """It was heard of before the clock was set back, and not since."""
+    worker(db, "lost", "cpu")
+    publish_modules(db, "lost", {"net": ({}, "0" * 64)})
+    with db.write() as connection:
+        connection.execute(update(workers).values(heartbeat_at=workers.c.heartbeat_at + 3600))
+    assert list_workers(db) == []
+    assert listed_modules(db).known == {}
+    worker(db, "new", "cpu")
+    assert worker_heartbeat(db, "lost", state="idle", lanes=1, current_trials=[]) is False
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,11 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from optuna_dashboard import get_note
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from tests.integration.lifecycle.hands import SETTINGS, Hand, expire, plain_optuna, submitted
 from tests.invariants import check_invariants
-from tuner_service.errors import ConflictError
+from tuner_service.errors import ConflictError, InputError
 from tuner_service.lifecycle.attempts import LOST_LEASES, LOST_LEASES_BEFORE_ALONE
 from tuner_service.lifecycle.history import load_history
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, Report, Start
@@ -22,7 +21,7 @@ from tuner_service.lifecycle.unit import Unit
 from tuner_service.lifecycle.views import Failure
 from tuner_service.lifecycle.workers import register_worker
 from tuner_service.storage import Database
-from tuner_service.storage.schema import slots, studies
+from tuner_service.storage.schema import slots, studies, workers
 
 LOST = Failure(kind="worker_lost", message="the trainer died")
 
@@ -177,6 +176,19 @@ def test_a_curve_told_again_is_told_anew(db: Database, hand: Hand) -> None:
     assert (get_trial(db, study.id, 0).epochs or [])[1] == {"step": 2, "again": True}
 
 
+def test_a_retry_takes_over_the_curve_up_to_its_checkpoint(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    lease, trial_id = hand.claim_and_start()
+    hand.report(lease, trial_id, 1, 2, 3)
+    hand.flush(checkpoints=[(lease, 2)])
+    hand.fail(lease, trial_id)
+    hand.claim_and_start()
+    assert [record["step"] for record in get_trial(db, study.id, 1).epochs or []] == [1, 2]
+    with plain_optuna(db.url) as storage:
+        trial = optuna.load_study(study_name=study.name, storage=storage).trials[1]
+    assert trial.intermediate_values == pytest.approx({1: 0.1, 2: 0.2})
+
+
 def test_kept_models_are_the_best_ones(db: Database, hand: Hand) -> None:
     study = submitted(db, training={"epochs": 1, "keep_models": 2})
     dropped: list[str] = []
@@ -255,21 +267,6 @@ def test_what_user_code_says_cannot_poison_a_flush(db: Database, hand: Hand) -> 
     assert view.failure.message.startswith("bad")
     assert len(view.failure.message) <= 4000
     assert (view.epochs or [])[0]["loss"] is None
-
-
-def test_failures_are_notes_in_the_dashboard(db: Database, hand: Hand) -> None:
-    study = submitted(db, budget={"trials": 1})
-    lease, trial_id = hand.claim_and_start()
-    failure = Failure(kind="user_code", message="boom", step=3, traceback="line\n" * 2000)
-    hand.fail(lease, trial_id, failure=failure)
-    with plain_optuna(db.url) as storage:
-        plain = optuna.load_study(study_name=study.name, storage=storage)
-        trial = optuna.trial.Trial(plain, trial_id)
-        note = get_note(trial)
-        assert plain.trials[0].user_attrs["failure"] == "user_code"
-        assert "learning_rate" in get_note(plain)
-    assert note.startswith("**user_code** at step 3: boom")
-    assert note.rstrip("`\n").endswith("line")
 
 
 # -- blame --------------------------------------------------------------------------------------
@@ -371,14 +368,17 @@ def test_retries_back_off(db: Database, hand: Hand) -> None:
     assert not hand.claim().leases
 
 
-def test_a_clock_that_was_set_back_strands_nothing(db: Database, hand: Hand) -> None:
+@pytest.mark.parametrize("seconds", [600, 3600, 86400])
+def test_a_clock_that_was_set_back_strands_nothing(
+    db: Database, hand: Hand, seconds: float
+) -> None:
     """It may cost a needless retry; it must not keep a slot for as long as the clock went back."""
     study = submitted(db, budget={"trials": 2})
     one, two = hand.claim(2).leases
     hand.start(one)
     hand.fail(two, hand.start(two))
-    with db.write() as connection:  # as if written a day later
-        later = db.now(connection) + 86400
+    with db.write() as connection:  # as if written before
+        later = db.now(connection) + seconds
         connection.execute(
             update(slots).where(slots.c.id == one.slot_id).values(lease_expires_at=later)
         )
@@ -387,6 +387,42 @@ def test_a_clock_that_was_set_back_strands_nothing(db: Database, hand: Hand) -> 
     for lease in hand.claim(2).leases:
         hand.finish(lease, hand.start(lease), 0.5)
     assert get_study(db, study.id).state == "completed"
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_a_clock_that_was_set_back_takes_nothing_from_a_worker_that_lives(
+    db: Database, hand: Hand
+) -> None:
+    submitted(db, budget={"trials": 1})
+    registered(db, hand.name)
+    lease, _ = hand.claim_and_start()
+    expire(db, lease, seconds=-3600)
+    assert reconcile(db, settings=SETTINGS).reaped == 0
+    assert hand.flush(renew=[lease]).lost == set()
+    with db.read() as connection:
+        assert slot(db, lease)["lease_expires_at"] < db.now(connection) + 31
+    with db.write() as connection:
+        connection.execute(delete(workers))
+    expire(db, lease, seconds=-3600)
+    assert reconcile(db, settings=SETTINGS).reaped == 1
+
+
+def test_a_clock_that_was_set_back_holds_no_handed_back_slot(db: Database, hand: Hand) -> None:
+    submitted(db, budget={"trials": 1})
+    lease, _ = hand.claim_and_start()
+    hand.flush(hand_backs=[HandBack(lease, 1)])
+    with db.write() as connection:  # as if handed back a little before
+        connection.execute(
+            update(slots).where(slots.c.not_before > 0).values(not_before=slots.c.not_before + 250)
+        )
+    assert hand.claim().leases
+
+
+def test_a_grids_budget_cannot_be_raised(db: Database) -> None:
+    parameters = {"optimizer": {"type": "categorical", "choices": ["sgd", "adam"]}}
+    study = submitted(db, parameters=parameters, sampler={"type": "grid"}, budget={})
+    with pytest.raises(InputError, match="grid"):
+        patch(db, study.id, StudyPatch(trials=3), settings=SETTINGS)
     check_invariants(db, settings=SETTINGS)
 
 
@@ -557,15 +593,29 @@ def test_a_lease_speaks_for_its_own_trial_only(db: Database, hand: Hand) -> None
     check_invariants(db, settings=SETTINGS)
 
 
-def test_no_update_of_a_slot_goes_by_its_epoch(db: Database, hand: Hand) -> None:
-    """Behind the locks: what read the slot before it was leased anew changes nothing."""
+@pytest.mark.parametrize("meanwhile", ["epoch", "state"])
+def test_no_update_of_a_slot_goes_by_what_was_read(
+    db: Database, hand: Hand, meanwhile: str
+) -> None:
+    """Behind the locks: what read the slot before it was leased anew, or ended, changes nothing."""
     submitted(db, budget={"trials": 1})
     lease, _ = hand.claim_and_start()
+    change: dict[str, Any] = {"epoch": slots.c.epoch + 1, "state": "failed"}
     with db.write() as connection:
         unit = Unit(db, connection, worker_id=hand.name, leases=[lease], settings=SETTINGS)
-        connection.execute(update(slots).values(epoch=slots.c.epoch + 1))
+        connection.execute(update(slots).values({meanwhile: change[meanwhile]}))
         unit.update_slots([{"id": lease.slot_id, "epoch": lease.epoch, "state": "done"}])
-        assert connection.execute(select(slots.c.state)).scalars().all() == ["leased"]
+        states = connection.execute(select(slots.c.state)).scalars().all()
+    assert states == ["failed" if meanwhile == "state" else "leased"]
+
+
+def test_a_lease_is_its_own_workers(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    lease, trial_id = hand.claim_and_start()
+    other = Hand(db, "worker-2")
+    assert other.finish(lease, trial_id, 0.5).lost == {lease.key}
+    assert get_trial(db, study.id, 0).state == "RUNNING"
+    assert hand.flush(renew=[lease]).lost == set()
 
 
 def test_an_old_lease_of_a_slot_does_not_spoil_its_new_one(db: Database, hand: Hand) -> None:

@@ -1,15 +1,15 @@
 """A model of the whole lifecycle, attacked at random.
 
 Workers claim, start, report, end, hand back, vanish with their leases in hand and come back as
-zombies; a transaction dies before its commit, or its answer is lost and it is sent again; people
-submit, pause, resume, raise, cancel and delete meanwhile. After every step every invariant must
-hold. At the end an honest worker must be able to bring every study to its end.
+zombies; any process dies before any of its commits, or right after one, and what was sent is sent
+again; the clock is set forward and back; another Optuna program makes trials, and ends some of
+ours; people submit, pause, resume, raise, cancel and delete meanwhile. After every step every
+invariant must hold. At the end time and one honest worker must bring every study to its end.
 
 `TUNER_MODEL_EXAMPLES` says how many runs (10 by default) of 50 steps.
 """
 
 import os
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -23,21 +23,31 @@ from hypothesis.stateful import (
     initialize,
     invariant,
     multiple,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import delete as sql_delete
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from sqlalchemy import select
 
 from tests.integration.lifecycle.hands import (
     SETTINGS,
-    CrashError,
-    Dying,
     Hand,
     definition,
     expire,
     in_a_hurry,
+    plain_optuna,
+)
+from tests.integration.lifecycle.worlds import (
+    ENDED,
+    CrashError,
+    Dying,
+    drain,
+    empty,
+    everything,
+    jump,
+    point,
+    tell_outside,
 )
 from tests.invariants import Watch, check_invariants
 from tuner_service.errors import ConflictError, IdempotencyError, InputError, NotFoundError
@@ -53,18 +63,10 @@ from tuner_service.lifecycle.studies import (
     resume,
 )
 from tuner_service.lifecycle.submit import submit
-from tuner_service.lifecycle.trials import get_trial
 from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.workers import register_worker
 from tuner_service.storage import Database
-from tuner_service.storage.optuna_rows import delete_study
-from tuner_service.storage.schema import (
-    epochs,
-    idempotency_keys,
-    slots,
-    studies,
-    trials,
-    workers,
-)
+from tuner_service.storage.schema import slots, studies, trials
 
 GRID = {
     "optimizer": {"type": "categorical", "choices": ["sgd", "adam"]},
@@ -76,7 +78,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "grid": {"sampler": {"type": "grid"}, "parameters": GRID, "budget": {}},
 }
 NAMES = ("worker-1", "worker-2")
-ENDED = ("completed", "cancelled", "failed")
+JUMPS = (-86400.0, -3600.0, -60.0, -10.0, 10.0, 60.0, 3600.0, 86400.0)
+TIMEOUT = 1800.0
 
 Run = tuple[str, Lease, int]
 
@@ -85,6 +88,7 @@ class Lifecycle(RuleBasedStateMachine):
     """Studies, two workers that may vanish, and what each of them believes."""
 
     db: Database
+    plain: RDBStorage
 
     refs = Bundle("refs")
     leases = Bundle("leases")  # (worker, lease): believed to be held, no trial yet
@@ -102,7 +106,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @initialize(target=refs, kind=st.sampled_from(sorted(KINDS)))
     def first_study(self, kind: str) -> str:
-        return self.submit(kind, trials=3, parallel=2, failures=1)
+        return self.submit(kind, trials=3, parallel=2, failures=1, timeout=None)
 
     # -- people -----------------------------------------------------------------------------
 
@@ -112,34 +116,44 @@ class Lifecycle(RuleBasedStateMachine):
         trials=st.integers(1, 4),
         parallel=st.integers(1, 4),
         failures=st.integers(0, 2),
+        timeout=st.sampled_from([None, TIMEOUT]),
     )
-    def submit(self, kind: str, trials: int, parallel: int, failures: int) -> str:
-        return self.submit_with(kind, trials, parallel, failures, key=None)[0]
+    def submit(
+        self, kind: str, trials: int, parallel: int, failures: int, timeout: float | None
+    ) -> str:
+        changes = changed(kind, trials, parallel, failures)
+        if timeout is not None:
+            changes["budget"] = {**changes["budget"], "timeout": timeout}
+        return submit(self.db, definition(**changes), settings=SETTINGS)[0].id
 
-    @rule(target=refs, kind=st.sampled_from(sorted(KINDS)), key=st.sampled_from("ab"))
-    def submit_with_key(self, kind: str, key: str) -> Any:
+    @rule(
+        target=refs,
+        kind=st.sampled_from(sorted(KINDS)),
+        key=st.sampled_from("ab"),
+        dies=st.sampled_from([None, "before", "after"]),
+    )
+    def submit_with_key(self, kind: str, key: str, dies: str | None) -> Any:
+        """Perhaps with an answer that is lost, and sent again."""
         known = self.keys.get(key)
         if known is not None and known[1] in self.gone:
             return multiple()
         if known is not None and known[0] != kind:
             with pytest.raises(IdempotencyError):
-                self.submit_with(kind, 2, 2, 1, key=key)
+                self.submit_with(self.db, kind, key)
             return multiple()
-        study, new = self.submit_with(kind, 2, 2, 1, key=key)
-        assert new == (known is None), "I6"
+        if dies is not None and known is None:
+            with pytest.raises(CrashError):
+                self.submit_with(Dying(self.db, deaf=dies == "after"), kind, key)
+        study, new = self.submit_with(self.db, kind, key)
+        assert new == (known is None and dies != "after"), "I6"
         assert known is None or known[1] == study, "I6"
         self.keys[key] = (kind, study)
         return study
 
-    def submit_with(
-        self, kind: str, trials: int, parallel: int, failures: int, *, key: str | None
-    ) -> tuple[str, bool]:
-        changes = {
-            "budget": {"trials": trials, "max_failures": failures},
-            "resources": {"parallel_trials": parallel},
-            **KINDS[kind],
-        }
-        study, new = submit(self.db, definition(**changes), settings=SETTINGS, idempotency_key=key)
+    def submit_with(self, db: Database, kind: str, key: str) -> tuple[str, bool]:
+        study, new = submit(
+            db, definition(**changed(kind, 2, 2, 1)), settings=SETTINGS, idempotency_key=key
+        )
         return study.id, new
 
     @rule(ref=refs, action=st.sampled_from([pause, resume, cancel]))
@@ -168,12 +182,13 @@ class Lifecycle(RuleBasedStateMachine):
         try:
             raised = patch(self.db, ref, change, settings=SETTINGS)
         except ConflictError:
-            assert view.state in ("cancelled", "failed")
+            assert view.state in ("cancelled", "failed") or view.timeout_seconds is not None
         except InputError:
             assert view.definition["sampler"]["type"] == "grid"
         else:
             assert raised.progress.total == view.progress.total + more
-            assert raised.state == ("running" if view.state == "completed" else view.state)
+            wanted = "running" if view.state == "completed" else view.state
+            assert raised.state == wanted or view.timeout_seconds is not None
 
     @rule(ref=refs)
     def delete(self, ref: str) -> None:
@@ -286,39 +301,123 @@ class Lifecycle(RuleBasedStateMachine):
     def reconcile(self) -> None:
         reconcile(self.db, settings=SETTINGS)
 
-    # -- crashes ----------------------------------------------------------------------------
+    # -- crashes, time, and other programs --------------------------------------------------
 
-    @rule(run=runs, what=st.sampled_from(["report", "finish", "fail", "hand_back"]))
-    def die_before_the_commit(self, run: Run, what: str) -> None:
+    @rule(
+        run=runs,
+        what=st.sampled_from(["report", "finish", "fail", "hand_back", "renew"]),
+        deaf=st.booleans(),
+    )
+    def a_worker_dies_at_a_commit(self, run: Run, what: str, deaf: bool) -> None:
+        """It comes back and sends the same again, or it does not: the next steps say."""
         name, lease, trial_id = run
+        failure = Failure(kind="user_code", message="x")
         parts: dict[str, dict[str, Any]] = {
             "report": {"reports": [Report(lease, trial_id, 1, 0.9, {})]},
             "finish": {"finishes": [Finish(lease, trial_id, "COMPLETE", (0.9,), {})]},
-            "fail": {"fails": [Fail(lease, trial_id, Failure(kind="data", message="x"), True)]},
+            "fail": {"fails": [Fail(lease, trial_id, failure, True)]},
             "hand_back": {"hand_backs": [HandBack(lease, 9)]},
+            "renew": {"renew": [lease]},
         }
-        before = self.state_of(trial_id)
-        with pytest.raises(CrashError):
-            Hand(Dying(self.db), name).flush(**parts[what])
-        assert self.state_of(trial_id) == before
+        self.die(lambda db: Hand(db, name).flush(**parts[what]), deaf=deaf)
+
+    @rule(held=consumes(leases), deaf=st.booleans())
+    def a_worker_dies_as_it_starts(self, held: tuple[str, Lease], deaf: bool) -> None:
+        name, lease = held
+        start = Start(lease, point(lease))
+        self.die(lambda db: Hand(db, name).flush(starts=[start]), deaf=deaf)
+
+    @rule(name=st.sampled_from(NAMES), deaf=st.booleans())
+    def a_worker_dies_as_it_claims(self, name: str, deaf: bool) -> None:
+        self.die(lambda db: Hand(db, name).claim(3), deaf=deaf)
+
+    @rule(commits=st.integers(0, 2), deaf=st.booleans())
+    def a_reconciler_dies(self, commits: int, deaf: bool) -> None:
+        self.die(lambda db: reconcile(db, settings=SETTINGS), commits=commits, deaf=deaf)
+
+    @rule(
+        ref=refs,
+        what=st.sampled_from(["pause", "resume", "cancel", "raise", "delete", "submit"]),
+        deaf=st.booleans(),
+    )
+    def the_api_dies(self, ref: str, what: str, deaf: bool) -> None:
+        more = StudyPatch(trials=9)
+        asked: dict[str, Callable[[Database], Any]] = {
+            "pause": lambda db: pause(db, ref),
+            "resume": lambda db: resume(db, ref),
+            "cancel": lambda db: cancel(db, ref),
+            "raise": lambda db: patch(db, ref, more, settings=SETTINGS),
+            "delete": lambda db: delete(db, ref),
+            "submit": lambda db: submit(db, definition(), settings=SETTINGS),
+        }
+        try:
+            self.die(asked[what], deaf=deaf)
+        except (ConflictError, InputError):
+            return
+        except NotFoundError:
+            assert ref in self.gone
+        if ref not in self.refs_left():
+            assert ref in self.gone or (what, deaf) == ("delete", True)
+            self.gone.add(ref)
+
+    def die(self, what: Callable[[Database], Any], *, commits: int = 0, deaf: bool = False) -> None:
+        """Do something that ends at a commit; what was not committed is not there."""
+        before = everything(self.db)
+        try:
+            what(Dying(self.db, commits=commits, deaf=deaf))
+        except CrashError:
+            if commits == 0 and not deaf:
+                assert everything(self.db) == before
+
+    @rule(seconds=st.sampled_from(JUMPS))
+    def the_clock_is_set(self, seconds: float) -> None:
+        """Reconcilers never rest."""
+        jump(self.db, seconds)
+        reconcile(self.db, settings=SETTINGS)
 
     @rule(name=st.sampled_from(NAMES))
-    def die_while_claiming(self, name: str) -> None:
-        try:
-            claimed = Hand(Dying(self.db), name).claim(3)
-        except CrashError:
-            return
-        assert not claimed.leases
+    def say_that_one_lives(self, name: str) -> None:
+        register_worker(
+            self.db,
+            worker_id=name,
+            host=name,
+            pid=1,
+            queue="cpu",
+            device="cpu",
+            version="0",
+            lanes=1,
+        )
 
-    @precondition(lambda self: self.db is not None)
-    @rule(ref=refs)
-    def die_while_cancelling(self, ref: str) -> None:
+    @rule(ref=refs, state=st.sampled_from([TrialState.COMPLETE, TrialState.FAIL, None]))
+    def plain_optuna_makes_a_trial(self, ref: str, state: TrialState | None) -> None:
         if ref in self.gone:
             return
-        before = get_study(self.db, ref).state
-        with pytest.raises(CrashError):
-            cancel(Dying(self.db), ref)
-        assert get_study(self.db, ref).state == before
+        study = get_study(self.db, ref)
+        trial_id = self.plain.create_new_trial(self.plain.get_study_id_from_name(study.name))
+        if state is not None:
+            assert tell_outside(self.plain, trial_id, state, 0.99)
+        assert get_study(self.db, ref).progress == study.progress
+
+    @rule(
+        run=runs,
+        state=st.sampled_from([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]),
+    )
+    def plain_optuna_ends_a_trial_of_ours(self, run: Run, state: TrialState) -> None:
+        """Its worker hears of it with its next word; of one that nobody holds nobody would."""
+        name, lease, trial_id = run
+        if lease.key in self.hand(name).flush(renew=[lease]).lost or not self.holds(run):
+            return
+        assert tell_outside(self.plain, trial_id, state, 0.77)
+        assert self.hand(name).flush(renew=[lease]).lost == {lease.key}
+        assert self.state_of(trial_id) == state.name
+
+    def holds(self, run: Run) -> bool:
+        _, lease, trial_id = run
+        held = select(slots.c.trial_id).where(
+            slots.c.id == lease.slot_id, slots.c.epoch == lease.epoch, slots.c.state == "leased"
+        )
+        with self.db.read() as connection:
+            return connection.execute(held).scalar() == trial_id
 
     # -- what must hold ---------------------------------------------------------------------
 
@@ -343,66 +442,27 @@ class Lifecycle(RuleBasedStateMachine):
             ).scalar()
 
 
-def point(lease: Lease) -> dict[str, Any]:
-    """Return the slot's parameters, or what a sampler would have said."""
-    if lease.parameters is not None:
-        return lease.parameters
-    return {"learning_rate": random.Random(lease.slot_id).uniform(1e-4, 1e-1)}
+def changed(kind: str, trials: int, parallel: int, failures: int) -> dict[str, Any]:
+    """Return a small study's definition, as changes."""
+    return {
+        "budget": {"trials": trials, "max_failures": failures},
+        "resources": {"parallel_trials": parallel},
+        **KINDS[kind],
+    }
 
 
-def drain(db: Database, refs: list[str]) -> None:
-    """I4: one honest worker and the database are enough to end every study."""
-    for ref in refs:
-        if get_study(db, ref).state == "paused":
-            resume(db, ref)
-    with db.read() as connection:
-        held = connection.execute(
-            select(slots.c.id, slots.c.epoch).where(slots.c.state == "leased")
-        ).all()
-    for slot_id, epoch in held:
-        expire(db, stale_lease(slot_id, epoch))
-    reconcile(db, settings=SETTINGS)
-    honest = Hand(db, "honest")
-    while leases := honest.claim(8).leases:
-        for lease in leases:
-            trial_id = lease.trial_id
-            if trial_id is None:
-                start = Start(lease, point(lease))
-                trial_id = honest.flush(starts=[start]).started[lease.key].trial_id
-            assert not honest.finish(lease, trial_id, 0.5).lost
-    for ref in refs:
-        view = get_study(db, ref)
-        assert view.state in ENDED, f"I4: {view.name} is {view.state}: {view.progress}"
-        assert view.progress.open == view.progress.leased == 0, f"I4: {view.progress}"
-        if view.best_trial is not None:
-            assert get_trial(db, ref, view.best_trial.number).state == "COMPLETE"
-
-
-def stale_lease(slot_id: int, epoch: int) -> Lease:
-    return Lease(slot_id, epoch, 0, 0, None, None, None, None, None, 1, False)
-
-
-def empty(db: Database) -> None:
-    """Delete every study; the tables stay."""
-    with db.write() as connection:
-        ids = list(connection.execute(select(studies.c.optuna_study_id)).scalars())
-        for table in (epochs, trials, slots, idempotency_keys, workers, studies):
-            connection.execute(sql_delete(table))
-        for optuna_id in ids:
-            delete_study(connection, optuna_id)
-
-
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_every_invariant_survives_whatever_happens(db: Database) -> None:
-    machine = type("LifecycleOn", (Lifecycle,), {"db": in_a_hurry(db)})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=int(os.environ.get("TUNER_MODEL_EXAMPLES", "10")),
-            stateful_step_count=50,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-            database=None,
-        ),
-    )
+    with plain_optuna(db.url) as storage:
+        machine = type("LifecycleOn", (Lifecycle,), {"db": in_a_hurry(db), "plain": storage})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=int(os.environ.get("TUNER_MODEL_EXAMPLES", "10")),
+                stateful_step_count=50,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                print_blob=True,
+                database=None,
+            ),
+        )
