@@ -84,8 +84,10 @@ class Watch:
                     turn=self._at_work(now),
                 )
         if quiet > self._progress_seconds:
-            limit = f"{self._progress_seconds:g} s"
-            why = f"No progress within {limit} (TUNER_PROGRESS_TIMEOUT_SECONDS); its code may hang."
+            why = (
+                f"No progress within {self._progress_seconds:g} s: its code hangs, or an epoch "
+                "takes longer; then raise TUNER_PROGRESS_TIMEOUT_SECONDS."
+            )
             return Cause("hung", why, turn=self._at_work(now))
         return None
 

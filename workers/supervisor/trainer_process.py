@@ -10,14 +10,17 @@ import json
 import logging
 import os
 import queue
+import re
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from workers.pipes import spawn
 from workers.protocol import ReadyMessage
@@ -25,6 +28,9 @@ from workers.protocol import ReadyMessage
 logger = logging.getLogger(__name__)
 
 _TAIL_BYTES = 4000
+_UNREADABLE = re.compile(
+    r"[\ufffd\x00-\x08\x0b-\x1f\x7f-\x9f]+"
+)  # and what moves a terminal's cursor
 _LOG_CAP_BYTES = 10_000_000
 _LOG_SECONDS = 7 * 24 * 3600.0  # a worker's log has its name, and no worker's name comes again
 
@@ -101,18 +107,32 @@ class TrainerProcess:
 
     def kill(self) -> None:
         """End it and whatever it started, at once."""
+        self._kill(self._family())
+
+    def _kill(self, family: Sequence[psutil.Process]) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         self._outgoing.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5.0)
 
     def close(self, timeout: float) -> None:
         """Close the command pipe, which ends a healthy trainer; kill it after `timeout`."""
+        family = self._family()
         self._outgoing.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
-        self.kill()
+        self._kill(family)
+
+    def _family(self) -> list[psutil.Process]:
+        """Return what it has started. What left its process group is found only while it lives."""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            family += psutil.Process(self.pid).children(recursive=True)
+        return family
 
     def log_tail(self) -> str:
         """Return the end of what this process printed."""
@@ -120,9 +140,10 @@ class TrainerProcess:
             with self._log_path.open("rb") as log:
                 size = log.seek(0, os.SEEK_END)
                 log.seek(max(self._log_start, size - _TAIL_BYTES))
-                return log.read().decode("utf-8", "replace").strip()
+                text = log.read().decode("utf-8", "replace")
         except OSError:
             return ""
+        return _UNREADABLE.sub("\ufffd", text).strip()
 
     def _spawn(self, command: TrainerCommand) -> tuple[IO[bytes], IO[bytes]]:
         with command.log_path.open("ab") as log:

@@ -1,18 +1,24 @@
 """What a user's code does to the process as a whole, undone before another trial's turn.
 
 A network runs in the trainer, beside others. What it raises is its own trial's failure; what it
-sets for the whole process (torch's default dtype, gradients, threads, the working directory, a
-closed standard output) would be everybody's.
+sets for the whole process (torch's default dtype, gradients, threads, the working directory, the
+system's limits, a closed standard output) would be everybody's.
 """
 
 import contextlib
 import os
+import resource
 import sys
 from collections.abc import Iterator
 
 import torch
 
+LIMITED = 70  # the exit code of a process that cannot have its limits back
 _STREAMS = (1, 2)  # standard output and error
+_LIMITS = (
+    resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_DATA,
+    resource.RLIMIT_STACK, resource.RLIMIT_NPROC, resource.RLIMIT_CPU,
+)  # fmt: skip
 
 
 class Containment:
@@ -22,6 +28,7 @@ class Containment:
         self._pid = os.getpid()
         self._kept = [_duplicate(stream) for stream in _STREAMS]
         self._directory = _open_directory()
+        self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
 
     @contextlib.contextmanager
     def contained(self) -> Iterator[None]:
@@ -30,6 +37,8 @@ class Containment:
         device = torch.get_default_device()
         threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         streams = sys.stdout, sys.stderr
+        mask, depth = os.umask(0o077), sys.getrecursionlimit()
+        os.umask(mask)
         try:
             yield
         finally:
@@ -47,8 +56,26 @@ class Containment:
                 torch.set_num_threads(threads)
             if torch.are_deterministic_algorithms_enabled() != exact:
                 torch.use_deterministic_algorithms(exact)
+            os.umask(mask)
+            if sys.getrecursionlimit() != depth:
+                sys.setrecursionlimit(depth)
+            self._lift_limits()
             sys.stdout, sys.stderr = streams
             self._reopen()
+
+    def _lift_limits(self) -> None:
+        """Give the process its limits back; where the system refuses, the process is lost.
+
+        Only the privileged may raise a hard limit. Later trials would fail of it, and be blamed.
+        """
+        for limit, kept in self._limits.items():
+            if resource.getrlimit(limit) == kept:
+                continue
+            try:
+                resource.setrlimit(limit, kept)
+            except (OSError, ValueError):
+                os.write(2, b"A module lowered a limit of the process for good (setrlimit).\n")
+                os._exit(LIMITED)
 
     def _reopen(self) -> None:
         """Bring back a standard stream that was closed, before another file takes its number."""

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
 
 MODULE = """
-import os, sys, threading, time
+import os, resource, sys, threading, time
 import torch
 from torch import nn
+
+HARD_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+HARD_STACK = resource.getrlimit(resource.RLIMIT_STACK)[1]
 
 class Net(nn.Module):
     def __init__(self, inputs, outputs):
@@ -92,6 +96,10 @@ STATE = {
     "descriptor": "os.close(1)",
     "replaced": "sys.stdout = None",
     "seed": "torch.manual_seed(1)",
+    "files": "resource.setrlimit(resource.RLIMIT_NOFILE, (64, HARD_FILES))",
+    "stack": "resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, HARD_STACK))",
+    "umask": "os.umask(0o777)",
+    "depth": "sys.setrecursionlimit(200)",
     "thread": "threading.Thread(target=lambda: time.sleep(0.1), daemon=True).start()",
 }
 
@@ -116,5 +124,12 @@ def state() -> tuple[object, ...]:
     return (
         torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(), Path.cwd(), sys.stdout, sys.stdout.closed,
-        os.fstat(1).st_ino, torch.get_default_device(),
+        os.fstat(1).st_ino, torch.get_default_device(), sys.getrecursionlimit(), umask(),
+        resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_STACK),
     )  # fmt: skip
+
+
+def umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -54,6 +54,13 @@ def test_its_environment_holds_no_secrets(
     assert "TUNER_API_KEY" not in log.read_text()
 
 
+def test_the_end_of_its_log_is_text(launch: Callable[..., TrainerProcess]) -> None:
+    said = r"import os; os.write(1, b'one\x1b[2J\x00\xff\xfe\x00two\tthree\n')"
+    trainer = launch("-c", said)
+    until(lambda: trainer.exit_code() is not None)
+    assert trainer.log_tail() == "one\ufffd[2J\ufffdtwo\tthree"
+
+
 def test_logs_of_a_week_ago_go(launch: Callable[..., TrainerProcess], tmp_path: Path) -> None:
     old, new = tmp_path / "logs" / "old.log", tmp_path / "logs" / "new.log"
     for log in (old, new):
