@@ -2,7 +2,8 @@
 
 `check_invariants` holds I1, I2, I3, I5 and I9 against what the tables say now. I4, I6, I7 and I8
 are about what happens over time: `Watch` remembers enough to check I2 and I7 from one look to the
-next; the rest are the tests' own.
+next; the rest are the tests' own. A study that was deleted, and whose rows are going, has no budget
+left to keep (I3, I9), and nobody who runs its trials (I5).
 """
 
 from collections import Counter
@@ -16,9 +17,10 @@ from tuner_service.search.grid import grid_points
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 from tuner_service.storage.optuna_rows import INTERMEDIATE, TRIALS, VALUES, read_value
-from tuner_service.storage.schema import epochs, slots, studies, trials
+from tuner_service.storage.schema import GONE, epochs, slots, studies, trials
 
 RESULTS = (TrialState.COMPLETE, TrialState.PRUNED)
+_THERE = select(studies).where(studies.c.state != GONE)
 SLOT_STATES = ("open", "leased", "done", "failed", "cancelled")
 
 
@@ -95,7 +97,7 @@ def _both_tables_agree(connection: Connection) -> None:
 
 
 def _budgets_are_exact(connection: Connection, settings: Settings) -> None:
-    for study in connection.execute(select(studies)).mappings():
+    for study in connection.execute(_THERE).mappings():
         states: Counter[str] = Counter(
             connection.execute(
                 select(slots.c.state).where(slots.c.study_id == study["id"])
@@ -116,7 +118,9 @@ def _budgets_are_exact(connection: Connection, settings: Settings) -> None:
     assert most <= settings.max_attempts, f"I3: {most} blamed attempts"
     wrong = connection.execute(
         select(slots.c.id, slots.c.attempts, func.count(trials.c.trial_id))
+        .join(studies, studies.c.id == slots.c.study_id)
         .outerjoin(trials, trials.c.slot_id == slots.c.id)
+        .where(studies.c.state != GONE)
         .group_by(slots.c.id, slots.c.attempts)
         .having(func.count(trials.c.trial_id) != slots.c.attempts)
     ).all()
@@ -128,7 +132,8 @@ def _running_trials_are_held(connection: Connection, horizon: float) -> None:
         select(TRIALS.c.trial_id, slots.c.id, slots.c.state, slots.c.lease_expires_at)
         .join(trials, trials.c.trial_id == TRIALS.c.trial_id)
         .join(slots, slots.c.id == trials.c.slot_id)
-        .where(TRIALS.c.state == TrialState.RUNNING)
+        .join(studies, studies.c.id == slots.c.study_id)
+        .where(TRIALS.c.state == TrialState.RUNNING, studies.c.state != GONE)
         .where(
             or_(
                 slots.c.trial_id.is_(None),
@@ -203,7 +208,7 @@ def _ended_studies_have_ended(connection: Connection) -> None:
 
 
 def _grids_are_covered(connection: Connection) -> None:
-    for study in connection.execute(select(studies)).mappings():
+    for study in connection.execute(_THERE).mappings():
         definition = StudyDefinition.model_validate(study["definition"])
         if definition.sampler.type != "grid":
             continue
@@ -259,7 +264,7 @@ class Watch:
                     .group_by(studies.c.id)
                 )
             }
-            known = set(connection.execute(select(studies.c.id)).scalars())
+            known = {row.id for row in connection.execute(_THERE)}
         for key, before in self._ended.items():
             if key[0] in known:  # its study was not deleted
                 assert ended.get(key) == before, f"I2: trial {key[1]} changed: {before}"

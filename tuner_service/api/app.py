@@ -38,7 +38,7 @@ definition lists everything that is wrong with it. Lists come in pages: pass `ne
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application on a migrated database.
 
-    Its lifespan runs the reconciler, and closes everything at the end.
+    Its lifespan runs the reconciler and the remover, and closes everything at the end.
 
     Args:
         settings: By default those of the environment.
@@ -54,10 +54,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.reconciler.start()
         service.sweeper.start()
+        service.remover.start()
         yield
         service.waiters.release()
         await run_in_threadpool(service.sweeper.stop)
         await run_in_threadpool(service.reconciler.stop)
+        await run_in_threadpool(service.remover.stop)
         dashboard.close()
         service.ringer.close()
         service.db.close()

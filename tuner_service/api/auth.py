@@ -62,15 +62,15 @@ def require_safe_bind(settings: Settings, db: Database) -> None:
         )
 
 
-def authenticate(request: Request, service: ServiceDep) -> Caller:
-    """Return who asks.
+async def authenticate(request: Request, service: ServiceDep) -> Caller:
+    """Return who asks; only looking a key up takes a thread.
 
     Raises:
         AuthenticationError: No key, or one that is unknown, revoked or past its end.
         PermissionDeniedError: The key may read only, and this writes.
         RateError: The key asks too often, or too many wrong keys came from the caller's address.
     """
-    caller = _caller(service, _given_key(request.headers), _address(request.scope))
+    caller = await _caller(service, _given_key(request.headers), _address(request.scope))
     service.rates.take(caller.owner)
     needed = "read" if request.method in READING else "write"
     if needed not in caller.scopes:
@@ -84,14 +84,14 @@ def authenticate(request: Request, service: ServiceDep) -> Caller:
 CallerDep = Annotated[Caller, Depends(authenticate)]
 
 
-def _caller(service: Service, secret: str | None, address: str) -> Caller:
+async def _caller(service: Service, secret: str | None, address: str) -> Caller:
     if secret is None:
         if keys_are_required(service.settings):
             raise AuthenticationError(
                 "This needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             )
         return Caller("", SCOPES)
-    key = service.attempts.verify(address, secret)
+    key = await run_in_threadpool(service.attempts.verify, address, secret)
     if key is None:
         raise AuthenticationError("This API key is unknown, revoked or past its end")
     return Caller(key.id, key.scopes)

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from tuner_service.api.answers import StudyAnswer
 from tuner_service.api.metrics import Metrics
 from tuner_service.api.rates import Attempts, Rates
 from tuner_service.api.reconciler import Reconciler
+from tuner_service.api.remover import Remover
 from tuner_service.api.shared_reads import SharedReads
 from tuner_service.api.sweeper import Sweeper
 from tuner_service.api.waiting import RevisionWaiters
@@ -30,6 +32,7 @@ class Service:
     ringer: Ringer
     reconciler: Reconciler
     sweeper: Sweeper
+    remover: Remover
     waiters: RevisionWaiters
     reads: SharedReads
     metrics: Metrics
@@ -53,7 +56,8 @@ class Service:
             raise
         ringer = Ringer(settings)
         metrics = Metrics(db)
-        waiters = RevisionWaiters(db)
+        reads = SharedReads(lambda ref: StudyAnswer.of(get_study(db, ref)))
+        waiters = RevisionWaiters(db, reads.get)
         metrics.watch_waiting(waiters.__len__)
         return cls(
             settings=settings,
@@ -61,8 +65,9 @@ class Service:
             ringer=ringer,
             reconciler=Reconciler(db, ringer, metrics, settings=settings),
             sweeper=Sweeper(db, settings=settings),
+            remover=Remover(db, settings=settings),
             waiters=waiters,
-            reads=SharedReads(partial(get_study, db)),
+            reads=reads,
             metrics=metrics,
             datasets=DatasetStore.of(settings),
             rates=Rates(settings),
@@ -70,7 +75,7 @@ class Service:
         )
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # not async, it would cost a thread each time
     service: Service = request.app.state.service
     return service
 

@@ -1,7 +1,7 @@
 """Reading a study once for all who ask for it at the same moment.
 
-When a study changes, everyone who waits for it asks at once. One read answers all who asked before
-it began; who asks later gets a later one, so that nobody sees a study older than the question.
+One read, and one serialisation, answers all who asked before it began; who asks later gets a later
+one, so that nobody sees a study older than the question.
 """
 
 import asyncio
@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
 
-from tuner_service.lifecycle.views import StudyView
+from tuner_service.api.answers import StudyAnswer
 
 
 class SharedReads:
     """The reads under way. Used from one event loop only."""
 
-    def __init__(self, read: Callable[[str], StudyView]) -> None:
+    def __init__(self, read: Callable[[str], StudyAnswer]) -> None:
         self._read = read
-        self._coming: dict[str, asyncio.Task[StudyView]] = {}  # not begun: may still be joined
-        self._going: dict[str, asyncio.Task[StudyView]] = {}
+        self._coming: dict[str, asyncio.Task[StudyAnswer]] = {}  # not begun: may still be joined
+        self._going: dict[str, asyncio.Task[StudyAnswer]] = {}
 
-    async def get(self, ref: str) -> StudyView:
+    async def get(self, ref: str) -> StudyAnswer:
         """Return a study as it is now, or raise what reading it raises."""
         task = self._coming.get(ref)
         if task is None:
@@ -29,7 +29,7 @@ class SharedReads:
             self._coming[ref] = task
         return await asyncio.shield(task)  # one who hangs up takes nothing from the others
 
-    async def _run(self, ref: str, before: asyncio.Task[StudyView] | None) -> StudyView:
+    async def _run(self, ref: str, before: asyncio.Task[StudyAnswer] | None) -> StudyAnswer:
         if before is not None:
             await asyncio.wait({before})
         task = self._going[ref] = self._coming.pop(ref)
@@ -40,7 +40,7 @@ class SharedReads:
                 del self._going[ref]
 
 
-def _seen(task: asyncio.Task[StudyView]) -> None:
+def _seen(task: asyncio.Task[StudyAnswer]) -> None:
     """Take note of an error that everyone who asked has hung up on."""
     if not task.cancelled():
         task.exception()

@@ -10,11 +10,13 @@ from pydantic import AfterValidator, ValidationError
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from tuner_service.api.answers import json_answer, known_revisions, study_answer
+from tuner_service.api.answers import StudyAnswer, json_answer, known_revisions, study_answer
 from tuner_service.api.auth import CallerDep
 from tuner_service.api.body import JsonBody
 from tuner_service.api.documented import definition_body, errors, patch_body
 from tuner_service.api.service import Service, ServiceDep
+from tuner_service.api.shared_reads import SharedReads
+from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.definition import (
     Limits,
     StudyDefinition,
@@ -25,6 +27,7 @@ from tuner_service.definition.catalogue import DATASETS
 from tuner_service.definition.sections import Dataset
 from tuner_service.errors import DefinitionError, Fault
 from tuner_service.lifecycle import leftovers, studies
+from tuner_service.lifecycle.deletion import delete
 from tuner_service.lifecycle.submit import plan, submit
 from tuner_service.lifecycle.views import Plan, StudyPage, StudyState, StudyView
 from tuner_service.lifecycle.workers import listed_modules
@@ -36,7 +39,6 @@ router = APIRouter(prefix="/v1/studies", tags=["studies"])
 MAX_WAIT_SECONDS = 60.0
 MAX_PAGE = 500
 MAX_REVISION = 2**53 - 1  # what every JSON reader can hold
-FINAL = frozenset({"completed", "cancelled", "failed"})
 
 
 def _storable(text: str) -> str:
@@ -216,18 +218,30 @@ async def get_study(
 ) -> Response:
     """Return one study with its state, progress and best trial; its revision is the `ETag`."""
     known = known_revisions(request)
-    view = await service.reads.get(study)
-    if wait and _waits(view, known if revision is None else {str(revision)}):
-        await service.waiters.wait(view.id, view.revision, wait)
-        view = await service.reads.get(view.id)
-    if str(view.revision) in known:
-        return Response(status_code=304, headers={"ETag": f'"{view.revision}"'})
-    return study_answer(view)
+    answer = None
+    if wait:
+        has = known if revision is None else {str(revision)}
+        answer = await _awaited(service.reads, service.waiters, study, has=has, seconds=wait)
+    return (answer or await service.reads.get(study)).response(known)
 
 
-def _waits(view: StudyView, known: set[str]) -> bool:
+async def _awaited(
+    reads: SharedReads, waiters: RevisionWaiters, ref: str, *, has: set[str], seconds: float
+) -> StudyAnswer | None:
+    """Hold a caller who has the present version, or none of a study that has not ended."""
+    told = waiters.told_lately(ref, has)
+    if told is not None:
+        return await waiters.wait(ref, told, seconds)
+    answer = await reads.get(ref)
+    if _waits(answer, has):
+        return await waiters.wait(answer.id, answer.revision, seconds)
+    waiters.note(answer)
+    return answer
+
+
+def _waits(answer: StudyAnswer, has: set[str]) -> bool:
     """Return whether to hold: the caller has this version, or has none and there will be more."""
-    return str(view.revision) in known or (not known and view.state not in FINAL)
+    return str(answer.revision) in has or (not has and not answer.has_ended)
 
 
 @router.patch(
@@ -268,11 +282,12 @@ class PatchError(DefinitionError):
     summary="Delete a study that is not running",
 )
 def delete_study(service: ServiceDep, _: CallerDep, study: Ref) -> Response:
-    """Delete its rows at once, its files right after."""
+    """Delete it: nobody finds it any more. Its rows and files go soon after."""
     data_dir = service.settings.data_dir
     gone = studies.get_study(service.db, study).id
     leftovers.mark_deleted(data_dir, gone)
-    studies.delete(service.db, gone)
+    delete(service.db, gone)
+    service.remover.wake()
     return Response(
         status_code=204, background=BackgroundTask(leftovers.remove_files, data_dir, gone)
     )

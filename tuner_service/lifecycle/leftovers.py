@@ -24,7 +24,7 @@ from sqlalchemy import Connection, select
 from tuner_service.lifecycle.ending import FINAL
 from tuner_service.storage import Database
 from tuner_service.storage.pipeline import Row
-from tuner_service.storage.schema import slots, studies, trials
+from tuner_service.storage.schema import GONE, slots, studies, trials
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _may_be_named(slot: Row, path: Path) -> bool:
 
 
 def _study(connection: Connection, study: str) -> Row | None:
-    query = select(studies.c.id, studies.c.state)
+    query = select(studies.c.id, studies.c.state).where(studies.c.state != GONE)
     return connection.execute(query.where(studies.c.public_id == study)).mappings().first()
 
 

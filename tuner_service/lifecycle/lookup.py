@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, RowMapping, or_, select
 
 from tuner_service.errors import NotFoundError
-from tuner_service.storage.schema import studies
+from tuner_service.storage.schema import GONE, studies
 
 
 def find_study(connection: Connection, ref: str) -> RowMapping:
@@ -16,7 +16,9 @@ def find_study(connection: Connection, ref: str) -> RowMapping:
         raise NotFoundError(f"there is no study with the id or name {ref!r}")
     found = list(
         connection.execute(
-            select(studies).where(or_(studies.c.public_id == ref, studies.c.name == ref))
+            select(studies).where(
+                or_(studies.c.public_id == ref, studies.c.name == ref), studies.c.state != GONE
+            )
         ).mappings()
     )
     if not found:

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, func, select
 from tuner_service.errors import QuotaError
 from tuner_service.lifecycle.ending import FINAL
 from tuner_service.settings import Settings
-from tuner_service.storage.schema import api_keys, studies
+from tuner_service.storage.schema import GONE, api_keys, studies
 
 
 def check_quota(
@@ -29,7 +29,7 @@ def check_quota(
     connection.execute(select(api_keys.c.id).where(api_keys.c.id == owner).with_for_update())
     count, held = connection.execute(
         select(func.count(), func.coalesce(func.sum(studies.c.slots_open), 0)).where(
-            func.coalesce(studies.c.owner, "") == owner, studies.c.state.not_in(FINAL)
+            func.coalesce(studies.c.owner, "") == owner, studies.c.state.not_in((*FINAL, GONE))
         )
     ).one()
     if study and most_studies is not None and count + 1 > most_studies:

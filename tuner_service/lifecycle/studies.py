@@ -5,11 +5,11 @@ nothing answers with the study as it is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, select, update
-from sqlalchemy import delete as sql_delete
 
 from tuner_service.definition.study import MAX_TAGS, TagKey
 from tuner_service.definition.types import Int, Seconds, Text
@@ -33,16 +33,9 @@ from tuner_service.lifecycle.tally import lock_rows
 from tuner_service.lifecycle.trials import time_of, views_by_id
 from tuner_service.lifecycle.views import Progress, StudyPage, StudyView, TrialView
 from tuner_service.settings import Settings
-from tuner_service.storage import Database, optuna_rows
+from tuner_service.storage import Database
 from tuner_service.storage.pipeline import Row
-from tuner_service.storage.schema import (
-    epochs,
-    idempotency_keys,
-    slots,
-    studies,
-    study_modules,
-    trials,
-)
+from tuner_service.storage.schema import GONE, slots, studies
 
 Action = Callable[[Connection, Row, float], None]
 
@@ -93,7 +86,8 @@ def list_studies(
     Raises:
         InputError: The cursor is not one of ours.
     """
-    query = select(studies).order_by(studies.c.id.desc()).limit(limit + 1)
+    query = select(studies).where(studies.c.state != GONE)
+    query = query.order_by(studies.c.id.desc()).limit(limit + 1)
     if state is not None:
         query = query.where(studies.c.state == state)
     if tag is not None:
@@ -111,11 +105,21 @@ def list_studies(
     return StudyPage(items=views, next_cursor=encode_cursor(page[-1]["id"]) if more else None)
 
 
-def revisions(db: Database) -> dict[str, int]:
-    """Return every study's revision by its id; cheap, for those who wait for a change."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What tells whether a study has changed."""
+
+    revision: int
+    has_ended: bool
+
+
+def standings(db: Database, public_ids: Sequence[str]) -> dict[str, Standing]:
+    """Return where studies stand, by id; cheap, for those who wait for a change."""
+    columns = (studies.c.public_id, studies.c.revision, studies.c.state)
     with db.read() as connection:
-        rows = connection.execute(select(studies.c.public_id, studies.c.revision))
-        return {public_id: revision for public_id, revision in rows}
+        there = studies.c.public_id.in_(public_ids), studies.c.state != GONE
+        rows = connection.execute(select(*columns).where(*there))
+        return {ref: Standing(revision, state in FINAL) for ref, revision, state in rows}
 
 
 def pause(db: Database, ref: str) -> StudyView:
@@ -158,31 +162,6 @@ def patch(db: Database, ref: str, change: StudyPatch, *, settings: Settings) -> 
     )
 
 
-def delete(db: Database, ref: str) -> str:
-    """Delete a study that is not running.
-
-    Returns:
-        Its id, for `leftovers.remove_files`.
-
-    Raises:
-        ConflictError: It is queued or running: cancel it first.
-    """
-    with db.write() as connection:
-        row = _locked(connection, ref)
-        if row["state"] in ACTIVE:
-            raise ConflictError(
-                f"only a study that is paused or has ended can be deleted, but "
-                f"{row['name']!r} is {row['state']}: cancel it first"
-            )
-        for ours in optuna_rows.trials_in_parts(connection, row["optuna_study_id"]):
-            connection.execute(sql_delete(epochs).where(epochs.c.trial_id.in_(ours)))
-        for table in (trials, slots, idempotency_keys, study_modules):
-            connection.execute(sql_delete(table).where(table.c.study_id == row["id"]))
-        connection.execute(sql_delete(studies).where(studies.c.id == row["id"]))
-        optuna_rows.delete_study(connection, row["optuna_study_id"])
-    return str(row["public_id"])
-
-
 # -- changes --------------------------------------------------------------------------------
 
 
@@ -198,7 +177,7 @@ def _change(db: Database, ref: str, action: Action) -> StudyView:
 def _locked(connection: Connection, ref: str) -> Row:
     study_id = find_study(connection, ref)["id"]
     rows = lock_rows(connection, [study_id])
-    if study_id not in rows:  # deleted while we waited for the lock
+    if study_id not in rows or rows[study_id]["state"] == GONE:  # while we waited for the lock
         raise NotFoundError(f"there is no study with the id or name {ref!r}")
     return rows[study_id]
 

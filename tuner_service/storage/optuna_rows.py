@@ -18,7 +18,6 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import (
     Connection,
-    Select,
     Table,
     bindparam,
     delete,
@@ -45,7 +44,7 @@ SYSTEM_ATTRS: Final[Table] = models.TrialSystemAttributeModel.__table__
 HEARTBEATS: Final[Table] = models.TrialHeartbeatModel.__table__
 
 CONSTRAINT_PREFIX: Final = "constraints:"
-TRIALS_IN_A_PART: Final = 2_000
+TRIALS_IN_A_STATEMENT: Final = 2_000
 
 _LOCKED_STUDIES: Final = (
     select(STUDIES.c.study_id)
@@ -366,29 +365,33 @@ def _remember_ids(connection: Connection) -> None:
             connection.execute(_REMEMBER, {"name": table.name, "seq": fresh[0] - 1})
 
 
+def rename_study(connection: Connection, study_id: int, name: str) -> None:
+    """Give a study another name."""
+    connection.execute(
+        update(STUDIES).where(STUDIES.c.study_id == study_id).values(study_name=name)
+    )
+
+
+def last_trials(connection: Connection, study_id: int, count: int) -> list[int]:
+    """Return the ids of a study's last trials, the last first."""
+    ours = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
+    return list(connection.execute(ours.order_by(TRIALS.c.trial_id.desc()).limit(count)).scalars())
+
+
+def delete_trials(connection: Connection, trial_ids: Sequence[int]) -> None:
+    """Delete trials and everything of them; the time it takes is that of their rows."""
+    _remember_ids(connection)
+    for table in (PARAMS, VALUES, INTERMEDIATE, USER_ATTRS, SYSTEM_ATTRS, HEARTBEATS, TRIALS):
+        connection.execute(delete(table).where(table.c.trial_id.in_(trial_ids)))
+
+
 def delete_study(connection: Connection, study_id: int) -> None:
     """Delete a study and everything of it."""
     _remember_ids(connection)
-    for trials in trials_in_parts(connection, study_id):
-        for table in (PARAMS, VALUES, INTERMEDIATE, USER_ATTRS, SYSTEM_ATTRS, HEARTBEATS):
-            connection.execute(delete(table).where(table.c.trial_id.in_(trials)))
-    for table in (TRIALS, DIRECTIONS, STUDY_USER_ATTRS, STUDY_SYSTEM_ATTRS, STUDIES):
+    while ids := last_trials(connection, study_id, TRIALS_IN_A_STATEMENT):
+        delete_trials(connection, ids)
+    for table in (DIRECTIONS, STUDY_USER_ATTRS, STUDY_SYSTEM_ATTRS, STUDIES):
         connection.execute(delete(table).where(table.c.study_id == study_id))
-
-
-def trials_in_parts(connection: Connection, study_id: int) -> list[Select[tuple[int]]]:
-    """Return SELECTs of a study's trial ids, few enough each for one statement to be quick.
-
-    A statement that takes too long is given up, and so it would be each time.
-    """
-    ids = TRIALS.c.trial_id
-    ours = select(ids).where(TRIALS.c.study_id == study_id)
-    bounds = select(func.min(ids), func.max(ids)).where(TRIALS.c.study_id == study_id)
-    first, last = connection.execute(bounds).one()
-    if first is None:
-        return []
-    lows = range(first, last + 1, TRIALS_IN_A_PART)
-    return [ours.where(ids.between(low, low + TRIALS_IN_A_PART - 1)) for low in lows]
 
 
 def utc(seconds: float) -> datetime:

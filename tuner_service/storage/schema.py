@@ -31,6 +31,9 @@ metadata = MetaData(
     }
 )
 
+# The state of a study that was deleted, until the last of its rows is gone too. No answer has it.
+GONE = "deleted"
+
 # SQLite numbers rows by itself only in a column of the exact type INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 

@@ -9,6 +9,7 @@ from sqlalchemy import event, update
 
 from tuner_service.definition import ModuleDescription, StudyDefinition, parse_definition
 from tuner_service.lifecycle.claim import claim
+from tuner_service.lifecycle.deletion import delete_part
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import (
     Batch,
@@ -49,6 +50,12 @@ def definition(
 
 def submitted(db: Database, **changes: Any) -> StudyView:
     return submit(db, definition(**changes), settings=SETTINGS)[0]
+
+
+def remove(db: Database) -> None:
+    """Delete all rows of the studies that were deleted, as the API's thread does."""
+    while delete_part(db, size=1000) is not None:
+        pass
 
 
 class Hand:

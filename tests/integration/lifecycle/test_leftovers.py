@@ -10,10 +10,11 @@ from sqlalchemy import update
 from tests.integration.lifecycle.hands import SETTINGS, Hand, expire, submitted
 from tests.integration.lifecycle.test_ends import use_up
 from tuner_service.lifecycle import leftovers
+from tuner_service.lifecycle.deletion import delete
 from tuner_service.lifecycle.leftovers import Seen, mark_deleted, sweep
 from tuner_service.lifecycle.messages import Finish, HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import StudyPatch, cancel, delete, patch, pause
+from tuner_service.lifecycle.studies import StudyPatch, cancel, patch, pause
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots
 

@@ -13,14 +13,13 @@ from tests.integration.lifecycle.hands import (
     submitted,
 )
 from tests.invariants import check_invariants
-from tuner_service.errors import ConflictError, IdempotencyError, NotFoundError
+from tuner_service.errors import ConflictError, IdempotencyError
 from tuner_service.lifecycle.history import load_history
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.studies import (
     StudyPatch,
     cancel,
-    delete,
     get_study,
     list_studies,
     patch,
@@ -216,19 +215,6 @@ def test_submit_is_idempotent_by_key_and_names_are_made_free(db: Database) -> No
     assert "taken" in other.warnings[0]
     with pytest.raises(IdempotencyError):
         submit(db, definition(budget={"trials": 9}), settings=SETTINGS, idempotency_key="k")
-
-
-def test_delete_takes_everything_away(db: Database, hand: Hand) -> None:
-    study = submitted(db, budget={"trials": 1})
-    with pytest.raises(ConflictError):
-        delete(db, study.id)
-    (lease,) = hand.claim().leases
-    hand.finish(lease, hand.start(lease), 0.5)
-    assert delete(db, study.id) == study.id
-    with pytest.raises(NotFoundError):
-        get_study(db, study.id)
-    with plain_optuna(db.url) as storage:
-        assert optuna.get_all_study_names(storage=storage) == []
 
 
 def test_lists_are_paged(db: Database, hand: Hand) -> None:

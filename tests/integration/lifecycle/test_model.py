@@ -51,12 +51,12 @@ from tests.integration.lifecycle.worlds import (
 )
 from tests.invariants import Watch, check_invariants
 from tuner_service.errors import ConflictError, IdempotencyError, InputError, NotFoundError
+from tuner_service.lifecycle.deletion import delete, delete_part
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.studies import (
     StudyPatch,
     cancel,
-    delete,
     get_study,
     patch,
     pause,
@@ -66,7 +66,7 @@ from tuner_service.lifecycle.submit import submit
 from tuner_service.lifecycle.views import Failure
 from tuner_service.lifecycle.workers import register_worker
 from tuner_service.storage import Database
-from tuner_service.storage.schema import slots, studies, trials
+from tuner_service.storage.schema import GONE, slots, studies, trials
 
 GRID = {
     "optimizer": {"type": "categorical", "choices": ["sgd", "adam"]},
@@ -200,6 +200,10 @@ class Lifecycle(RuleBasedStateMachine):
         else:
             delete(self.db, ref)
             self.gone.add(ref)
+
+    @rule(size=st.integers(1, 3))
+    def delete_part(self, size: int) -> None:
+        delete_part(self.db, size=size)
 
     # -- workers ----------------------------------------------------------------------------
 
@@ -433,7 +437,8 @@ class Lifecycle(RuleBasedStateMachine):
 
     def refs_left(self) -> set[str]:
         with self.db.read() as connection:
-            return set(connection.execute(select(studies.c.public_id)).scalars())
+            there = select(studies.c.public_id).where(studies.c.state != GONE)
+            return set(connection.execute(there).scalars())
 
     def state_of(self, trial_id: int) -> str | None:
         with self.db.read() as connection:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, expire, submitted
+from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, expire, remove, submitted
 from tests.integration.lifecycle.racers import call
 from tests.integration.lifecycle.racing import (
     RECONCILING,
@@ -19,11 +19,11 @@ from tests.integration.lifecycle.racing import (
     states,
 )
 from tuner_service.errors import ConflictError, NotFoundError, QuotaError
+from tuner_service.lifecycle.deletion import delete
 from tuner_service.lifecycle.messages import Finish, HandBack, Report, Start
 from tuner_service.lifecycle.studies import (
     StudyPatch,
     cancel,
-    delete,
     get_study,
     list_studies,
     patch,
@@ -108,6 +108,8 @@ def test_delete_against_heartbeat(db: Database, hand: Hand, race: Race) -> None:
     assert list_studies(db).items == []
     known = lease.key not in flushed.lost
     assert known == race.swapped
+    assert hand.flush(renew=[lease]).lost == {lease.key}
+    remove(db)
     assert hand.flush(renew=[lease]).lost == {lease.key}
 
 

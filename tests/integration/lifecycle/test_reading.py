@@ -10,7 +10,7 @@ from sqlalchemy import event
 from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, plain_optuna, submitted
 from tuner_service.errors import InputError, NotFoundError
 from tuner_service.lifecycle.messages import Finish, Report
-from tuner_service.lifecycle.studies import get_study, list_studies, pause, revisions
+from tuner_service.lifecycle.studies import get_study, list_studies, pause, standings
 from tuner_service.lifecycle.submit import plan, submit
 from tuner_service.lifecycle.trials import get_trial, list_trials
 from tuner_service.storage import Database, pipeline
@@ -119,10 +119,10 @@ def test_studies_by_state(db: Database) -> None:
 
 def test_every_visible_change_raises_the_revision(db: Database, hand: Hand) -> None:
     study = submitted(db, budget={"trials": 2})
-    seen = [revisions(db)[study.id]]
+    seen = [standings(db, [study.id])[study.id].revision]
 
     def changed() -> bool:
-        seen.append(revisions(db)[study.id])
+        seen.append(standings(db, [study.id])[study.id].revision)
         return seen[-1] > seen[-2]
 
     lease = hand.claim().leases[0]

@@ -1,6 +1,5 @@
 """Optuna's rows as we write them, held against what Optuna itself writes: field by field."""
 
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -196,21 +195,18 @@ def test_notes_are_what_the_dashboard_reads(db: Database, storage: RDBStorage) -
         assert get_note(trial) == note
 
 
-@pytest.mark.parametrize("part", [1, 2, 2000])
+@pytest.mark.parametrize("count", [1, 2, 2000])
 def test_deleting_leaves_nothing_and_touches_no_other(
-    db: Database, storage: RDBStorage, part: int, monkeypatch: pytest.MonkeyPatch
+    db: Database, storage: RDBStorage, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optuna_rows, "TRIALS_IN_A_PART", part)
+    monkeypatch.setattr(optuna_rows, "TRIALS_IN_A_STATEMENT", count)
     write_ours(db)
     write_theirs(storage)
     theirs = [fields(t) for t in optuna.load_study(study_name="theirs", storage=storage).trials]
     ours = storage.get_study_id_from_name("ours")
     numbers = [trial._trial_id for trial in storage.get_all_trials(ours)]
     with db.write() as connection:
-        selects = optuna_rows.trials_in_parts(connection, ours)
-        parts = [connection.execute(one).scalars().all() for one in selects]
-        assert max(map(len, parts)) <= part
-        assert sorted(itertools.chain(*parts)) == sorted(numbers)
+        assert optuna_rows.last_trials(connection, ours, count) == sorted(numbers)[-count:][::-1]
         optuna_rows.delete_study(connection, ours)
     assert optuna.get_all_study_names(storage=storage) == ["theirs"]
     after = [fields(t) for t in optuna.load_study(study_name="theirs", storage=storage).trials]
