@@ -25,6 +25,7 @@ import torch
 
 from workers.options import add_training_options, data_directories
 from workers.pipes import Speaker
+from workers.priority import let_others_go_first
 from workers.protocol import Event, TrialStart
 from workers.trainer_start import Commands
 from workers.training.datasets import STREAMED, Room
@@ -203,6 +204,8 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_IGN)  # one that a user's code left ticking
     device = pick_device(options.device)
+    if device.type == "cpu":  # a GPU waits for its process
+        let_others_go_first()
     # Compiled code outlives the trainer, and is shared by all of one data directory.
     compiled = options.data_dir / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))

@@ -2,17 +2,20 @@
 
 import dataclasses
 import itertools
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.unit.workers.fakes import FakeLedger, FakeSearch
 from tuner_service.definition import StudyDefinition
 from tuner_service.lifecycle.messages import HandBack, StudyWork
 from tuner_service.settings import Settings
+from workers.priority import NICENESS
 from workers.settings import WorkerSettings
 from workers.supervisor.keeper import TrainerKeeper
 from workers.supervisor.studies import ActiveStudy
@@ -93,6 +96,11 @@ def bench(keeper: TrainerKeeper, tmp_path: Path) -> Iterator[Bench]:
     one = Bench(keeper, tmp_path)
     yield one
     one.stopping.set()
+
+
+def test_a_trainer_on_a_cpu_lets_others_go_first(keeper: TrainerKeeper) -> None:
+    assert keeper.current is not None
+    assert psutil.Process(keeper.current.pid).nice() == min(os.nice(0) + NICENESS, 19)
 
 
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
