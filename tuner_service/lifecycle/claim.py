@@ -61,7 +61,9 @@ def claim(
 
     Slots are dealt out one by one, so that two studies both progress when many lanes are free.
     `parallel_trials` is never passed: the studies' rows are locked. A slot that must run alone
-    comes first and by itself, unless such slots are excluded.
+    comes first and by itself, unless such slots are excluded. A study that has such slots after
+    one of its slots failed goes after all others, and joins none: its trials take trainers down,
+    and with them whatever else is on board.
 
     Args:
         fair_share: Take no more of a study than an equal part of what may run at once, by the
@@ -90,9 +92,11 @@ def claim(
         now = float(clock[0]["now"])
         rows = {row["id"]: row for row in locked if _open(row, now)}
         shares = _shares(connection, rows, worker_id, queue, now) if fair_share else {}
-        offers = _offers(connection, rows, waiting, wanted, shares)
-        lone = None if exclude_alone else _first_lone(offers, alone)
-        chosen = _deal(offers, wanted) if lone is None else [lone]
+        suspects = _suspects(rows, alone)
+        others = {i: row for i, row in rows.items() if i not in suspects}
+        chosen = _choose(_offers(connection, others, waiting, wanted, shares), alone, wanted)
+        if suspects and not chosen and not exclude_alone:
+            chosen = _choose(_offers(connection, rows, waiting, wanted, shares), alone, wanted)
         leases = _lease_slots(connection, chosen, worker_id=worker_id, expires=now + lease_seconds)
         used = {lease.study_id for lease in leases}
         return Claimed(leases, {i: _work(rows[i], now) for i in used})
@@ -128,6 +132,18 @@ def _offers(
         )
         for i, row in rows.items()
     }
+
+
+def _suspects(rows: Mapping[int, Row], alone: Sequence[Row]) -> set[int]:
+    """Return the studies that have a slot which must run alone, and one that failed."""
+    return {i for i in {row["study_id"] for row in alone} & rows.keys() if rows[i]["slots_failed"]}
+
+
+def _choose(offers: Mapping[int, "_Offer"], alone: Sequence[Row], wanted: Wanted) -> list[int]:
+    """Return the ids of slots to lease."""
+    lone = None if wanted.exclude_alone else _first_lone(offers, alone)
+    chosen = _deal(offers, wanted) if lone is None else [lone]
+    return chosen
 
 
 def _first_lone(offers: Mapping[int, "_Offer"], alone: Sequence[Row]) -> int | None:
