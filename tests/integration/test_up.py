@@ -196,12 +196,12 @@ def test_a_study_runs_and_ctrl_c_leaves_nothing(
     assert processes(up.data_dir) == []
 
 
-def test_a_study_goes_on_after_ctrl_c(starting: Callable[..., Up], tmp_path: Path) -> None:
+def test_a_study_goes_on_after_it_was_stopped(starting: Callable[..., Up], tmp_path: Path) -> None:
     up = starting()
     with TunerClient(up.url) as client:
         study = client.submit(write_study(tmp_path, 2000))
         until(lambda: study.status().progress.leased, "a running trial")
-        assert up.stop() == 0
+        assert up.end(signal.SIGTERM) == 0
     assert processes(up.data_dir) == []
 
     again = starting()
