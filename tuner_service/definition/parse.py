@@ -16,7 +16,7 @@ from tuner_service.definition.modules import ModuleDescription, RefusedModule
 from tuner_service.definition.options import show
 from tuner_service.definition.rules import Draft, check
 from tuner_service.definition.sections import Dataset, Objective
-from tuner_service.definition.space import PARAMETER_TYPES, Parameter
+from tuner_service.definition.space import PARAMETER_TYPES, Parameter, canonical
 from tuner_service.definition.study import MAX_OBJECTIVES, MAX_PARAMETERS, StudyDefinition
 from tuner_service.definition.suggest import did_you_mean
 from tuner_service.definition.uploads import Upload, pinned_to
@@ -61,12 +61,21 @@ def parse_definition(
         refused=refused,
     )
     faults.raise_if_any()
-    definition = StudyDefinition.model_validate(clean)
+    definition = _with_canonical_points(StudyDefinition.model_validate(clean))
     dataset = definition.dataset
     upload = None if dataset is None else uploads.get(dataset.name)
     if dataset is None or upload is None:
         return definition
     return definition.model_copy(update={"dataset": pinned_to(dataset, upload)})
+
+
+def _with_canonical_points(definition: StudyDefinition) -> StudyDefinition:
+    """Return the definition with its enqueued points as the sampler would have drawn them."""
+    points = tuple(
+        {name: canonical(definition.parameters[name], value) for name, value in point.items()}
+        for point in definition.enqueue
+    )
+    return definition.model_copy(update={"enqueue": points}) if points else definition
 
 
 def _read(data: dict[str, Any], faults: Faults) -> Draft:

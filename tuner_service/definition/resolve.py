@@ -5,12 +5,13 @@ catalogue's default. The definition is taken to be checked.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Binding, Group, bind
 from tuner_service.definition.catalogue import NETWORKS, RECORDS, TRAINING, Dataset, Entry
 from tuner_service.definition.grid import grid_size
 from tuner_service.definition.options import Option, Scalar, coerce
+from tuner_service.definition.sections import DEFAULT_TEST_SHARE
 from tuner_service.definition.sections import Dataset as DatasetSection
 from tuner_service.definition.space import CategoricalParameter, space_of
 from tuner_service.definition.spec import (
@@ -36,7 +37,6 @@ DEFAULT_METRICS: Mapping[Task, tuple[str, ...]] = {
     "classification": ("accuracy",),
     "regression": ("mse", "mae", "r2"),
 }
-DEFAULT_TEST_SHARE = 0.2
 
 
 def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> TrialSpec:
@@ -45,15 +45,21 @@ def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> Tr
     Args:
         parameters: The trial's, without those that do not apply.
     """
-    training = definition.training
-    values = _Values(definition, parameters)
+    training, data = definition.training, _data(definition)
+    bound = bindings(definition)
+    searched: dict[Group, dict[str, Scalar]] = {group: {} for group in get_args(Group)}
+    for name, value in parameters.items():
+        searched[bound[name]][name] = value
+    own = searched["training"] | searched["optimizer"] | searched["schedule"]
+    # Each section by itself: a module's `load_data` and a network may have an option of one name.
+    values = _Values({**training.fixed, **own})
     loop = values.options(TRAINING["training"].options)
     stopping = training.early_stopping
     return TrialSpec(
-        dataset=_dataset(definition, values),
-        network=_network(definition, values, parameters),
-        optimizer=_kind("optimizer", values, "type"),
-        schedule=_kind("schedule", values, "type"),
+        dataset=_dataset(definition, _Values({**data.options, **searched["dataset"]})),
+        network=_network(definition, {**definition.network.options, **searched["network"]}),
+        optimizer=_kind("optimizer", values),
+        schedule=_kind("schedule", values),
         loss=training.loss or DEFAULT_LOSS[study_task(definition)],
         metrics=_metrics(definition),
         objective=tuple((one.metric, one.direction) for one in definition.objective),
@@ -84,15 +90,10 @@ def resolve_loop(definition: StudyDefinition, parameters: Mapping[str, Scalar]) 
 
 
 class _Values:
-    """Looks a name up in the trial's parameters, then in what the definition fixes."""
+    """What is fixed or searched of one section; what is neither, or null, has its default."""
 
-    def __init__(self, definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> None:
-        self._given: dict[str, Any] = {
-            **definition.training.fixed,
-            **definition.network.options,
-            **_data(definition).options,
-            **parameters,
-        }
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = given
 
     def get(self, name: str, default: Any) -> Any:
         value = self._given.get(name)
@@ -156,22 +157,16 @@ def _dataset(definition: StudyDefinition, values: _Values) -> DatasetSpec:
     )
 
 
-def _network(
-    definition: StudyDefinition, values: _Values, parameters: Mapping[str, Scalar]
-) -> dict[str, Any]:
-    network = definition.network
-    entry = NETWORKS.get(network.type)
-    if entry is not None:
-        return {"type": network.type, **values.options(entry.options)}
+def _network(definition: StudyDefinition, given: Mapping[str, Any]) -> dict[str, Any]:
+    kind = definition.network.type
+    entry = NETWORKS.get(kind)
     # A worker's module: its defaults are those of its `build`, known where it is.
-    bound = bindings(definition)
-    searched = {name: value for name, value in parameters.items() if bound[name] == "network"}
-    return {"type": network.type, **network.options, **searched}
+    return {"type": kind, **(given if entry is None else _Values(given).options(entry.options))}
 
 
-def _kind(group: Literal["optimizer", "schedule"], values: _Values, key: str) -> dict[str, Any]:
+def _kind(group: Literal["optimizer", "schedule"], values: _Values) -> dict[str, Any]:
     kind = str(values.get(group, DEFAULT_KIND[group]))
-    return {key: kind, **values.options(KINDS[group][kind].options)}
+    return {"type": kind, **values.options(KINDS[group][kind].options)}
 
 
 def _metrics(definition: StudyDefinition) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from tuner_service.definition.types import Bool, Float, Int, Model, Text
 
 Direction = Literal["maximize", "minimize"]
 
+DEFAULT_TEST_SHARE = 0.2  # of data without a test part of its own
+
 
 class OpenSection(Model):
     """A section whose further keys are options of what it names, as the catalogue has them."""

@@ -205,6 +205,16 @@ def contains(parameter: Parameter, value: object) -> bool:
     return abs(place - round(place)) < 1e-8  # Optuna's tolerance
 
 
+def canonical(parameter: Parameter, value: Any) -> Any:
+    """Return a value of the parameter's domain as the domain has it.
+
+    The choice itself, a whole number for an int (JSON may say 64.0), a float for a float.
+    """
+    if isinstance(parameter, CategoricalParameter):
+        return parameter.choices[parameter.choices.index(value)]
+    return int(value) if isinstance(parameter, IntParameter) else float(value)
+
+
 def conditions(parameter: Parameter) -> Mapping[str, tuple[Any, ...]]:
     """Return the parameter's `when`, empty if it always applies."""
     return parameter.when or {}

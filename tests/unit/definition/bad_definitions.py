@@ -73,6 +73,12 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "validation + test < 1",
     ),
     (
+        "split of all rows with the default test part",
+        definition(dataset={"name": "digits", "split": {"validation": 0.8}}),
+        "/dataset/split/validation",
+        "test=0.2, the default",
+    ),
+    (
         "one fold",
         definition(dataset={"name": "digits", "split": {"folds": 1}}),
         "/dataset/split/folds",

@@ -155,6 +155,25 @@ def test_a_definition_survives_json() -> None:
     assert "device" not in dumped
 
 
+def test_enqueued_values_are_as_the_sampler_would_draw_them() -> None:
+    parsed = parse_definition(
+        definition(
+            parameters={
+                "hidden_units": ints(8, 64, log=True),
+                "dropout": floats(0, 0.5),
+                "batch_size": choice(16, "full"),
+            },
+            enqueue=[{"hidden_units": 32.0, "dropout": 0, "batch_size": 16.0}],
+        )
+    )
+    point = parsed.enqueue[0]
+    assert {name: (value, type(value)) for name, value in point.items()} == {
+        "hidden_units": (32, int),
+        "dropout": (0.0, float),
+        "batch_size": (16, int),
+    }
+
+
 def test_a_single_objective_stays_a_mapping() -> None:
     parsed = parse_definition(definition(objective=[{"metric": "val_loss"}]))
     assert parsed.objective[0].direction == "minimize"

@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.definition.builders import MOMENTUM, OPTIMIZER, choice, definition, floats, ints
 from tuner_service.definition import (
+    ModuleDescription,
     StudyDefinition,
     bindings,
     fusing,
@@ -17,6 +18,7 @@ from tuner_service.definition import (
     total_slots,
 )
 from tuner_service.definition.catalogue import NETWORKS, OPTIMIZERS
+from tuner_service.definition.options import Option
 
 
 def parsed(**changes: Any) -> StudyDefinition:
@@ -81,6 +83,33 @@ def test_numbers_come_in_the_options_type() -> None:
     assert isinstance(spec.optimizer["learning_rate"], float)
     assert isinstance(spec.gradient_clip, float)
     assert resolve(study, {"learning_rate": 1, "gradient_clip": None}).gradient_clip is None
+
+
+def test_options_of_one_section_are_none_of_anothers() -> None:
+    channels = Option(name="channels", type="int", description="Of the images.", default=1)
+    loader = ModuleDescription(
+        name="shots", data=(channels,), defines=("load_data",), source_hash="0"
+    )
+    data = {"name": "shots", "channels": 3, "task": "classification"}
+    study = parse_definition(
+        definition(dataset=data, network={"type": "cnn"}), modules={"shots": loader}
+    )
+    spec = resolve(study, {"learning_rate": 0.01})
+    assert spec.dataset.options["channels"] == 3
+    assert spec.network["channels"] == 16  # its own default
+
+    encode = Option(name="encode", type="string", description="Of the network.", default="a")
+    tower = ModuleDescription(
+        name="tower", parameters=(encode,), defines=("build",), source_hash="0"
+    )
+    table = {"name": "csv", "path": "a.csv", "target": -1}
+    study = parse_definition(
+        definition(dataset=table, network={"type": "tower", "encode": "b"}),
+        modules={"tower": tower},
+    )
+    spec = resolve(study, {"learning_rate": 0.01})
+    assert spec.network["encode"] == "b"
+    assert spec.dataset.options["encode"] == "one_hot"
 
 
 @pytest.mark.parametrize(

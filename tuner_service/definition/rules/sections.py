@@ -17,7 +17,7 @@ from tuner_service.definition.faults import Path
 from tuner_service.definition.options import option_fault, show
 from tuner_service.definition.rules.context import Context
 from tuner_service.definition.running import Training
-from tuner_service.definition.sections import Dataset, Method, Split
+from tuner_service.definition.sections import DEFAULT_TEST_SHARE, Dataset, Method, Split
 from tuner_service.definition.suggest import did_you_mean
 
 
@@ -60,6 +60,13 @@ def _check_split(context: Context, split: Split) -> None:
     if split.folds and split.validation != Split().validation:
         detail = f"each of the {split.folds} folds is the validation part in turn; leave it out"
         context.faults.add((*path, "validation"), detail, code="conflict")
+    taken = 0.0 if entry.own_test else DEFAULT_TEST_SHARE
+    if split.test is None and not split.folds and split.validation + taken >= 1:
+        detail = (
+            f"`validation + test < 1` must hold, but got (validation={split.validation:g}, "
+            f"test={taken:g}, the default); give test too"
+        )
+        context.faults.add((*path, "validation"), detail, code="out_of_range")
     rows = entry.rows
     if rows is None:
         return
