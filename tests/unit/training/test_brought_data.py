@@ -59,6 +59,10 @@ def test_sequences_are_trained_on(tmp_path: Path, network: str) -> None:
     ("arrays", "targets", "message"),
     [
         ({"targets": np.full(40, 0.5)}, "classes", "row 1 is 0.5, which is no class"),
+        ({"targets": np.where(np.arange(40) == 7, np.inf, 1.0)}, "classes", "row 8 is inf, which"),
+        ({"targets": np.where(np.arange(40) == 7, 1e20, 1.0)}, "classes", "row 8 is 1e.20, which"),
+        ({"targets": np.where(np.arange(40) == 7, 1e39, 1.0)}, "numbers", "target of row 8 is too"),
+        ({"inputs": SEQUENCES.astype(float) * 1e200}, "classes", "too large to standard"),
         ({"targets": np.eye(2)[[0, 1] * 20]}, "classes", "not a column per class"),
         ({"targets": LABELS}, "numbers", "are text"),
         ({"targets": np.where(np.arange(40) == 7, np.nan, 1.0)}, "numbers", "row 8"),
@@ -72,6 +76,15 @@ def test_arrays_that_do_not_fit_are_refused(
     npz(tmp_path / "a.npz", **{"inputs": SEQUENCES, "targets": LABELS, **arrays})
     with pytest.raises(DataError, match=message):
         load(dataset("npz", path="a.npz"), tmp_path, targets=targets)
+
+
+def test_numbers_too_large_for_the_training_type_are_refused(tmp_path: Path) -> None:
+    inputs = np.where(np.arange(40)[:, None] == 3, 1e39, np.ones((40, 2)))
+    npz(tmp_path / "a.npz", inputs=inputs, targets=LABELS)
+    described = dataset("npz", path="a.npz", standardize=False)
+    with pytest.raises(DataError, match="input of row 4 is too large for float32"):
+        load(described, tmp_path)
+    assert load(described, tmp_path, dtype=torch.float64).shape == (2,)
 
 
 def images(folder: Path, files: dict[str, bytes], *, as_zip: bool) -> str:

@@ -292,6 +292,8 @@ def test_its_own_data_is_loaded_anew_when_the_file_changes(folder: Path, tmp_pat
         ("(torch.ones(3), torch.ones(3))", "data", "but got the shape (3,)"),
         ("(torch.ones(4, 2), torch.ones(3))", "data", "but got 3 and 4"),
         ("1 / 0", "user_code", "ZeroDivisionError"),
+        ("(torch.ones(4, 2), torch.rand(4))", "data", "which is no class"),
+        ("(torch.ones(4, 2), torch.eye(4))", "data", "not a column per class"),
     ],
 )
 def test_data_that_does_not_fit_says_so(

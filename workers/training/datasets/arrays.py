@@ -9,7 +9,7 @@ import numpy as np
 from tuner_service.datasets.arrays import ARRAYS as ARRAY_NAMES
 from tuner_service.datasets.arrays import read_header, read_headers
 from tuner_service.errors import DataError
-from workers.training.datasets.labels import labelled
+from workers.training.datasets.labels import labelled, labels_of, numbers_of
 from workers.training.datasets.room import Room
 from workers.training.datasets.sources import (
     MAX_BYTES,
@@ -43,9 +43,8 @@ def _read(request: Request) -> RawData:
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
         raise DataError(f"cannot read {file.name}: {error}; save it again") from error
     if request.targets == "numbers":
-        numbers = _numbers(targets, file)
-        return RawData(Rows(inputs, numbers.reshape(len(numbers), -1)), None, classes=None)
-    return labelled(inputs, _labels(targets, file))
+        return RawData(Rows(inputs, numbers_of(targets, file.name)), None, classes=None)
+    return labelled(inputs, labels_of(targets, file.name))
 
 
 def _array(archive: zipfile.ZipFile, name: str, room: Room) -> Array:
@@ -61,41 +60,6 @@ def _array(archive: zipfile.ZipFile, name: str, room: Room) -> Array:
             left[: len(read)] = np.frombuffer(read, np.uint8)
             left = left[len(read) :]
     return array.T if by_columns else array
-
-
-def _numbers(targets: Array, file: Path) -> Array:
-    if targets.dtype.kind not in "biuf":
-        raise DataError(
-            f"{file.name}: `targets` are text; for classes use loss cross_entropy, or task "
-            "classification"
-        )
-    numbers = targets.astype(np.float64)
-    wrong = np.argwhere(~np.isfinite(numbers))
-    if len(wrong):
-        raise DataError(f"{file.name}: the target of row {wrong[0][0] + 1} is no finite number")
-    return numbers
-
-
-def _labels(targets: Array, file: Path) -> Array:
-    if targets.ndim == 2 and targets.shape[1] == 1:
-        targets = targets[:, 0]
-    if targets.ndim != 1:
-        raise DataError(
-            f"{file.name}: `targets` of classes must be of the shape [rows], but are "
-            f"{list(targets.shape)}; give the class's number, not a column per class"
-        )
-    if targets.dtype.kind == "S":
-        return np.char.decode(targets, "utf-8", "replace")
-    if targets.dtype.kind != "f":
-        return targets
-    broken = np.flatnonzero(targets != np.round(targets))  # NaN too
-    if len(broken):
-        row = int(broken[0])
-        raise DataError(
-            f"{file.name}: the target of row {row + 1} is {targets[row]}, which is no class; use "
-            "whole numbers, or a loss for numbers (mse, mae, huber)"
-        )
-    return targets.astype(np.int64)
 
 
 ARRAYS: dict[str, Source] = {"npz": Source(_files, _read)}

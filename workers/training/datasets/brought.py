@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tuner_service.errors import DataError
-from workers.training.datasets.labels import labelled
+from workers.training.datasets.labels import labelled, labels_of, numbers_of
 from workers.training.datasets.sources import Array, RawData, Request, Rows, Source
 
 
@@ -45,9 +45,8 @@ def _read(load: Callable[..., Any], name: str, request: Request) -> RawData:
             f"and {len(inputs)}"
         )
     if request.targets == "numbers":
-        numbers = targets.astype(np.float64).reshape(len(targets), -1)
-        return RawData(Rows(inputs, numbers), None, classes=None)
-    return labelled(inputs, targets.reshape(len(targets)))
+        return RawData(Rows(inputs, numbers_of(targets, name)), None, classes=None)
+    return labelled(inputs, labels_of(targets, name))
 
 
 @contextmanager

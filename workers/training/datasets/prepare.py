@@ -21,7 +21,7 @@ from workers.training.datasets.encode import Encoder
 from workers.training.datasets.idx import IDX
 from workers.training.datasets.images import IMAGES
 from workers.training.datasets.scaling import Chosen, Scaling, rows_at_once
-from workers.training.datasets.sources import RawData, Request, Source, check_finite
+from workers.training.datasets.sources import Array, RawData, Request, Source, check_finite
 from workers.training.datasets.split import split_rows
 from workers.training.datasets.tables import TABLES
 from workers.training.losses import TargetKind
@@ -136,8 +136,8 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
         inputs = room.tensor(
             (len(chosen), *chosen.shape), dtype, streamed=streamed, scattered=chosen is train
         )
-        _fill(inputs, chosen, scaling)
-        targets = _targets(chosen, request.targets, dtype=dtype)
+        _fill(inputs, chosen, scaling, request.name)
+        targets = _targets(chosen, request, dtype=dtype)
         return Part(inputs, targets.to(room.device))
 
     return PreparedData(
@@ -159,7 +159,13 @@ def _split(raw: RawData, spec: DatasetSpec) -> list[Chosen]:
     rows = raw.rows
     classes = rows.targets if raw.classes is not None else None
     own_test = raw.test is not None
-    index = split_rows(len(rows.inputs), spec.split, classes=classes, own_test=own_test)
+    index = split_rows(
+        len(rows.inputs),
+        spec.split,
+        classes=classes,
+        own_test=own_test,
+        labels=raw.classes or (),
+    )
     parts = [Chosen(rows, index.train), Chosen(rows, index.validation)]
     if raw.test is not None:
         parts.append(Chosen(raw.test, np.arange(len(raw.test.inputs))))
@@ -168,18 +174,32 @@ def _split(raw: RawData, spec: DatasetSpec) -> list[Chosen]:
     return parts
 
 
-def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling) -> None:
+def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling, name: str) -> None:
     dtype = np.dtype(np.float64 if inputs.dtype == torch.float64 else np.float32)
     for start, chunk in chosen.chunks():
-        scaled = torch.from_numpy(scaling.apply(chunk, dtype))
-        inputs[start : start + len(chunk)].copy_(scaled)
+        with np.errstate(over="ignore"):  # told below, as a fault of the data
+            scaled = scaling.apply(chunk, dtype)
+        _check_fits(scaled, chosen.index[start:], f"{name}: the input")
+        inputs[start : start + len(chunk)].copy_(torch.from_numpy(scaled))
 
 
-def _targets(chosen: Chosen, kind: TargetKind, *, dtype: torch.dtype) -> Tensor:
-    targets = torch.from_numpy(np.ascontiguousarray(chosen.targets))
-    if kind == "binary":
-        targets = targets[:, None]
-    return targets if kind == "classes" else targets.to(dtype)
+def _targets(chosen: Chosen, request: Request, *, dtype: torch.dtype) -> Tensor:
+    targets = np.ascontiguousarray(chosen.targets)
+    if request.targets == "classes":
+        return torch.from_numpy(targets)
+    made = torch.from_numpy(targets if targets.ndim > 1 else targets[:, None]).to(dtype)
+    _check_fits(made.numpy(), chosen.index, f"{request.name}: the target")
+    return made
+
+
+def _check_fits(values: Array, index: Array, what: str) -> None:
+    """Refuse finite numbers that are infinite in the type they are trained in."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(index[np.argwhere(~finite)[0][0]])
+        raise DataError(
+            f"{what} of row {row + 1} is too large for {values.dtype}; scale it in the file"
+        )
 
 
 def _outputs(raw: RawData, kind: TargetKind) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tuner_service.errors import DataError
 from workers.training.datasets.encode import Encoder
 from workers.training.datasets.sources import Array, Rows
 
@@ -70,7 +71,11 @@ class Scaling:
 
     @classmethod
     def fit(cls, part: Chosen, *, standardize: bool) -> "Scaling":
-        """Return what brings the part's columns, features or channels to mean 0, deviation 1."""
+        """Return what brings the part's columns, features or channels to mean 0, deviation 1.
+
+        Raises:
+            DataError: Numbers are so large that their squares are infinite.
+        """
         axes = _AXES[len(part.shape) + 1]
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(part.shape, start=1))
         if not standardize:
@@ -83,12 +88,19 @@ class Scaling:
         # The mean as a distance from one of the numbers: of a constant column it is exact, where
         # a sum of many is rounded and would leave a deviation of about 1e-17.
         pivot = _one_each(part, axes)
-        for _, chunk in part.chunks():
-            total += (chunk.astype(np.float64) - pivot).sum(axis=axes).reshape(shape)
-        mean = pivot + total / count
-        for _, chunk in part.chunks():
-            distance = np.square(chunk.astype(np.float64) - mean)
-            squares += distance.sum(axis=axes).reshape(shape)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below, as a fault of the data
+            for _, chunk in part.chunks():
+                total += (chunk.astype(np.float64) - pivot).sum(axis=axes).reshape(shape)
+            mean = pivot + total / count
+            for _, chunk in part.chunks():
+                distance = np.square(chunk.astype(np.float64) - mean)
+                squares += distance.sum(axis=axes).reshape(shape)
+        if not np.isfinite(squares).all():
+            column = int(np.argwhere(~np.isfinite(squares.reshape(-1)))[0][0])
+            raise DataError(
+                f"column or channel {column + 1} of the inputs has numbers too large to "
+                "standardise; scale it in the file"
+            )
         deviation = np.sqrt(squares / count)
         deviation[deviation == 0] = 1.0  # a constant column stays zero instead of NaN
         return cls(mean, deviation)

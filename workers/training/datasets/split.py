@@ -22,17 +22,25 @@ class SplitRows:
 
 
 def split_rows(
-    rows: int, spec: SplitSpec, *, classes: NDArray[np.int64] | None, own_test: bool
+    rows: int,
+    spec: SplitSpec,
+    *,
+    classes: NDArray[np.int64] | None,
+    own_test: bool,
+    labels: Sequence[str] = (),
 ) -> SplitRows:
     """Divide `rows` as `spec` says.
 
     Args:
         classes: [rows] class numbers; used when the split is stratified.
         own_test: The data brings its own test part: none is taken from these rows.
+        labels: By class number, for messages.
 
     Raises:
         DataError: a part would be empty, or a class is too small to stratify.
     """
+    if spec.stratify and classes is not None:
+        _check_classes(classes, labels)
     test = 0 if own_test else round(rows * spec.test)
     if spec.folds is not None:
         return _fold_rows(rows, test, spec, classes)
@@ -80,18 +88,22 @@ def _fold_rows(
     )
 
 
+def _check_classes(classes: NDArray[np.int64], labels: Sequence[str]) -> None:
+    numbers, counts = np.unique(classes, return_counts=True)
+    if counts.min() < 2:
+        number = int(numbers[counts.argmin()])
+        name = repr(labels[number]) if labels else f"number {number}"
+        raise DataError(
+            f"class {name} has one row, too few to stratify; "
+            "add rows, remove the class, or set split.stratify to false"
+        )
+
+
 def _stratified_order(
     classes: NDArray[np.int64], sizes: Sequence[int], generator: np.random.Generator
 ) -> Index:
     """Return row numbers, part after part (test first), each with its class shares."""
-    labels, counts = np.unique(classes, return_counts=True)
-    if counts.min() < 2:
-        label = labels[counts.argmin()]
-        raise DataError(
-            f"class number {label} has one row, too few to stratify; "
-            "add rows, remove the class, or set split.stratify to false"
-        )
-    pools = [generator.permutation(np.flatnonzero(classes == label)) for label in labels]
+    pools = [generator.permutation(np.flatnonzero(classes == one)) for one in np.unique(classes)]
     parts: list[Index] = []
     for size in sizes:
         left = np.array([len(pool) for pool in pools])

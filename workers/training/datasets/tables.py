@@ -15,7 +15,7 @@ import pandas as pd
 
 from tuner_service.datasets.inspect import PARQUET_NEEDS
 from tuner_service.errors import DataError
-from workers.training.datasets.labels import labelled
+from workers.training.datasets.labels import first_without_class, labelled
 from workers.training.datasets.sources import (
     Array,
     Columns,
@@ -215,9 +215,8 @@ def _target(series: "pd.Series[Any]", *, file: Path, request: Request) -> Array:
         labels: Array = series.to_numpy()
         return labels
     values: Array = series.to_numpy(dtype=np.float64)
-    broken = np.flatnonzero(values != np.round(values))
-    if len(broken):
-        row = int(broken[0])
+    row = first_without_class(values)
+    if row is not None:
         raise DataError(
             f"{_where(series, row, file, request)} is the target and {values[row]}, which is no "
             "class; use whole numbers, or a loss for numbers (mse, mae, huber)"
