@@ -53,7 +53,7 @@ def confusion(outputs: Tensor, part: Part, *, loss: str) -> list[list[list[int]]
     if kind == "numbers" or outputs.shape[-1] > MOST_CONFUSED:
         return None
     scores = Scores(outputs, part.targets, binary=kind == "binary")
-    counts: list[list[list[int]]] = scores.confusion.long().tolist()
+    counts: list[list[list[int]]] = scores.confusion().tolist()
     return counts
 
 

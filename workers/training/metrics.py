@@ -1,10 +1,9 @@
-"""Metrics of K lanes at once, most of them read off one confusion matrix.
+"""Metrics of K lanes at once, most of them from three counts by class.
 
     K   lanes
     R   rows
     C   classes
     T   target columns
-    M   [K, C, C] confusion counts, M[k, true, predicted]
 
 Every metric maps a `Scores` to [K] float64. Where a denominator is zero the value is 0, as in
 scikit-learn with `zero_division=0`; a class that is neither true nor predicted in any row has no
@@ -40,14 +39,15 @@ class Scores:
         self.targets = targets
 
     @cached_property
+    def guesses(self) -> Tensor:
+        """[K, R] the class predicted for each row."""
+        return self.outputs.argmax(dim=-1)
+
     def confusion(self) -> Tensor:
-        """[K, C, C] float64 counts."""
-        lanes, _, classes = self.outputs.shape
-        predicted = self.outputs.argmax(dim=-1)  # [K, R]
-        lane = torch.arange(lanes, device=predicted.device).unsqueeze(-1)
-        cell = (lane * classes + self.targets) * classes + predicted
-        counts = torch.bincount(cell.flatten(), minlength=lanes * classes * classes)
-        return counts.view(lanes, classes, classes).double()
+        """Return [K, C, C] counts, by true class, then by predicted class."""
+        classes = self.outputs.shape[-1]
+        counts = _counts(self.targets * classes + self.guesses, classes * classes)
+        return counts.view(-1, classes, classes)
 
     @cached_property
     def log_probabilities(self) -> Tensor:
@@ -57,22 +57,32 @@ class Scores:
     @cached_property
     def hits(self) -> Tensor:
         """[K, C] rows of each class that were predicted as it."""
-        return self.confusion.diagonal(dim1=-2, dim2=-1)
+        right = self.guesses == self.targets
+        classes = self.outputs.shape[-1]
+        # Wrong rows are counted as of one class more, which is cut off.
+        return _counts(self.targets.where(right, classes), classes + 1)[:, :-1].double()
 
     @cached_property
     def support(self) -> Tensor:
-        """[K, C] rows of each class."""
-        return self.confusion.sum(dim=-1)
+        """[1, C] rows of each class."""
+        return _counts(self.targets[None], self.outputs.shape[-1]).double()
 
     @cached_property
     def predicted(self) -> Tensor:
         """[K, C] rows predicted as each class."""
-        return self.confusion.sum(dim=-2)
+        return _counts(self.guesses, self.outputs.shape[-1]).double()
 
     @cached_property
     def errors(self) -> Tensor:
         """[K, R, T] float64 residuals."""
         return self.outputs.double() - self.targets.double()
+
+
+def _counts(numbers: Tensor, most: int) -> Tensor:
+    """Return how often each number below `most` stands in each lane: [K, R] -> [K, most]."""
+    lanes = len(numbers)
+    first = torch.arange(lanes, device=numbers.device).unsqueeze(-1) * most
+    return torch.bincount((first + numbers).flatten(), minlength=lanes * most).view(lanes, most)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -185,7 +195,8 @@ def mean_absolute_error(scores: Scores) -> Tensor:
 
 def r2(scores: Scores) -> Tensor:
     """Return 1 - SS_res/SS_tot, averaged over target columns; a constant target scores 1 or 0."""
-    targets = scores.targets.double()
+    # As distances from one of them: the rounded mean of a constant column may lie beside it.
+    targets = scores.targets.double() - scores.targets[:1].double()
     residual = scores.errors.square().sum(-2)  # [K, T]
     total = (targets - targets.mean(0)).square().sum(0)  # [T]
     constant = torch.where(residual == 0, 1.0, 0.0).to(residual)

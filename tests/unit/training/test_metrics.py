@@ -157,12 +157,13 @@ def test_number_metric_equals_scikit_learns(name: str, columns: int) -> None:
 
 
 @pytest.mark.parametrize("error", [0.0, 1.0])
-def test_r2_of_a_constant_target_is_one_or_zero(error: float) -> None:
-    targets = torch.full((ROWS, 1), 4.0)
+@pytest.mark.parametrize("constant", [4.0, 0.1])  # a sum of 0.1s is rounded
+def test_r2_of_a_constant_target_is_one_or_zero(constant: float, error: float) -> None:
+    targets = torch.full((7, 1), constant, dtype=torch.float64)
     ours = metric_set(["r2"], numbers=True).compute(Scores(targets[None] + error, targets))["r2"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert ours == [sk.r2_score(targets.numpy(), targets.numpy() + error)]
+        assert ours == [sk.r2_score(np.full(7, 4.0), np.full(7, 4.0) + error)]
 
 
 def test_every_number_metric_has_a_reference() -> None:
@@ -185,3 +186,12 @@ def test_confusion_of_the_test_part_equals_scikit_learns() -> None:
     wide = torch.zeros(1, 5, 51)
     part = Part(wide[0], torch.zeros(5, dtype=torch.int64))
     assert confusion(wide, part, loss="cross_entropy") is None
+
+
+def test_what_metrics_cost_grows_with_the_classes_not_with_their_pairs() -> None:
+    outputs = torch.zeros(1, 4, 200_000)  # pairs would take 320 GB
+    outputs[0, :, 7] = 1.0
+    targets = torch.tensor([7, 7, 199_999, 0])
+    names = ["accuracy", "balanced_accuracy", "f1_macro", "precision_weighted"]
+    ours = metric_set(names, numbers=False).compute(Scores(outputs, targets))
+    assert [ours[name][0] for name in names] == pytest.approx([0.5, 1 / 3, 2 / 9, 1 / 4])
