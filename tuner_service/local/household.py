@@ -76,9 +76,13 @@ class Child:
         self.process = None
         if now - self.started_at > STEADY_SECONDS:
             self.pause = FIRST_PAUSE_SECONDS
+        self.back_off(now)
+        return how
+
+    def back_off(self, now: float) -> None:
+        """Be due after a pause, and after one twice as long the next time."""
         self.due = now + self.pause
         self.pause = min(self.pause * 2, LONGEST_PAUSE_SECONDS)
-        return how
 
     def terminate(self) -> None:
         """Ask the process to stop."""
@@ -173,8 +177,18 @@ class Household:
                     f"The end of {child.log}:\n{child.tail(1)}"
                 )
             if child.process is None and now >= child.due:
-                child.start(lifeline, now)
+                self._start(child, lifeline, now)
             child.turn_log()
+
+    def _start(self, child: Child, lifeline: int, now: float) -> None:
+        """Start a child; a machine that is out of processes or memory now may not be later."""
+        try:
+            child.start(lifeline, now)
+        except OSError as error:
+            child.back_off(now)
+            self.say(
+                f"{child.name} cannot be started: {error}; trying again in {child.due - now:g} s."
+            )
 
     def request_stop(self, *_: object) -> None:
         """Stop soon; at the second call, at once. Safe in a signal handler."""

@@ -86,6 +86,29 @@ def test_a_child_that_dies_is_started_again_ever_more_slowly(
     assert "why I died" in said[0]
 
 
+def test_a_child_that_cannot_be_started_is_tried_again(
+    home: Callable[..., Household], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    household = home(SLEEPS)
+    (child,) = household.children
+    child.pause = 0.01
+    popen, failures = subprocess.Popen, [OSError(11, "no process to be had"), OSError(12, "nor")]
+
+    def scarce(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop(0)
+        return popen(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", scarce)
+    with household.running() as lifeline:
+        until(lambda: household.tend(lifeline) or is_up(child))  # type: ignore[func-returns-value]
+    assert [line.partition("; trying")[2] for line in said] == [
+        " again in 0.01 s.",
+        " again in 0.02 s.",
+    ]
+    assert "Child 0 cannot be started: [Errno 11] no process to be had" in said[0]
+
+
 def test_the_pause_is_short_again_after_a_steady_time(home: Callable[..., Household]) -> None:
     (child,) = home(DIES).children
     child.pause = 16.0
