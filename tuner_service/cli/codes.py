@@ -1,6 +1,7 @@
 """Exit codes, the same for every command."""
 
 from tuner_service.client import (
+    AddressError,
     InvalidInputError,
     NotFoundError,
     StudyStatus,
@@ -13,10 +14,12 @@ DONE = 0
 FAILED = 1
 BAD_INPUT = 2
 CANCELLED = 3
+AWAY = 4  # the service, while a study was watched; the study goes on
 TIMEOUT = 124  # as timeout(1)
 DETACHED = 130  # as a shell has it for Ctrl-C
 
 _BAD_INPUT = (
+    AddressError,
     DefinitionError,
     InputError,
     InvalidInputError,

@@ -23,6 +23,7 @@ from tuner_service.cli.watch import failure_lines, watch_to_end
 from tuner_service.client import (
     DEFAULT_URL,
     StudyStatus,
+    Trial,
 )
 from tuner_service.errors import InputError
 
@@ -127,7 +128,12 @@ def cancel(
 ) -> None:
     """Cancel a study: running trials are stopped, finished ones kept."""
     with closing(connect(url, api_key)) as client:
-        _show_status(client.study(ref).cancel(), as_json)
+        study = client.study(ref)
+        if study.last_status.is_final:
+            show.err.print(
+                f"Note: nothing was cancelled; {study.name} is {study.last_status.state} already."
+            )
+        _show_status(study.cancel(), as_json)
 
 
 def delete(
@@ -206,10 +212,22 @@ def logs(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Show what a trial printed."""
+    """Show what a trial printed, or, where that is nothing, why it failed."""
     with closing(connect(url, api_key)) as client:
-        text = client.study(ref).logs(number, tail=tail)
+        study = client.study(ref)
+        text = study.logs(number, tail=tail)
+        if not text and tail != 0:
+            _tell_of_silence(study.trial(number))
     sys.stdout.write(text)
+
+
+def _tell_of_silence(trial: Trial) -> None:
+    show.err.print(f"Trial {trial.number} has printed nothing of its own.")
+    failure = trial.data.get("failure") or {}
+    if failure.get("traceback"):
+        show.out.print(failure["traceback"].rstrip())
+    elif trial.failure:
+        show.out.print(trial.failure)
 
 
 def _show_status(status: StudyStatus, as_json: bool) -> None:

@@ -9,9 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner_service.cli import show
-from tuner_service.cli.codes import DETACHED, code_of_study
+from tuner_service.cli.codes import AWAY, DETACHED, code_of_study
 from tuner_service.cli.options import url_option
-from tuner_service.client import StudyHandle, StudyStatus, Trial
+from tuner_service.client import (
+    ClientError,
+    ConnectionFailedError,
+    ServiceError,
+    StudyHandle,
+    StudyStatus,
+    Trial,
+)
+from tuner_service.client.patience import OUTAGE_SECONDS
 from tuner_service.client.progress import final_sentence, trial_line
 
 ROWS = 10
@@ -28,7 +36,9 @@ def watch(study: StudyHandle, *, timeout: float | None, quiet: bool = False) -> 
         WaitTimeoutError: It is not over after `timeout` seconds.
     """
     if quiet:
-        return study.wait(timeout=timeout)
+        for _ in study.updates(timeout, on_outage=_tell_outage):
+            pass
+        return study.last_status
     final = _draw(study, timeout) if show.out.is_terminal else _log(study, timeout)
     show.out.print(final_sentence(final))
     return final
@@ -45,17 +55,24 @@ def watch_to_end(study: StudyHandle, url: str, *, timeout: float | None, as_json
     except KeyboardInterrupt:
         show.err.print(detached_sentence(study.name, url))
         return DETACHED
+    except (ConnectionFailedError, ServiceError) as error:
+        show.err.print(f"tuner: {error}")
+        show.err.print(away_sentence(study.name, url))
+        return AWAY
     if as_json:
         show.as_json(final.data)
         return code_of_study(final)
-    show.pairs(show.titled("failed by", failure_lines(study, url)))
+    try:
+        show.pairs(show.titled("failed by", failure_lines(study, url)))
+    except (ConnectionFailedError, ServiceError) as error:  # the study has ended all the same
+        show.err.print(f"tuner: why trials failed cannot be asked: {error}")
     if final.best_trial is not None:
         show.best(final.best_trial)
     return code_of_study(final)
 
 
 def failure_lines(study: StudyHandle, url: str) -> list[str]:
-    """Return why slots failed, and how to read what the last of their trials printed."""
+    """Return why slots failed, and how to read what is known of the last of their trials."""
     if not study.last_status.progress.failed:
         return []
     coverage = study.coverage()
@@ -65,9 +82,15 @@ def failure_lines(study: StudyHandle, url: str) -> list[str]:
         None,
     )
     lines = show.failures(coverage)
-    if last is not None:
+    if last is not None and _left_words(study, last):
         lines.append(f"see `tuner logs {study.name} {last.number}{url_option(url)}`")
     return lines
+
+
+def _left_words(study: StudyHandle, trial: Trial) -> bool:
+    """Return whether `tuner logs` would show more of a failed trial than its message."""
+    failure = trial.data.get("failure") or {}
+    return bool(failure.get("traceback") or study.logs(trial.number, tail=1))
 
 
 def detached_sentence(name: str, url: str) -> str:
@@ -79,10 +102,33 @@ def detached_sentence(name: str, url: str) -> str:
     )
 
 
+def away_sentence(name: str, url: str) -> str:
+    """Say that only the watching has ended, and how to come back to it."""
+    return (
+        "The watching ends, as the service stays away; the study goes on. Come back with "
+        f"`tuner status {name} --watch{url_option(url)}`."
+    )
+
+
+def outage_sentence(error: ClientError | None) -> str:
+    """Say that the service is away, or with None that it is back."""
+    if error is None:
+        return "The service answers again."
+    why = error.detail if isinstance(error, ServiceError) else "it cannot be reached"
+    return (
+        f"The service is away ({why}); the study goes on. "
+        f"Waiting for up to {show.duration(OUTAGE_SECONDS)}."
+    )
+
+
+def _tell_outage(error: ClientError | None) -> None:
+    show.err.print(outage_sentence(error))
+
+
 def _log(study: StudyHandle, timeout: float | None) -> StudyStatus:
-    feed = study.feed()
+    feed = study.feed(timeout, on_outage=_tell_outage)
     reason = None
-    for status in study.updates(timeout):
+    for status in study.updates(timeout, on_outage=_tell_outage):
         if status.reason not in (None, reason) and not status.is_final:
             show.err.print(f"{status.name}: {status.reason}")
         reason = status.reason
@@ -92,10 +138,14 @@ def _log(study: StudyHandle, timeout: float | None) -> StudyStatus:
 
 
 def _draw(study: StudyHandle, timeout: float | None) -> StudyStatus:
-    feed = study.feed()
     last: deque[Trial] = deque(maxlen=ROWS)
     with Live(console=show.out, refresh_per_second=FRAMES_PER_SECOND, transient=True) as live:
-        for status in study.updates(timeout):
+
+        def tell(error: ClientError | None) -> None:
+            live.console.print(outage_sentence(error))  # above what is drawn
+
+        feed = study.feed(timeout, on_outage=tell)
+        for status in study.updates(timeout, on_outage=tell):
             last.extend(feed.new())
             live.update(_frame(status, last, feed.running), refresh=True)
     return study.last_status

@@ -26,6 +26,7 @@ import httpx2
 from tuner_service.client.answers import Progress, StudyStatus, Trial
 from tuner_service.client.errors import (
     AccessError,
+    AddressError,
     ApiError,
     ClientError,
     ConflictError,
@@ -41,6 +42,7 @@ from tuner_service.client.transport import Transport
 
 __all__ = [
     "AccessError",
+    "AddressError",
     "ApiError",
     "ClientError",
     "ConflictError",

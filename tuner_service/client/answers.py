@@ -50,6 +50,11 @@ class Trial:
         )
 
     @property
+    def attempt(self) -> int:
+        """Its slot's how many-th trial it is."""
+        return int(self.data.get("attempt", 1))
+
+    @property
     def is_finished(self) -> bool:
         """Whether the trial has ended, in whatever way."""
         return self.state != "RUNNING"
@@ -74,8 +79,8 @@ class Progress:
 
     @property
     def finished(self) -> int:
-        """How much of the budget is used up."""
-        return self.done + self.failed + self.cancelled
+        """How many slots have ended with a trial of theirs, and not by a cancel."""
+        return self.done + self.failed
 
     @property
     def complete(self) -> int:

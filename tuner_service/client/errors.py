@@ -2,6 +2,7 @@
 
 ClientError
 ├── ConnectionFailedError       the service cannot be reached
+│   └── AddressError            what was given is no address of a service
 ├── WaitTimeoutError            the study did not end in the time given
 ├── NoResultError               the study has no finished trial to speak of
 └── ApiError                    the service answered, and refused
@@ -17,6 +18,9 @@ from typing import Any
 
 from tuner_service.errors import TunerError
 
+GATEWAY_STATUSES = frozenset({502, 503, 504})
+"""What a proxy in front of the API answers while the API is away."""
+
 
 class ClientError(TunerError):
     """Base of everything the client raises, but a `DefinitionError` for a file that is not YAML."""
@@ -26,6 +30,12 @@ class ConnectionFailedError(ClientError):
     """The service cannot be reached."""
 
     code = "connection_failed"
+
+
+class AddressError(ConnectionFailedError):
+    """What was given is no address of a service."""
+
+    code = "bad_address"
 
 
 class WaitTimeoutError(ClientError):
@@ -102,9 +112,14 @@ def api_error(status: int, body: object) -> ApiError:
     """
     kind = _BY_STATUS.get(status, ServiceError if status >= 500 else ApiError)
     if not isinstance(body, Mapping) or "code" not in body:
-        detail = f"The answer was HTTP {status}, and not by a tuner service: is the URL right?"
-        return kind(status, "not_a_problem", detail)
+        return kind(status, "not_a_problem", _by_another(status))
     return kind(status, str(body["code"]), str(body.get("detail", "")), body.get("errors") or ())
+
+
+def _by_another(status: int) -> str:
+    if status in GATEWAY_STATUSES:
+        return f"A proxy answered HTTP {status}: it does not reach the tuner service behind it."
+    return f"The answer was HTTP {status}, and not by a tuner service: is the URL right?"
 
 
 def _sentence(detail: str, errors: Sequence[Mapping[str, Any]]) -> str:

@@ -34,7 +34,7 @@ def _line(study: "StudyHandle", timeout: float | None, out: TextIO) -> StudyStat
 
 
 def _log(study: "StudyHandle", timeout: float | None, out: TextIO) -> StudyStatus:
-    feed = study.feed()
+    feed = study.feed(timeout)
     for _ in study.updates(timeout):
         for trial in feed.new():
             out.write(f"{trial_line(trial)}\n")
@@ -63,7 +63,8 @@ def trial_line(trial: Trial) -> str:
     result = "no value" if trial.value is None else f"{trial.value:.5g}"
     params = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
     why = f"  [{trial.failure}]" if trial.failure else ""
-    return f"trial {trial.number}  {trial.state}  {result}  {params}{why}"
+    again = f" (attempt {trial.attempt})" if trial.attempt > 1 else ""
+    return f"trial {trial.number}{again}  {trial.state}  {result}  {params}{why}"
 
 
 def final_sentence(status: StudyStatus) -> str:
@@ -74,6 +75,8 @@ def final_sentence(status: StudyStatus) -> str:
         counts += f" ({progress.pruned} of them pruned)"
     if progress.failed:
         counts += f", {progress.failed} failed"
+    if progress.cancelled:
+        counts += f", {progress.cancelled} cancelled"
     reason = f": {status.reason}" if status.reason else ""
     nothing = "" if progress.complete else " No trial has a result."
     return f"Study {status.name} is {status.state}{reason}. {counts}.{nothing}"

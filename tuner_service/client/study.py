@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx2
 
 from tuner_service.client.answers import StudyStatus, Trial
-from tuner_service.client.errors import (
-    ConnectionFailedError,
-    NoResultError,
-    ServiceError,
-    WaitTimeoutError,
-)
+from tuner_service.client.errors import NoResultError, ServiceError, WaitTimeoutError
 from tuner_service.client.feed import TrialFeed
+from tuner_service.client.patience import OnOutage, Patience, deadline_of
 from tuner_service.client.progress import show_progress
 from tuner_service.client.transport import Transport
 
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 HOLD_SECONDS = 30.0  # how long the service holds one question before it answers "unchanged"
-OUTAGE_SECONDS = 120.0  # how long a waiting client bears with a service that is away
-OUTAGE_PAUSE_SECONDS = 1.0
 PAGE = 200
 
 ExportFormat = Literal["csv", "json"]
@@ -77,21 +71,29 @@ class StudyHandle:
                 return status
         raise AssertionError("updates end with a final status")
 
-    def updates(self, timeout: float | None = None) -> Iterator[StudyStatus]:
+    def updates(
+        self, timeout: float | None = None, *, on_outage: OnOutage | None = None
+    ) -> Iterator[StudyStatus]:
         """Yield the study's status now and after every change, up to its final one.
+
+        A service that is away is borne with for two minutes.
+
+        Args:
+            on_outage: Is told the error once when the service is away, and None when it is back.
 
         Raises:
             WaitTimeoutError: It is not over after `timeout` seconds.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        status = self.status()
+        deadline = deadline_of(timeout)
+        patience = Patience(self.name, deadline=deadline, on_outage=on_outage)
+        status = patience.ask(self.status)
         yield status
         while not status.is_final:
             if deadline is not None and time.monotonic() >= deadline:
                 raise WaitTimeoutError(
                     f"Study {self.name!r} is still {status.state} after {timeout:g} s; it goes on."
                 )
-            changed = self._next(status, deadline)
+            changed = self._next(status, deadline, patience)
             if changed is not None:
                 status = changed
                 yield status
@@ -119,9 +121,13 @@ class StudyHandle:
             if cursor is None:
                 return
 
-    def feed(self) -> TrialFeed:
-        """Return a feed that gives each trial once, when it has finished."""
-        return TrialFeed(self._page)
+    def feed(self, timeout: float | None = None, *, on_outage: OnOutage | None = None) -> TrialFeed:
+        """Return a feed that gives each trial once, when it has finished.
+
+        It bears with a service that is away as `updates` does, in all for `timeout` seconds.
+        """
+        patience = Patience(self.name, deadline=deadline_of(timeout), on_outage=on_outage)
+        return TrialFeed(lambda cursor: patience.ask(lambda: self._page(cursor)))
 
     def trials_dataframe(self) -> "DataFrame":
         """Return the trials as a pandas table: one row each, parameters as `params_NAME`."""
@@ -220,28 +226,22 @@ class StudyHandle:
         }
         return dict(self._transport.get(f"{self._path()}/trials", query).json())
 
-    def _next(self, known: StudyStatus, deadline: float | None) -> StudyStatus | None:
+    def _next(
+        self, known: StudyStatus, deadline: float | None, patience: Patience
+    ) -> StudyStatus | None:
         """Hold until the study is no longer as known; None if nothing changed for a while."""
-        hold = HOLD_SECONDS
-        if deadline is not None:
-            hold = max(min(hold, deadline - time.monotonic()), 0.1)
-        response = self._hold(known, hold, deadline)
+        response = patience.ask(lambda: self._hold(known, deadline))
         if response.status_code == HTTPStatus.NOT_MODIFIED:
             return None
         status = self._note(response.json())
         return status if status.revision != known.revision else None
 
-    def _hold(self, known: StudyStatus, hold: float, deadline: float | None) -> httpx2.Response:
+    def _hold(self, known: StudyStatus, deadline: float | None) -> httpx2.Response:
+        hold = HOLD_SECONDS
+        if deadline is not None:
+            hold = max(min(hold, deadline - time.monotonic()), 0.1)
         headers = {"If-None-Match": f'"{known.revision}"'}
-        given_up = time.monotonic() + OUTAGE_SECONDS
-        while True:
-            try:
-                return self._transport.get(self._path(), headers=headers, wait=hold)
-            except (ConnectionFailedError, ServiceError):
-                now = time.monotonic()
-                if now > given_up or (deadline is not None and now >= deadline):
-                    raise
-                time.sleep(OUTAGE_PAUSE_SECONDS)
+        return self._transport.get(self._path(), headers=headers, wait=hold)
 
 
 def _items(body: Any) -> list[dict[str, Any]]:

@@ -12,18 +12,24 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from tuner_service.client.errors import ConnectionFailedError, api_error
+from tuner_service.client.errors import (
+    GATEWAY_STATUSES,
+    AddressError,
+    ConnectionFailedError,
+    api_error,
+)
 
 CHECK_SECONDS = 600.0  # that the service may take to look through an uploaded file
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_RETRY_AFTER = 5  # seconds; a quota that is used up says a minute, and is told at once
 LONGEST_PAUSE_SECONDS = 2.0
 
-# What the API itself never answers, but a proxy in front of it does while it restarts.
-_TRY_AGAIN = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class Transport:
@@ -57,12 +63,14 @@ class Transport:
                 transport=transport,
                 # Reading the certificates takes longer than most commands.
                 verify=self.url.startswith("https:"),
+                # Another machine's proxy cannot know this machine's service.
+                trust_env=not _is_loopback(self.url),
             )
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-            raise ConnectionFailedError(_bad_url(self.url)) from error
+            raise AddressError(_bad_url(self.url)) from error
 
     def ping(self) -> None:
-        """Ask once whether a tuner service is there; do not try again.
+        """Ask once whether a tuner service, or a proxy for one, is there; do not try again.
 
         Raises:
             ConnectionFailedError: There is none.
@@ -70,6 +78,8 @@ class Transport:
         response, error = self._attempt("GET", f"{self.url}/healthz")
         if response is None:
             raise ConnectionFailedError(self._unreachable(error)) from error
+        if response.status_code in GATEWAY_STATUSES:
+            return  # a proxy, while the API restarts: the requests that follow wait for it
         if response.status_code == HTTPStatus.NOT_FOUND or _json_or_none(response) is None:
             raise ConnectionFailedError(
                 f"What answers at {self.url} is not a tuner service: is the address right?"
@@ -152,7 +162,7 @@ class Transport:
                     return self._http.request(method, path, content=body, **options), None
             return self._http.request(method, path, **options), None
         except httpx2.UnsupportedProtocol as error:
-            raise ConnectionFailedError(_bad_url(self.url)) from error
+            raise AddressError(_bad_url(self.url)) from error
         except httpx2.TransportError as error:
             return None, error
 
@@ -160,6 +170,17 @@ class Transport:
         if isinstance(error, httpx2.TimeoutException):
             return f"The tuner service at {self.url} does not answer in time."
         why = str(error).partition("] ")[2] or str(error)  # without "[Errno 111] "
+        if "wrong version number" in why.lower():
+            return (
+                f"What answers at {self.url} does not speak https: say http://, or use its proxy."
+            )
+        proxy = _proxy_of(self.url)
+        if proxy:
+            return (
+                f"The tuner service at {self.url} cannot be reached by way of the proxy {proxy} "
+                f"({why}), which http_proxy, https_proxy or all_proxy names. Name the host in "
+                "no_proxy if it can be reached directly."
+            )
         return (
             f"There is no tuner service at {self.url} ({why}). Start one with `tuner up`, "
             "or say where it is (--url, TUNER_URL)."
@@ -171,7 +192,28 @@ def _passes(response: httpx2.Response) -> bool:
     if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
         wait = response.headers.get("retry-after", "")
         return wait.isdecimal() and int(wait) <= LONGEST_RETRY_AFTER
-    return response.status_code in _TRY_AGAIN
+    return response.status_code in GATEWAY_STATUSES
+
+
+def _is_loopback(url: str) -> bool:
+    return _host(url) in _LOOPBACK
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # a malformed one is told by what opens it
+        return ""
+
+
+def _proxy_of(url: str) -> str:
+    """Return the proxy that the environment names for an address, without its password."""
+    host = _host(url)
+    if host in _LOOPBACK or proxy_bypass(host):
+        return ""
+    proxies = getproxies()
+    proxy = proxies.get(url.partition(":")[0]) or proxies.get("all") or ""
+    return proxy.rpartition("@")[2]
 
 
 def _bad_url(url: str) -> str:

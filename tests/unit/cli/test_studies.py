@@ -147,6 +147,82 @@ def test_watch_times_out_with_124(tuner: Tuner, study_file: str, capsys: Shown) 
     assert "still queued after 0 s; it goes on" in capsys.readouterr().err
 
 
+REFUSED = httpx2.ConnectError("[Errno 111] Connection refused")
+
+
+@pytest.fixture
+def quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuner_service.client.patience.OUTAGE_PAUSE_SECONDS", 0.001)
+
+
+def goes_away(service: FakeService, *answers: httpx2.Response | Exception) -> Callable[..., None]:
+    """A step: the requests that come next are answered so, the first one as usual."""
+
+    def step(study: FakeStudy) -> None:
+        study.trials = [trial(0, value=0.5)]
+        service.failures = list(answers)
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (REFUSED, "it cannot be reached"),
+        (problem(503, "unavailable", "no space left"), "no space left"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_watch_bears_with_a_service_that_is_away(
+    tuner: Tuner,
+    service: FakeService,
+    quick_pauses: None,
+    capsys: Shown,
+    *,
+    as_json: bool,
+    answer: httpx2.Response | Exception,
+    why: str,
+) -> None:
+    service.study.steps = [goes_away(service, answer, answer), ends()]
+    assert tuner("status", "digits", "--watch", *["--json"] * as_json) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"The service is away ({why}); the study goes on. Waiting for up to 2 min 0 s.",
+        "The service answers again.",
+    ]
+
+
+@pytest.mark.usefixtures("quick_pauses")
+def test_watch_of_a_service_that_stays_away_says_how_to_come_back(
+    tuner: Tuner, service: FakeService, monkeypatch: pytest.MonkeyPatch, capsys: Shown
+) -> None:
+    monkeypatch.setattr("tuner_service.client.patience.OUTAGE_SECONDS", 0.01)
+    service.study.steps = [goes_away(service, *[REFUSED] * 100_000)]
+    assert tuner("status", "digits", "--watch") == 4
+    told = capsys.readouterr().err
+    assert "There is no tuner service at http://tuner.test (Connection refused)." in told
+    assert told.endswith("Come back with `tuner status digits --watch`.\n")
+
+
+@pytest.mark.usefixtures("quick_pauses")
+def test_a_timeout_of_watch_ends_an_outage_too(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    service.study.steps = [goes_away(service, *[REFUSED] * 100_000)]
+    assert tuner("status", "digits", "--watch", "--timeout", "0.05") == 124
+    assert "is over, and the service is away" in capsys.readouterr().err
+
+
+def test_why_trials_failed_need_not_be_known_for_the_exit_code(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    service.study.state, service.study.trials = "failed", [trial(0, "FAIL")]
+    service.failures = [*[None] * 4, REFUSED]  # healthz, study, its status, trials; coverage
+    assert tuner("status", "digits", "--watch") == 1
+    shown = capsys.readouterr()
+    assert "why trials failed cannot be asked" in shown.err
+    assert "Study digits is failed" in shown.out
+
+
 def test_ctrl_c_detaches_and_never_cancels(
     tuner: Tuner, service: FakeService, capsys: Shown
 ) -> None:
@@ -407,6 +483,7 @@ def test_a_failed_trial_says_why(tuner: Tuner, service: FakeService, capsys: Sho
 
 def test_status_names_what_failed(tuner: Tuner, service: FakeService, capsys: Shown) -> None:
     service.study.trials = [trial(0, "FAIL")]
+    service.printed = {"0": "Traceback\n"}
     tuner("status", "digits")
     shown = capsys.readouterr().out.splitlines()
     at = shown.index("  failures   user_code: boom (2 times)")
@@ -419,11 +496,38 @@ def test_watch_says_where_the_traceback_of_a_failure_is(
     retried = trial(2, "FAIL") | {"slot": 2}
     service.study.trials = [trial(0, "FAIL"), trial(1, "FAIL") | {"slot": 0}, retried]
     service.study.steps = [ends("failed")]
+    service.printed = {"1": "Traceback\n"}
     assert tuner("submit", study_file, "--watch") == 1
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "  failed by  user_code: boom (2 times)",
         "             see `tuner logs digits 1`",
     ]
+
+
+@pytest.mark.parametrize("known", ["traceback", "nothing"])
+def test_logs_that_would_say_nothing_are_not_pointed_at(
+    tuner: Tuner, service: FakeService, capsys: Shown, known: str
+) -> None:
+    failure = {"kind": "user_code", "message": "boom"}
+    if known == "traceback":
+        failure["traceback"] = "Traceback: deep in there"
+    service.study.trials = [trial(0, "FAIL") | {"failure": failure}]
+    tuner("status", "digits")
+    assert ("tuner logs" in capsys.readouterr().out) == (known == "traceback")
+
+    assert tuner("logs", "digits", "0") == 0
+    shown = capsys.readouterr()
+    assert shown.err == "Trial 0 has printed nothing of its own.\n"
+    assert shown.out == failure.get("traceback", "user_code: boom") + "\n"
+
+
+def test_logs_of_a_trial_that_printed_are_that_alone(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    service.study.trials = [trial(0, "FAIL")]
+    service.printed = {"0": "hello\n"}
+    tuner("logs", "digits", "0")
+    assert capsys.readouterr() == ("hello\n", "")
 
 
 def test_best_of_nothing_says_so(tuner: Tuner, capsys: Shown) -> None:
@@ -439,6 +543,42 @@ def test_actions_show_the_new_state(
 ) -> None:
     assert tuner(action, "digits") == 0
     assert capsys.readouterr().out.startswith(f"digits {state}\n")
+
+
+@pytest.mark.parametrize("state", ["running", "completed"])
+def test_a_cancel_of_what_has_ended_says_that_it_did_nothing(
+    tuner: Tuner, service: FakeService, capsys: Shown, state: str
+) -> None:
+    service.study.state = state
+    assert tuner("cancel", "digits") == 0
+    note = "Note: nothing was cancelled; digits is completed already.\n"
+    assert capsys.readouterr().err == (note if state == "completed" else "")
+
+
+def test_cancelled_slots_are_no_trials_that_ended(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    service.study.cancelled = 3
+    service.study.state = "cancelled"
+    tuner("list")
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["digits", "cancelled", "0/3"]
+    tuner("status", "digits", "--watch")
+    assert "0 of 3 trials done, 3 cancelled." in capsys.readouterr().out
+
+
+def test_a_retry_says_which_attempt_it_is(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    retry = trial(1, "FAIL") | {"slot": 0, "attempt": 2}
+    service.study.trials, service.study.state = [trial(0, "FAIL"), retry], "failed"
+    tuner("status", "digits", "--watch")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:2]] == ["trial 0", "trial 1 (attempt 2)"]
+
+
+def test_an_address_that_is_none_is_bad_input(capsys: Shown) -> None:
+    assert run(["list", "--url", "127.0.0.1:8000"]) == 2
+    assert "must look like http://HOST:PORT" in capsys.readouterr().err
 
 
 def test_delete_asks_for_yes_off_a_terminal(

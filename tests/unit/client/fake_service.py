@@ -60,6 +60,7 @@ class FakeStudy:
     reason: str | None = None
     total: int = 3
     revision: int = 1
+    cancelled: int = 0  # slots
     trials: list[dict[str, Any]] = field(default_factory=list)
     steps: list[Callable[["FakeStudy"], None]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -82,7 +83,7 @@ class FakeStudy:
                 "leased": 0,
                 "done": len(done),
                 "failed": sum(t["state"] == "FAIL" for t in self.trials),
-                "cancelled": 0,
+                "cancelled": self.cancelled,
                 "pruned": sum(t["state"] == "PRUNED" for t in done),
             },
             "best_trial": max(scored, key=lambda t: t["value"], default=None),
@@ -125,13 +126,14 @@ def ends(state: str = "completed", reason: str | None = None) -> Any:
 
 @dataclass
 class FakeService:
-    """Answers requests; `failures` come first, one per request."""
+    """Answers requests; `failures` come first, one per request; None answers as usual."""
 
     study: FakeStudy = field(default_factory=FakeStudy)
-    failures: list[httpx2.Response | Exception] = field(default_factory=list)
+    failures: list[httpx2.Response | Exception | None] = field(default_factory=list)
     requests: list[httpx2.Request] = field(default_factory=list)
     page: int = 2
     submitted: dict[str, Any] = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)  # by the trial's number
 
     def client(self, **options: Any) -> TunerClient:
         """Return a client of this service."""
@@ -147,7 +149,8 @@ class FakeService:
             failure = self.failures.pop(0)
             if isinstance(failure, Exception):
                 raise failure
-            return failure
+            if failure is not None:
+                return failure
         return self._answer(request)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
@@ -195,6 +198,10 @@ class FakeService:
             case "best":
                 best = self.study.view()["best_trial"]
                 return httpx2.Response(200, json={"items": [best] if best else []})
+            case "logs":
+                return httpx2.Response(
+                    200, text=self.printed.get(request.url.path.split("/")[-2], "")
+                )
             case "coverage":
                 return httpx2.Response(200, json=self._coverage())
             case "export" if request.url.params["format"] == "json":

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.unit.client.fake_service import (
 )
 from tuner_service.client import (
     AccessError,
+    AddressError,
     ApiError,
     ConflictError,
     ConnectionFailedError,
@@ -130,9 +132,46 @@ def test_a_service_that_stays_away_is_named_with_the_way_to_start_one(
     assert len(service.requests) == 1
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://host:port"])
+def test_a_proxy_before_a_service_that_restarts_is_waited_for(service: FakeService) -> None:
+    service.failures = [httpx2.Response(502, text="<html>")] * 2
+    client = service.client()
+    client.ping()
+    assert client.study("digits").name == "digits"
+
+    service.failures = [httpx2.Response(502, text="<html>")]
+    with pytest.raises(ServiceError, match="A proxy answered HTTP 502"):
+        service.client(retry_seconds=0).study("digits")
+
+
+def test_the_proxy_of_the_environment_is_named_and_not_its_password(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:secret@proxy.test:3128")
+    service.failures = [httpx2.ConnectError("[Errno 111] Connection refused")]
+    with pytest.raises(ConnectionFailedError) as caught:
+        service.client(retry_seconds=0).studies()
+    assert "by way of the proxy proxy.test:3128 (Connection refused)" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:  # bound, and not listening
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("http_proxy", "http://proxy.invalid:1")
+        port = closed.getsockname()[1]
+        with pytest.raises(ConnectionFailedError, match=r"Connection refused\)\. Start one"):
+            TunerClient(f"http://127.0.0.1:{port}", retry_seconds=0).studies()
+
+
+def test_https_where_http_is_spoken_is_told(service: FakeService) -> None:
+    service.failures = [httpx2.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number")]
+    with pytest.raises(ConnectionFailedError, match="does not speak https"):
+        service.client(retry_seconds=0).studies()
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "127.0.0.1:80", "ftp://h", "http://h:port"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ConnectionFailedError, match="must look like http://HOST:PORT"):
+    with pytest.raises(AddressError, match="must look like http://HOST:PORT"):
         TunerClient(url or "x", retry_seconds=0).studies()
 
 
@@ -249,7 +288,7 @@ def test_wait_gives_up_after_its_time_and_says_that_the_study_goes_on(
 def test_wait_survives_a_service_that_restarts(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuner_service.client.study.OUTAGE_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("tuner_service.client.patience.OUTAGE_PAUSE_SECONDS", 0.001)
     service.study.steps = [ends()]
     study = service.client(retry_seconds=0).study("digits")
     service.failures = [
