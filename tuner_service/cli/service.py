@@ -11,7 +11,7 @@ import typer
 from tuner_service import logs
 from tuner_service.cli import show
 from tuner_service.cli.options import AsJson, DataDir, Device, Modules
-from tuner_service.errors import InputError, SettingsError
+from tuner_service.errors import InputError, SettingsError, TunerError
 
 keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
@@ -192,7 +192,11 @@ def _database(data_dir: Path | None) -> Any:
     settings = settings_of(data_dir=data_dir)
     settings.prepare_data_dir()
     db = Database.open(settings.resolved_database_url)
-    check_schema(db)
+    try:
+        check_schema(db)
+    except TunerError:
+        db.close()
+        raise
     return closing(db)
 
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_migrate_makes_a_private_database(tuner: Tuner, tmp_path: Path) -> None:
     assert tuner("migrate") == 0  # a second time changes nothing
     data = tmp_path / "data"
     assert data.stat().st_mode & 0o777 == 0o700
-    with sqlite3.connect(data / "tuner.db") as connection:
+    with closing(sqlite3.connect(data / "tuner.db")) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert {"trials", "tuner_slots"} <= tables
 
