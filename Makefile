@@ -1,4 +1,4 @@
-.PHONY: setup demo up test check audit servers test-gpu bench chaos soak
+.PHONY: setup demo up test check audit servers test-gpu bench chaos guards soak
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -34,6 +34,9 @@ bench: setup  ## the quick benchmarks: name, measured, goal
 
 chaos: setup servers  ## the long fault runs
 	@$(ONE_THREAD) $(BIN)/python -m tests.chaos
+
+guards: setup servers  ## every guard of the invariants taken out once: is it missed?
+	@$(ONE_THREAD) $(BIN)/python -m tests.guards
 
 soak: setup  ## an hour of ordinary work: is anything growing?
 	@$(ONE_THREAD) $(BIN)/python -m tests.chaos.soak

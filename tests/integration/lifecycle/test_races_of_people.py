@@ -254,7 +254,7 @@ def test_submit_against_submit_at_a_keys_limit(db: Database, race: Race) -> None
         key = {"id": "k", "name": "k", "hash": "h", "scopes": ["write"], "created_at": 0.0}
         connection.execute(insert(api_keys).values(**key))
     settings = SETTINGS.model_copy(update={"key_open_slots": 5})
-    same = call(submit, definition(), settings=settings, owner="k")
-    answers: tuple[Any, Any] = race(same, same)
+    one, two = (call(submit, definition(name=n), settings=settings, owner="k") for n in "ab")
+    answers: tuple[Any, Any] = race(one, two)
     assert sum(isinstance(answer, QuotaError) for answer in answers) == 1
     assert len(list_studies(db).items) == 1
