@@ -1,4 +1,4 @@
-"""The README's blocks, and where each may run.
+"""The README's blocks, and those of other pages, and where each may run.
 
 The word after the language says what a block is: nothing, a command that ends; `service`, one that
 runs on; `scaled`, one for PostgreSQL and Redis; `docker`, one that needs Docker; `not-here`, one
@@ -42,7 +42,7 @@ class Block:
         return bool(self.marks) and self.marks[0].startswith("not-here")
 
 
-def blocks() -> list[Block]:
-    """Return the README's blocks, in order."""
-    found = FENCE.findall((ROOT / "README.md").read_text())
+def blocks(page: str = "README.md") -> list[Block]:
+    """Return a page's blocks, in order."""
+    found = FENCE.findall((ROOT / page).read_text())
     return [Block(language, tuple(marks.split()), text) for language, marks, text in found]
