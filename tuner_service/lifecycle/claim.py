@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, Literal
 
@@ -21,7 +22,7 @@ from tuner_service.lifecycle.tally import LOCKED, Tally
 from tuner_service.storage import Database
 from tuner_service.storage.database import CLOCK
 from tuner_service.storage.pipeline import Row, among, integers, together
-from tuner_service.storage.schema import slots, trials
+from tuner_service.storage.schema import slots, studies, trials
 
 _WAITING: Final = (
     select(slots.c.study_id, func.count().label("waiting"))
@@ -100,6 +101,29 @@ def claim(
         leases = _lease_slots(connection, chosen, worker_id=worker_id, expires=now + lease_seconds)
         used = {lease.study_id for lease in leases}
         return Claimed(leases, {i: _work(rows[i], now) for i in used})
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """How a study's work is spread: what tells a worker that it has too much of it.
+
+    Attributes:
+        idle: Live workers that could run the study's trials and have nothing to do.
+        part: An equal part, for each live worker, of what may run at once; rounded up.
+    """
+
+    idle: int
+    part: int
+
+
+def others(
+    connection: Connection, study_id: int, queue: Literal["cpu", "cuda"], now: float
+) -> Others:
+    """Return how a study's work would be spread evenly over the live workers of a queue."""
+    idle = able_workers(connection, [study_id], queue, now, idle=True).get(study_id, 0)
+    able = able_workers(connection, [study_id], queue, now).get(study_id, 1)
+    study = connection.execute(select(studies).where(studies.c.id == study_id)).mappings().first()
+    return Others(idle if study is not None else 0, _equal_part(study, able) if study else 0)
 
 
 def _open(row: Row, now: float) -> bool:
@@ -253,9 +277,14 @@ def _shares(
     mine = {study_id: leases for study_id, leases in held}
     shares = {}
     for i, study in studies_by_id.items():
-        at_once = min(study["parallel_trials"], study["slots_open"] + study["slots_leased"])
-        shares[i] = max(0, -(-at_once // able.get(i, 1)) - mine.get(i, 0))
+        shares[i] = max(0, _equal_part(study, able.get(i, 1)) - mine.get(i, 0))
     return shares
+
+
+def _equal_part(study: Row, able: int) -> int:
+    """Return a worker's part of what may run at once of a study, rounded up."""
+    at_once = min(study["parallel_trials"], study["slots_open"] + study["slots_leased"])
+    return int(-(-at_once // able))
 
 
 # -- leasing --------------------------------------------------------------------------------

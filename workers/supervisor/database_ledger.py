@@ -4,8 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from tuner_service.lifecycle.ability import able_workers
-from tuner_service.lifecycle.claim import claim
+from tuner_service.lifecycle.claim import Others, claim, others
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.history import load_history
 from tuner_service.lifecycle.messages import Batch, Claimed, Flushed
@@ -55,12 +54,10 @@ class DatabaseLedger:
             settings=self.settings,
         )
 
-    def idle_workers(self, study_id: int) -> int:
-        """Return how many live workers of the queue could run the study, and are idle."""
+    def others(self, study_id: int) -> Others:
+        """Return how the study's work would be spread evenly."""
         with self.db.read() as connection:
-            now = self.db.now(connection)
-            found = able_workers(connection, [study_id], self.queue, now, idle=True)
-        return found.get(study_id, 0)
+            return others(connection, study_id, self.queue, self.db.now(connection))
 
     def history(
         self, study_id: int, *, after_trial_id: int, unfinished: Collection[int]

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Protocol
 
+from tuner_service.lifecycle.claim import Others
 from tuner_service.lifecycle.messages import Batch, Claimed, Flushed
 from tuner_service.search.history import HistoryTrial
 
@@ -27,8 +28,8 @@ class Ledger(Protocol):
     def flush(self, batch: Batch) -> Flushed:
         """Write a batch; written twice, it changes nothing the second time."""
 
-    def idle_workers(self, study_id: int) -> int:
-        """Return how many other workers could run trials of the study, and have nothing to do."""
+    def others(self, study_id: int) -> Others:
+        """Return how the study's work would be spread evenly over the live workers."""
 
     def history(
         self, study_id: int, *, after_trial_id: int, unfinished: Collection[int]

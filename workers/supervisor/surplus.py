@@ -1,8 +1,8 @@
-"""What waits here for a lane while another worker has nothing to do is given to that one.
+"""What another worker that has nothing to do could train is given to that one.
 
-A trainer is sent more trials than it may be able to train at once: of a group that cannot be fused
-one trains, and the others wait for its end. A worker that came later, or was started again, would
-find nothing to claim until then.
+Two things lead there. A trainer is sent more trials than it may be able to train at once: of a
+group that cannot be fused one trains, and the others wait for its end. And who comes first takes
+all: after an outage, or while workers are started one by one, the first has none to share with.
 """
 
 from workers.supervisor.board import Phase, Run
@@ -12,16 +12,21 @@ from workers.supervisor.shift import Shift
 WAIT_SECONDS = 5.0  # what begins within this time is not worth moving
 LOOK_SECONDS = 5.0
 LEAVE_SECONDS = 10.0  # an idle worker is rung within a few seconds
+# What has trained for so long may train for long: to move it costs a checkpoint and a fresh start.
+# Doubled each time, in case nobody takes what is given.
+TRAINED_SECONDS = 15.0
 
 
 class Surplus:
-    """Hands back what waits, and leaves it to others for a while."""
+    """Hands back what is too much, and leaves it to others for a while."""
 
     def __init__(self, shift: Shift, ledger: Ledger) -> None:
         self._shift = shift
         self._ledger = ledger
         self._look_at = shift.now() + LOOK_SECONDS
         self._left: dict[int, float] = {}
+        self._idle: set[int] = set()
+        self._trained: dict[int, float] = {}
 
     @property
     def left(self) -> set[int]:
@@ -30,7 +35,7 @@ class Surplus:
         return {study_id for study_id, until in self._left.items() if now < until}
 
     def give(self) -> None:
-        """Hand back the idle workers' part of what waits, the last that came first.
+        """Hand back the idle workers' part of what waits; or else what is over an equal part.
 
         Raises:
             UnavailableError: The database is away.
@@ -39,20 +44,54 @@ class Surplus:
         if now < self._look_at:
             return
         self._look_at = now + LOOK_SECONDS
-        for study_id, runs in self._waiting(now).items():
-            idle = self._ledger.idle_workers(study_id)
-            count = -(-len(runs) * idle // (idle + 1))
-            if count:
-                self._left[study_id] = now + LEAVE_SECONDS
-                self._shift.stop(runs[-count:], "checkpoint")
+        before, self._idle = self._idle, set()
+        for study_id, runs in self._of_studies().items():
+            waiting = _waiting(runs, now)
+            movable = self._movable(study_id, runs, now)
+            if not waiting and not movable:
+                continue
+            others = self._ledger.others(study_id)
+            if waiting:
+                self._give(study_id, waiting, -(-len(waiting) * others.idle // (others.idle + 1)))
+            elif others.idle:
+                self._idle.add(study_id)
+                # One that was idle a moment ago too, and is not between two trials.
+                if study_id in before and self._give(study_id, movable, len(runs) - others.part):
+                    self._trained[study_id] = 2 * self._trained.get(study_id, TRAINED_SECONDS)
 
-    def _waiting(self, now: float) -> dict[int, list[Run]]:
-        """Return what has waited for long behind trials of the same study, by study."""
-        sent = [run for run in self._shift.board.of(Phase.SENT) if run.stop_mode is None]
-        begun = {run.lease.study_id for run in sent if run.started_at is not None}
-        waiting: dict[int, list[Run]] = {}
-        for run in sent:
-            waits = run.started_at is None and now - run.sent_at >= WAIT_SECONDS
-            if waits and run.lease.study_id in begun:
-                waiting.setdefault(run.lease.study_id, []).append(run)
-        return waiting
+    def _give(self, study_id: int, runs: list[Run], count: int) -> bool:
+        """Hand back up to `count`, the last that came first; return whether there were any."""
+        if count <= 0:
+            return False
+        self._left[study_id] = self._shift.now() + LEAVE_SECONDS
+        self._shift.stop(runs[-count:], "checkpoint")
+        return True
+
+    def _of_studies(self) -> dict[int, list[Run]]:
+        """Return what the trainer has, by study."""
+        runs: dict[int, list[Run]] = {}
+        for run in self._shift.board.of(Phase.SENT):
+            if run.stop_mode is None and not run.is_alone:
+                runs.setdefault(run.lease.study_id, []).append(run)
+        return runs
+
+    def _movable(self, study_id: int, runs: list[Run], now: float) -> list[Run]:
+        """Return what trains for long, and goes on elsewhere where it stands.
+
+        A loop of one's own need not have checkpoints, and would begin anew.
+        """
+        least = self._trained.get(study_id, TRAINED_SECONDS)
+        return [
+            run
+            for run in runs
+            if not run.study.definition.is_loop
+            and run.started_at is not None
+            and now - run.started_at >= least
+        ]
+
+
+def _waiting(runs: list[Run], now: float) -> list[Run]:
+    """Return what has waited for long behind others of its study."""
+    if all(run.started_at is None for run in runs):
+        return []
+    return [run for run in runs if run.started_at is None and now - run.sent_at >= WAIT_SECONDS]

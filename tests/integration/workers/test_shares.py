@@ -7,6 +7,7 @@ import pytest
 
 from tests.e2e.studies import sampled
 from tuner_service.definition import parse_definition
+from tuner_service.lifecycle.claim import Others
 from tuner_service.lifecycle.submit import submit
 from tuner_service.lifecycle.workers import register_worker, worker_heartbeat
 from tuner_service.settings import Settings
@@ -81,6 +82,6 @@ def test_idle_workers_are_the_others_that_can_and_have_nothing_to_do(
     ).studies
     for busy in (first, second):
         worker_heartbeat(db, busy.worker_id, state="busy", lanes=64, current_trials=[])
-    assert first.idle_workers(study_id) == 1
+    assert first.others(study_id) == Others(idle=1, part=7)
     worker_heartbeat(db, third.worker_id, state="stopping", lanes=64, current_trials=[])
-    assert first.idle_workers(study_id) == 0
+    assert first.others(study_id) == Others(idle=0, part=7)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tuner_service.errors import UnavailableError
+from tuner_service.lifecycle.claim import Others
 from tuner_service.lifecycle.messages import (
     Batch,
     Claimed,
@@ -49,6 +50,7 @@ class FakeLedger:
         self.claims: list[int] = []
         self.share = 1000
         self.idle = 0
+        self.part = 1000
         self.flushes = 0
         self.flushed = threading.Condition(self.lock)
         self.drop_models: list[str] = []
@@ -176,10 +178,10 @@ class FakeLedger:
             self._check_away()
             return []
 
-    def idle_workers(self, study_id: int) -> int:
+    def others(self, study_id: int) -> Others:
         with self.lock:
             self._check_away()
-            return self.idle
+            return Others(self.idle, self.part)
 
     def steal(self, slot_id: int) -> None:
         """Give the slot to another worker, as a reaper would after a lost lease."""

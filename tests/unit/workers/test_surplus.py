@@ -1,4 +1,4 @@
-"""Trials that wait for a lane while another worker has nothing to do."""
+"""What another worker that has nothing to do could train."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ BEHIND = {"queued": True}
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that a test can wait for."""
-    for name, seconds in (("WAIT", 0.2), ("LOOK", 0.1), ("LEAVE", 0.5)):
+    for name, seconds in (("WAIT", 0.2), ("LOOK", 0.1), ("LEAVE", 0.5), ("TRAINED", 0.3)):
         monkeypatch.setattr(surplus, f"{name}_SECONDS", seconds)
 
 
@@ -54,3 +54,45 @@ def test_what_would_gain_nothing_is_kept(
     b.serve()
     assert handed_back(b) == []
     assert b.ledger.states() == ["done"] * 2
+
+
+def test_what_trains_for_long_is_given_away_down_to_an_equal_part(
+    bench: Callable[..., Bench],
+) -> None:
+    b = bench("--lanes", "6")
+    b.ledger.idle, b.ledger.part = 2, 2
+    b.ledger.add_study(1, [LONG] * 6, parallel=6)
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.hand_backs) >= 4)
+    b.ledger.idle = 0
+    b.join()
+    assert handed_back(b) == [2, 3, 4, 5]
+    assert b.ledger.states() == ["done"] * 6
+    trained = {slot.lease.number: len(slot.trials) for slot in b.ledger.slots.values()}
+    assert trained == dict.fromkeys(range(6), 1), "a trial was begun anew"
+    curves = [sorted(b.ledger.reports[trial]) for trial in sorted(b.ledger.reports)]
+    assert curves == [list(range(1, LONG["epochs"] + 1))] * 6
+
+
+def test_what_nobody_takes_is_given_away_ever_less_often(bench: Callable[..., Bench]) -> None:
+    b = bench("--lanes", "2")
+    b.ledger.idle, b.ledger.part = 1, 1
+    b.ledger.add_study(1, [{"epochs": 60, "seconds": 0.05}] * 2, parallel=2)
+    b.serve()
+    assert b.ledger.states() == ["done"] * 2
+    assert 1 <= len(b.ledger.hand_backs) <= 3  # after 0.3, 0.6 and 1.2 s of training
+
+
+@pytest.mark.parametrize(
+    ("part", "study"),
+    [
+        (2, {}),  # no more than its part
+        (1, {"is_loop": True}),  # which might begin anew
+    ],
+)
+def test_what_trains_is_kept(bench: Callable[..., Bench], part: int, study: dict[str, Any]) -> None:
+    b = bench("--lanes", "2")
+    b.ledger.idle, b.ledger.part = 1, part
+    b.ledger.add_study(1, [LONG] * 2, parallel=2, **study)
+    b.serve()
+    assert handed_back(b) == []
