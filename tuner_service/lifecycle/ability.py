@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, selec
 
 from tuner_service.definition import StudyDefinition, required_modules
 from tuner_service.lifecycle.workers import SUFFIX, is_live
+from tuner_service.storage.database import CLOCK
 from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import modules, studies, study_modules, workers
 
@@ -74,6 +75,15 @@ def able_workers(
         .group_by(studies.c.id)
     )
     return {study_id: count for study_id, count in rows}
+
+
+def idle_workers(connection: Connection, queue: str) -> int:
+    """Return how many live workers of a queue have nothing to do."""
+    now = CLOCK[connection.dialect.name].scalar_subquery()
+    idle = select(func.count()).where(
+        workers.c.queue == queue, is_live(now), workers.c.state == "idle"
+    )
+    return connection.execute(idle).scalar_one()
 
 
 def on_queue(queue: str, now: float | ColumnElement[Any]) -> ColumnElement[bool]:

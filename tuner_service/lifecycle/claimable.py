@@ -10,7 +10,13 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select
 
-from tuner_service.lifecycle.ability import has_modules, is_loop, on_queue, some_worker
+from tuner_service.lifecycle.ability import (
+    has_modules,
+    idle_workers,
+    is_loop,
+    on_queue,
+    some_worker,
+)
 from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
 from tuner_service.lifecycle.ending import ACTIVE
 from tuner_service.storage.database import CLOCK
@@ -54,8 +60,13 @@ def claimable(connection: Connection, wanted: Wanted) -> list[int]:
 
 
 def claimable_queues(connection: Connection) -> list[str]:
-    """Return the queues that have a slot a live worker could claim now."""
-    return [queue for queue in ("cuda", "cpu") if claimable(connection, Wanted(queue))]
+    """Return the queues that have a slot a live worker could claim now.
+
+    One for each worker that is idle, so that no one takes what was meant for several, and one at
+    least: who is listed as busy may be idle since.
+    """
+    ready = [queue for queue in ("cuda", "cpu") if claimable(connection, Wanted(queue))]
+    return [queue for queue in ready for _ in range(max(1, idle_workers(connection, queue)))]
 
 
 @lru_cache(maxsize=64)

@@ -26,7 +26,7 @@ LONGEST_LEASE_SECONDS: Final = 2 * 3600.0  # settings allow half of it
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What one round did, and which queues have work for a live worker."""
+    """What one round did, and the queues to ring, one for each idle worker that has work there."""
 
     reaped: int
     finished: list[str]

@@ -164,6 +164,18 @@ def test_devices(
     assert bool(hand.claim(1, queue="cuda").leases) == by_cuda
 
 
+def test_each_idle_worker_is_rung(db: Database, hand: Hand) -> None:
+    for name in ("one", "two", "three"):
+        worker(db, name, "cpu")
+    submitted(db)
+    assert reconcile(db, settings=SETTINGS).rings == ["cpu"] * 3
+    with db.write() as connection:
+        connection.execute(update(workers).values(state="busy"))
+    assert reconcile(db, settings=SETTINGS).rings == ["cpu"], "it may be idle since"
+    hand.claim(64)
+    assert reconcile(db, settings=SETTINGS).rings == []
+
+
 def test_auto_goes_to_the_cpu_when_the_cuda_worker_is_gone(db: Database, hand: Hand) -> None:
     worker(db, "gpu", "cuda")
     worker(db, "cpu", "cpu")
