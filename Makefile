@@ -1,6 +1,9 @@
-.PHONY: setup demo up test check audit servers test-gpu bench chaos guards soak
+.PHONY: help setup demo up test check audit servers test-gpu bench chaos guards soak
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+help:  ## what `make` can do
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
 
 setup: .venv/.stamp  ## virtual environment and dependencies, once
 .venv/.stamp: pyproject.toml constraints.txt scripts/setup.sh
