@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from tuner_service import __version__
-from tuner_service.cli import catalogue, data, service, show, studies, submit
+from tuner_service.cli import catalogue, changes, data, service, show, studies, submit
 from tuner_service.cli.codes import DONE, FAILED, code_of
 from tuner_service.client import AccessError, ApiError
 from tuner_service.errors import DefinitionError, TunerError
@@ -28,9 +28,11 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "status": studies.status,
     "trials": studies.trials,
     "best": studies.best,
+    "coverage": changes.coverage,
     "pause": studies.pause,
     "resume": studies.resume,
     "cancel": studies.cancel,
+    "update": changes.update,
     "delete": studies.delete,
     "export": studies.export,
     "model": studies.model,

@@ -25,6 +25,7 @@ LogLevel = Annotated[
     typer.Option(envvar="TUNER_LOG_LEVEL", help="How much to log."),
 ]
 
+_TIMES = ("created_at", "expires_at", "revoked_at")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -134,8 +135,9 @@ def create_key(
     seconds = None if expires is None else _seconds(expires)
     with _database(data_dir) as db:
         key_id, secret = stored.create_key(db, name, scope or stored.SCOPES, seconds)
+        (made,) = (key for key in stored.list_keys(db) if key.id == key_id)
     if as_json:
-        show.as_json({"id": key_id, "name": name, "key": secret})
+        show.as_json({**made.model_dump(mode="json"), "key": secret})
         return
     show.err.print(f"Key {key_id}; it is not shown again. Give it as --api-key or TUNER_API_KEY.")
     show.out.print(secret)
@@ -151,8 +153,13 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         show.as_json(found)
     elif found:
-        columns = ("id", "name", "scopes", "created_at", "expires_at", "revoked_at")
-        show.table(columns, [[_cell(key[column]) for column in columns] for key in found])
+        show.table(
+            ("id", "name", "scopes", "created", "expires", "revoked"),
+            [
+                [key["id"], key["name"], " ".join(key["scopes"]), *(_time(key[t]) for t in _TIMES)]
+                for key in found
+            ],
+        )
     else:
         show.err.print("No keys. Create one with `tuner keys create NAME`.")
 
@@ -214,7 +221,5 @@ def _seconds(text: str) -> float:
         raise InputError(f"A time looks like 90s, 30m, 12h or 30d, but got {text!r}") from error
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(value)
-    return "-" if value is None else str(value)[:19]
+def _time(value: str | None) -> str:
+    return "-" if value is None else f"{value[:16].replace('T', ' ')} UTC"

@@ -43,7 +43,7 @@ def list_studies(
     if as_json:
         show.as_json([study.data for study in found])
     elif found:
-        show.table(("name", "state", "trials", "best", "created"), [_row(s) for s in found])
+        show.table(("name", "state", "trials", "best", "created (UTC)"), [_row(s) for s in found])
     else:
         show.err.print("No studies. Submit one with `tuner submit FILE`.")
 

@@ -80,6 +80,12 @@ def test_a_key_is_shown_once_and_can_be_revoked(migrated: Tuner, capsys: Shown) 
     assert migrated("keys", "create", "ci", "--scope", "read", "--expires", "30d", "--json") == 0
     made = json.loads(capsys.readouterr().out)
     assert made["key"].startswith("tuner_")
+    assert made["scopes"] == ["read"]
+    assert made["expires_at"] is not None
+    assert migrated("keys", "list") == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["id", "name", "scopes", "created", "expires", "revoked"]
+    assert line.count(" UTC") == 2
 
     migrated("keys", "list", "--json")
     (listed,) = json.loads(capsys.readouterr().out)

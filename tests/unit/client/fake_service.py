@@ -64,6 +64,7 @@ class FakeStudy:
     trials: list[dict[str, Any]] = field(default_factory=list)
     steps: list[Callable[["FakeStudy"], None]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def view(self) -> dict[str, Any]:
         """Return the study as the API has it."""
@@ -76,6 +77,7 @@ class FakeStudy:
             "reason": self.reason,
             "revision": self.revision,
             "definition": {},
+            "tags": self.tags,
             "created_at": "2026-01-01T00:00:00Z",
             "progress": {
                 "total": self.total,
@@ -172,7 +174,9 @@ class FakeService:
             case "DELETE", p if p in own:
                 return httpx2.Response(204)
             case "PATCH", p if p in own:
-                self.study.total = json.loads(request.content)["trials"]
+                changes = json.loads(request.content)
+                self.study.total = changes.get("trials", self.study.total)
+                self.study.tags = changes.get("tags", self.study.tags)
                 return httpx2.Response(200, json=self.study.view())
             case _, p if p.startswith(own):
                 return self._part(request, p.rsplit("/", 1)[1])
@@ -217,8 +221,16 @@ class FakeService:
 
     def _coverage(self) -> dict[str, Any]:
         failed = any(t["state"] == "FAIL" for t in self.study.trials)
-        point = {"slot": 0, "failure": {"kind": "user_code", "message": "boom"}}
-        return {"total": self.study.total, "failed_points": [point] * 2 * failed}
+        failure = {"kind": "user_code", "message": "boom"}
+        points = [{"slot": 0, "parameters": {"x": 0.5}, "failure": failure}] * 2 * failed
+        counts = dict.fromkeys(("leased", "open", "cancelled"), 0)
+        return {
+            "total": self.study.total,
+            "done": self.study.total - len(points),
+            "failed": len(points),
+            **counts,
+            "failed_points": points,
+        }
 
     def _trials(self, request: httpx2.Request) -> dict[str, Any]:
         query = request.url.params
