@@ -28,6 +28,9 @@ GIVEN: Final = frozenset({"inputs", "outputs"})
 """Parameters of `build` that the data decides: the shape of one row, and how many outputs."""
 
 _PARTS: Final = ("build", "loss", "load_data", "train")
+_SEARCHED_OF_DATA: Final = frozenset(
+    option.name for entry in DATASETS.values() for option in entry.options if option.searchable
+)
 _OF_DATA: Final = ("name", "split", "format", "sha256", "task", "standardize")
 MAX_SOURCE: Final = 1_000_000
 _TYPES: Final = {"int": "int", "float": "float", "bool": "boolean", "str": "string"}
@@ -234,6 +237,12 @@ def _refuse_taken(name: str, parameter: str) -> None:
         raise ModuleFaultError(
             name,
             f"the parameter {parameter!r} already means something in training; name it otherwise",
+        )
+    if parameter in _SEARCHED_OF_DATA:
+        raise ModuleFaultError(
+            name,
+            f"the parameter {parameter!r} is an option of data, and a study may search it; name "
+            "it otherwise",
         )
 
 

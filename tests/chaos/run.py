@@ -43,7 +43,10 @@ LEASE_SECONDS = 2.0
 ACTIVE_STUDIES = 3
 MAX_ATTEMPTS = 5
 MODULES = Path(__file__).with_name("modules")
-MOODS = ("calm", "mild", "nan", "greedy", "exit", "die", "hang")
+MOODS = (
+    *("calm", "mild", "nan", "greedy", "exit", "die"),
+    *("hang", "gil", "stop", "segv", "close"),
+)
 SETTINGS = {
     "TUNER_LEASE_SECONDS": str(LEASE_SECONDS),
     "TUNER_RECONCILE_SECONDS": "0.5",
@@ -214,7 +217,7 @@ def _some_study(rng: random.Random, number: int) -> dict[str, Any]:
 
 
 def moody(name: str, *, trials: int, seed: int) -> dict[str, Any]:
-    """Return a study whose network hangs, exits, dies or eats all memory in some of its trials."""
+    """Return a study whose network harms its process in most of its trials."""
     return base(
         name,
         network={"type": "moody"},

@@ -180,9 +180,11 @@ def _metrics(definition: StudyDefinition) -> tuple[str, ...]:
 
 def _binding(definition: StudyDefinition, name: str) -> Binding | None:
     network: Entry | None = NETWORKS.get(definition.network.type)
-    dataset = definition.dataset
-    entry = None if dataset is None else dataset_entry(dataset)
-    return bind(name, network=network, dataset=entry)
+    entry = None if definition.dataset is None else _entry(definition)
+    bound = bind(name, network=network, dataset=entry)
+    if bound is not None and bound.group == "dataset" and not bound.option.searchable:
+        return None  # a parameter of the network's module, whose options are known where it is
+    return bound
 
 
 def bindings(definition: StudyDefinition) -> dict[str, Group]:

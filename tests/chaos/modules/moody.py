@@ -1,10 +1,21 @@
 """A network that misbehaves as its mood says; what a user may bring."""
 
+import ctypes
 import os
+import signal
 import sys
 import time
 
 from torch import Tensor, nn
+
+LONG_SECONDS = 3600
+DEEDS = {
+    "hang": lambda: time.sleep(LONG_SECONDS),
+    "gil": lambda: ctypes.PyDLL(None).sleep(LONG_SECONDS),  # and no other thread runs
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "segv": lambda: ctypes.string_at(0),
+    "close": lambda: os.closerange(3, 1 << 10),
+}
 
 
 class Moody(nn.Module):
@@ -16,8 +27,8 @@ class Moody(nn.Module):
         self.layer = nn.Linear(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mood == "hang" and self.training:
-            time.sleep(3600.0)
+        if self.training and self.mood in DEEDS:
+            DEEDS[self.mood]()
         if self.mood == "greedy":
             bytearray(1 << 50)
         output: Tensor = self.layer(x)

@@ -1,5 +1,6 @@
 """Arrays, sequences and image folders on their way to the device."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,17 @@ def test_a_link_in_an_image_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / path / "flowers/rose/link.png").symlink_to("/etc/passwd")
     with pytest.raises(DataError, match="is a link"):
         load(dataset("images", path=path), tmp_path)
+
+
+def test_what_is_no_file_is_named_and_never_opened(tmp_path: Path) -> None:
+    path = images(tmp_path, flowers(), as_zip=False)
+    os.mkfifo(tmp_path / path / "flowers/rose/pipe.png")
+    with pytest.raises(DataError, match=r"'flowers/rose/pipe\.png' is a pipe"):
+        load(dataset("images", path=path), tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for kind in ("images", "csv", "npz"):
+        with pytest.raises(DataError, match=r"'pipe' is (neither|not a file)"):
+            load(dataset(kind, path="pipe", **({"target": "y"} if kind == "csv" else {})), tmp_path)
 
 
 def test_a_parquet_table_is_read_as_a_csv_table(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_a_link_out_of_the_data_directory_is_refused(tmp_path: Path) -> None:
 
 def test_a_directory_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "t.csv").mkdir()
-    with pytest.raises(DataError, match="directory"):
+    with pytest.raises(DataError, match="is not a file"):
         load(dataset("csv", path="t.csv", target="label"), tmp_path)
 
 

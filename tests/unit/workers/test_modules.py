@@ -81,6 +81,8 @@ def test_parameters_come_from_the_signature(tmp_path: Path) -> None:
         ("def build(width: list[int]): pass", "must be of type int"),
         ("def build(learning_rate: float = 0.1): pass", "means something in training"),
         ("def build(momentum: float = 0.1): pass", "means something in training"),
+        ("def build(missing: str = 'drop'): pass", "option of data"),
+        ("def build(standardize: bool = True): pass", "option of data"),
         ("def make(): pass", "must have `def build"),
         ("def build(:", "is not Python"),
         ("x = '\0'", "is not Python"),
@@ -223,6 +225,30 @@ def test_metrics_and_data_of_a_module_are_known_by_name(tmp_path: Path) -> None:
     assert "did you mean 'margin'" in said["/training/metrics/0"]
     undirected = {**good, "objective": {"metric": "val_margin"}}
     assert list(faults_of(undirected, modules)) == ["/objective/direction"]
+
+
+def test_what_is_searched_goes_to_the_network_or_to_the_data_as_it_was_checked(
+    tmp_path: Path,
+) -> None:
+    source = "def build(inputs, outputs, image_size: int = 8): ...\ndef load_data(): ..."
+    modules = {"tower": describe(write(tmp_path, source))}
+    side = {"image_size": {"type": "int", "low": 4, "high": 8}}
+    images = {"name": "images", "path": "photos"}
+    trial = resolve(
+        parse_definition({**definition(), "dataset": images, "parameters": side}, modules=modules),
+        {"image_size": 6},
+    )
+    assert (trial.network["image_size"], trial.dataset.options["image_size"]) == (6, None)
+    scaled = {"standardize": {"type": "categorical", "choices": [True, False]}}
+    brought = {"name": "tower", "task": "classification"}
+    trial = resolve(
+        parse_definition(
+            {**definition(), "dataset": brought, "parameters": scaled}, modules=modules
+        ),
+        {"standardize": False},
+    )
+    assert "standardize" not in trial.network
+    assert trial.dataset.options["standardize"] is False
 
 
 def test_a_loop_names_its_parameters_or_takes_any(tmp_path: Path) -> None:

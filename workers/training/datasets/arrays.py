@@ -28,7 +28,7 @@ _READ_BYTES = 1 << 20
 def _files(request: Request) -> tuple[Path, ...]:
     file = find(one_path(request), request.directories)
     if not file.is_file():
-        raise DataError(f"{file.name!r} is a directory; `path` must name a .npz file")
+        raise DataError(f"{file.name!r} is not a file; `path` must name a .npz file")
     return (file,)
 
 

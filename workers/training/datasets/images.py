@@ -1,6 +1,7 @@
 """Image folders, as directories or zips: one folder per class, decoded to [n, C, H, W] bytes."""
 
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -33,6 +34,8 @@ def _files(request: Request) -> tuple[Path, ...]:
     place = find(one_path(request), request.directories)
     if place.is_file():
         return (place,)
+    if not place.is_dir():
+        raise DataError(f"{place.name!r} is neither a zip nor a directory; give one of them")
     return (place, *sorted(path for path in place.iterdir() if path.is_dir()))
 
 
@@ -54,9 +57,13 @@ def _names(place: Path) -> list[str]:
     for folder, _, files in os.walk(place):
         for file in files:
             path = Path(folder) / file
-            if path.is_symlink():
+            name = path.relative_to(place).as_posix()
+            kind = path.lstat().st_mode
+            if stat.S_ISLNK(kind):
                 raise DataError(f"{file!r} is a link; put the file itself there")
-            names.append(path.relative_to(place).as_posix())
+            if not stat.S_ISREG(kind):  # to open a pipe would wait for ever
+                raise DataError(f"{name!r} is a pipe, socket or device, no file; remove it")
+            names.append(name)
     return names
 
 

@@ -42,7 +42,7 @@ def _files(request: Request) -> tuple[Path, ...]:
     files = tuple(find(path, request.directories) for path in _paths(request))
     for file in files:
         if not file.is_file():
-            raise DataError(f"{file.name!r} is a directory; `path` must name a CSV file")
+            raise DataError(f"{file.name!r} is not a file; `path` must name a CSV file")
     return files
 
 
