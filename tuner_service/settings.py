@@ -54,6 +54,10 @@ class Settings(BaseSettings):
         lease_seconds: How long a worker may keep a slot without renewing its lease.
         flush_seconds: The longest a report may wait in a worker before it is written.
         max_dataset_bytes: The largest file that may be uploaded, and the most it may unpack to.
+        api_key: A key that this process accepts beside those in the database; 16 characters at
+            least.
+        require_keys: Whether callers from this machine need a key, too; by default as soon as keys
+            are in use (docs/security.md).
         max_attempts: Blamed attempts of one slot before it fails.
         key_studies: Studies that one API key may have under way (`key_…`: each for one key; callers
             without one, on loopback, are limited only by what is set explicitly).
@@ -77,6 +81,7 @@ class Settings(BaseSettings):
     port: int = 8000
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed(","))] = ()
     api_key: SecretStr = SecretStr("")
+    require_keys: bool | None = None
 
     lease_seconds: float = Field(default=30.0, gt=0, le=3600)
     flush_seconds: float = Field(default=0.25, gt=0)
@@ -128,6 +133,17 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def keys_reason(self) -> str:
+        """Why every caller needs an API key; empty if nothing that is set asks for one."""
+        if not self.is_loopback:
+            return f"others can reach {self.host}"
+        if self.require_keys is not None:
+            return "TUNER_REQUIRE_KEYS is set" if self.require_keys else ""
+        if self.allowed_hosts:
+            return "TUNER_ALLOWED_HOSTS is set"
+        return "TUNER_API_KEY is set" if self.api_key.get_secret_value() else ""
 
     def prepare_data_dir(self) -> Path:
         """Create the data directory, readable by its owner only, and return it."""

@@ -1,9 +1,9 @@
 """API keys: who may ask, and for what.
 
-Bound to loopback, no key is needed. Bound elsewhere, every `/v1` address wants one, as
-`Authorization: Bearer KEY` or `X-API-Key: KEY`, and the dashboard and the pages want it as the
-password of HTTP Basic. A key that is given is checked, needed or not. Keys are looked up for each
-request, so that revoking one works at once.
+A caller of this machine needs no key until keys are in use (`KeyRule`). Then every `/v1` address
+wants one, as `Authorization: Bearer KEY` or `X-API-Key: KEY`, and the dashboard and the pages want
+it as the password of HTTP Basic. A key that is given is checked, needed or not. Keys are looked up
+for each request, so that revoking one works at once.
 """
 
 import base64
@@ -23,43 +23,19 @@ from tuner_service.errors import (
     AuthenticationError,
     PermissionDeniedError,
     RateError,
-    SettingsError,
     UnavailableError,
 )
-from tuner_service.lifecycle.keys import SCOPES, has_valid_key, keep_settings_key
-from tuner_service.settings import Settings
-from tuner_service.storage import Database
+from tuner_service.lifecycle.keys import SCOPES
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `owner` is the API key's id; empty on loopback without one."""
+    """Who asks. `owner` is the API key's id; empty where none is needed and none was given."""
 
     owner: str
     scopes: tuple[str, ...]
-
-
-def keys_are_required(settings: Settings) -> bool:
-    """Return whether requests need a key: whenever others than this machine can reach us."""
-    return not settings.is_loopback
-
-
-def require_safe_bind(settings: Settings, db: Database) -> None:
-    """Store the key from the settings, and refuse to be reachable without any key.
-
-    Raises:
-        SettingsError: The host is not loopback and nobody could be let in.
-    """
-    secret = settings.api_key.get_secret_value()
-    if secret:
-        keep_settings_key(db, secret)
-    if keys_are_required(settings) and not has_valid_key(db):
-        raise SettingsError(
-            f"Binding to {settings.host}, which others can reach, needs an API key: "
-            "`tuner keys create NAME`, or set TUNER_API_KEY"
-        )
 
 
 async def authenticate(request: Request, service: ServiceDep) -> Caller:
@@ -70,7 +46,7 @@ async def authenticate(request: Request, service: ServiceDep) -> Caller:
         PermissionDeniedError: The key may read only, and this writes.
         RateError: The key asks too often, or too many wrong keys came from the caller's address.
     """
-    caller = await _caller(service, _given_key(request.headers), _address(request.scope))
+    caller = await _caller(service, request)
     service.rates.take(caller.owner)
     needed = "read" if request.method in READING else "write"
     if needed not in caller.scopes:
@@ -84,13 +60,17 @@ async def authenticate(request: Request, service: ServiceDep) -> Caller:
 CallerDep = Annotated[Caller, Depends(authenticate)]
 
 
-async def _caller(service: Service, secret: str | None, address: str) -> Caller:
+async def _caller(service: Service, request: Request) -> Caller:
+    secret = _given_key(request.headers)
     if secret is None:
-        if keys_are_required(service.settings):
+        reason = await service.key_rule.reason(request.headers)
+        if reason:
             raise AuthenticationError(
-                "This needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+                f"This needs an API key, since {reason}: `Authorization: Bearer KEY` or "
+                "`X-API-Key: KEY`"
             )
         return Caller("", SCOPES)
+    address = _address(request.scope)
     key = await run_in_threadpool(service.attempts.verify, address, secret)
     if key is None:
         raise AuthenticationError("This API key is unknown, revoked or past its end")
@@ -120,7 +100,7 @@ def _basic_password(value: str) -> str | None:
 
 
 class BasicAuth:
-    """Wraps what people open in a browser: off loopback it asks for a key as the password."""
+    """Wraps what people open in a browser: asks for a key, where one is needed, as the password."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
@@ -128,14 +108,15 @@ class BasicAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or ask for a key."""
-        answer = None
-        if keys_are_required(self._service.settings):
-            answer = await self._refusal(Headers(scope=scope), _address(scope))
+        answer = await self._refusal(Headers(scope=scope), _address(scope))
         await (answer or self._app)(scope, receive, send)
 
     async def _refusal(self, headers: Headers, address: str) -> Response | None:
         secret = _given_key(headers)
         try:
+            reason = await self._service.key_rule.reason(headers)
+            if not reason:
+                return None
             if secret is not None and await run_in_threadpool(self._is_valid, secret, address):
                 return None
         except (UnavailableError, RateError) as error:
@@ -143,7 +124,7 @@ class BasicAuth:
         return problem(
             401,
             "unauthenticated",
-            "Give an API key as the password; the user name does not matter.",
+            f"Give an API key as the password, since {reason}; the user name does not matter.",
             headers={"WWW-Authenticate": 'Basic realm="tuner", charset="UTF-8"'},
         )
 

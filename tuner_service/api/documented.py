@@ -5,7 +5,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from tuner_service.api.auth import keys_are_required
 from tuner_service.api.problems import MEDIA_TYPE, Problem
 from tuner_service.definition import study_schema
 from tuner_service.lifecycle.studies import StudyPatch
@@ -94,7 +93,7 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     needed: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}]
-    document["security"] = needed if keys_are_required(settings) else [{}, *needed]
+    document["security"] = needed if settings.keys_reason else [{}, *needed]
     return document
 
 

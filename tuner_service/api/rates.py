@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from ipaddress import ip_address, ip_network
 
 from tuner_service.errors import RateError
-from tuner_service.lifecycle.keys import KeyView, hash_of
+from tuner_service.lifecycle.keys import KeyHolder, hash_of
 from tuner_service.settings import Settings
 
 BURST_SECONDS = 2.0  # what may come at once, in seconds' worth of requests
@@ -74,8 +74,8 @@ class Rates:
         wait = self._buckets.take(owner, rate=rate, most=max(1.0, rate * BURST_SECONDS))
         if wait > 0:
             raise RateError(
-                f"requests per second <= key_requests_per_second={rate:g} must hold for each API "
-                "key",
+                f"requests per second <= TUNER_KEY_REQUESTS_PER_SECOND={rate:g} must hold for each "
+                "API key",
                 retry_after=math.ceil(wait),
             )
 
@@ -94,7 +94,7 @@ class Attempts:
 
     def __init__(
         self,
-        verify: Callable[[str], KeyView | None],
+        verify: Callable[[str], KeyHolder | None],
         hashes: Callable[[], Collection[str]],
         clock: Clock = time.monotonic,
     ) -> None:
@@ -106,7 +106,7 @@ class Attempts:
         self._valid: Collection[str] = ()
         self._read_at = -math.inf
 
-    def verify(self, address: str, secret: str) -> KeyView | None:
+    def verify(self, address: str, secret: str) -> KeyHolder | None:
         """Return the key a secret belongs to; None if it is wrong.
 
         Raises:

@@ -6,10 +6,10 @@ import socket
 import uvicorn
 
 from tuner_service.api.app import create_app
-from tuner_service.api.auth import require_safe_bind
 from tuner_service.api.connections import PatientProtocol
 from tuner_service.api.service import Service
 from tuner_service.errors import SettingsError
+from tuner_service.lifecycle.keys import forget_settings_key, require_safe_settings
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
 
@@ -35,16 +35,17 @@ def serve(settings: Settings) -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """Make the data directory, store the key from the settings, and refuse an unsafe host.
+    """Make the data directory, and refuse unsafe settings.
 
     Raises:
-        SettingsError: Others can reach the host, and there is no API key.
+        SettingsError: A key is needed, and there is none.
     """
     settings.prepare_data_dir()
     db = Database.open(settings.resolved_database_url)
     try:
         check_schema(db)
-        require_safe_bind(settings, db)
+        forget_settings_key(db)
+        require_safe_settings(db, settings)
     finally:
         db.close()
 

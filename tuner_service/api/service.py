@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tuner_service.api.answers import StudyAnswer
+from tuner_service.api.key_rule import KeyRule
 from tuner_service.api.metrics import Metrics
 from tuner_service.api.rates import Attempts, Rates
 from tuner_service.api.reconciler import Reconciler
@@ -17,7 +18,7 @@ from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.broker import Ringer
 from tuner_service.datasets import DatasetStore
 from tuner_service.errors import TunerError
-from tuner_service.lifecycle.keys import valid_hashes, verify_key
+from tuner_service.lifecycle.keys import any_key_made, hash_of, valid_hashes, verify_key
 from tuner_service.lifecycle.studies import get_study
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
@@ -39,6 +40,7 @@ class Service:
     datasets: DatasetStore
     rates: Rates
     attempts: Attempts
+    key_rule: KeyRule
 
     @classmethod
     def open(cls, settings: Settings) -> "Service":
@@ -71,8 +73,14 @@ class Service:
             metrics=metrics,
             datasets=DatasetStore.of(settings),
             rates=Rates(settings),
-            attempts=Attempts(partial(verify_key, db), partial(valid_hashes, db)),
+            attempts=_attempts(db, settings.api_key.get_secret_value()),
+            key_rule=KeyRule(settings, partial(any_key_made, db)),
         )
+
+
+def _attempts(db: Database, configured: str) -> Attempts:
+    also = {hash_of(configured)} if configured else set()
+    return Attempts(partial(verify_key, db, configured=configured), lambda: valid_hashes(db) | also)
 
 
 async def _service(request: Request) -> Service:  # not async, it would cost a thread each time

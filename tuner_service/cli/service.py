@@ -140,6 +140,7 @@ def create_key(
         show.as_json({**made.model_dump(mode="json"), "key": secret})
         return
     show.err.print(f"Key {key_id}; it is not shown again. Give it as --api-key or TUNER_API_KEY.")
+    show.err.print("From now on the service asks every caller for a key, on this machine too.")
     show.out.print(secret)
 
 

@@ -1,28 +1,31 @@
 """API keys: shown once, stored as a hash, with scopes and an end.
 
 A secret is 256 random bits, so a plain SHA-256 is enough: there is nothing to guess that a slow
-hash would make slower. It looks like `tuner_ID_SECRET`; the ID finds the row, and the hashes are
-compared in constant time.
+hash would make slower. It looks like `tuner_ID_SECRET`; the hash finds the row, and hashes are
+compared in constant time. The key that TUNER_API_KEY holds is never stored: it is good for the
+processes that have it in their settings, and for as long as they run.
 """
 
 import hashlib
 import hmac
 import secrets
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, cast, get_args
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
-from tuner_service.errors import InputError, NotFoundError
+from tuner_service.errors import InputError, NotFoundError, SettingsError
 from tuner_service.lifecycle.views import View
+from tuner_service.settings import Settings
 from tuner_service.storage.database import Database
 from tuner_service.storage.schema import api_keys
 
 Scope = Literal["read", "write"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-SETTINGS_KEY_ID = "settings"  # the key that TUNER_API_KEY holds
 SHORTEST_SECRET = 16  # characters, for a secret that a person chose
+SETTINGS_KEY_ID = "settings"  # the key that TUNER_API_KEY holds
 
 
 class KeyView(View):
@@ -68,44 +71,60 @@ def create_key(
     return key_id, secret
 
 
-def keep_settings_key(db: Database, secret: str) -> None:
-    """Store the key that the settings hold, replacing an earlier one of theirs.
+@dataclass(frozen=True, slots=True)
+class KeyHolder:
+    """Whose key was given, and what it may do."""
+
+    id: str
+    scopes: tuple[Scope, ...]
+
+
+def require_safe_settings(db: Database, settings: Settings) -> None:
+    """Refuse to serve where a key is needed and nobody has one, or everybody can guess it.
 
     Raises:
-        InputError: The secret is too short to be safe.
+        SettingsError: With what to set, or to do.
     """
-    if len(secret) < SHORTEST_SECRET:
-        raise InputError(
+    secret = settings.api_key.get_secret_value()
+    if 0 < len(secret) < SHORTEST_SECRET:
+        raise SettingsError(
             f"TUNER_API_KEY needs at least {SHORTEST_SECRET} characters, but has {len(secret)}"
         )
-    values = {"hash": hash_of(secret), "revoked_at": None}
-    with db.write() as connection:
-        changed = connection.execute(
-            update(api_keys).where(api_keys.c.id == SETTINGS_KEY_ID).values(values)
+    if settings.require_keys is False and not settings.is_loopback:
+        raise SettingsError(
+            f"TUNER_REQUIRE_KEYS=false is for loopback only, but others can reach {settings.host}"
         )
-        if changed.rowcount == 0:
-            connection.execute(
-                insert(api_keys).values(
-                    id=SETTINGS_KEY_ID,
-                    name="TUNER_API_KEY",
-                    scopes=sorted(SCOPES),
-                    created_at=db.now(connection),
-                    **values,
-                )
-            )
+    if settings.keys_reason and not secret and not has_valid_key(db):
+        raise SettingsError(
+            f"Every caller needs an API key, since {settings.keys_reason}, but there is none: "
+            f"`tuner keys create NAME --data-dir {settings.data_dir}`, or set TUNER_API_KEY"
+        )
 
 
-def verify_key(db: Database, secret: str) -> KeyView | None:
-    """Return the key a secret belongs to; None if it is unknown, revoked or past its end."""
+def forget_settings_key(db: Database) -> None:
+    """Remove the row in which earlier versions kept TUNER_API_KEY, and which opened for ever."""
+    with db.write() as connection:
+        connection.execute(delete(api_keys).where(api_keys.c.id == SETTINGS_KEY_ID))
+
+
+def verify_key(db: Database, secret: str, *, configured: str = "") -> KeyHolder | None:
+    """Return whose key a secret is; None if it is unknown, revoked or past its end.
+
+    Args:
+        configured: TUNER_API_KEY of this process. If it is one of the stored keys, what is stored
+            of that one (its scopes, its end) holds.
+    """
     digest = hash_of(secret)
     with db.read() as connection:
         now = db.now(connection)
         row = (
             connection.execute(select(api_keys).where(api_keys.c.hash == digest)).mappings().first()
         )
-    if row is None or not hmac.compare_digest(row["hash"], digest) or not _valid(row, now):
-        return None
-    return _view(row)
+    if row is not None and hmac.compare_digest(row["hash"], digest):
+        return KeyHolder(row["id"], tuple(row["scopes"])) if _valid(row, now) else None
+    if configured and hmac.compare_digest(hash_of(configured), digest):
+        return KeyHolder(SETTINGS_KEY_ID, SCOPES)
+    return None
 
 
 def list_keys(db: Database) -> list[KeyView]:
@@ -113,6 +132,12 @@ def list_keys(db: Database) -> list[KeyView]:
     with db.read() as connection:
         rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at)).mappings()
         return [_view(row) for row in rows]
+
+
+def any_key_made(db: Database) -> bool:
+    """Return whether there are keys, be they revoked or past their end."""
+    with db.read() as connection:
+        return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
 
 
 def has_valid_key(db: Database) -> bool:

@@ -5,7 +5,9 @@ from sqlalchemy import Connection, func, select
 from tuner_service.errors import QuotaError
 from tuner_service.lifecycle.ending import FINAL
 from tuner_service.settings import Settings
-from tuner_service.storage.schema import GONE, api_keys, studies
+from tuner_service.storage.schema import GONE, studies
+
+LOCK_SEED = 0x71756F7461  # "quota": apart from other advisory locks
 
 
 def check_quota(
@@ -26,7 +28,7 @@ def check_quota(
     if most_studies is None and most_slots is None:
         return
     # Submits of one key wait for each other, or two at once would both find room for one.
-    connection.execute(select(api_keys.c.id).where(api_keys.c.id == owner).with_for_update())
+    _lock(connection, owner)
     count, held = connection.execute(
         select(func.count(), func.coalesce(func.sum(studies.c.slots_open), 0)).where(
             func.coalesce(studies.c.owner, "") == owner, studies.c.state.not_in((*FINAL, GONE))
@@ -34,12 +36,22 @@ def check_quota(
     ).one()
     if study and most_studies is not None and count + 1 > most_studies:
         raise QuotaError(
-            f"studies under way <= key_studies must hold for each API key, but got "
-            f"({count + 1}, key_studies={most_studies:g}): wait for one to end, or cancel one"
+            f"studies under way <= TUNER_KEY_STUDIES must hold for each API key, but got "
+            f"({count + 1}, TUNER_KEY_STUDIES={most_studies:g}): wait for one to end, or cancel one"
         )
     held = int(held)
     if most_slots is not None and held + slots > most_slots:
         raise QuotaError(
-            f"open slots <= key_open_slots must hold for each API key, but got "
-            f"({held + slots}, key_open_slots={most_slots:g}): wait, or ask for fewer trials"
+            f"open slots <= TUNER_KEY_OPEN_SLOTS must hold for each API key, but got "
+            f"({held + slots}, TUNER_KEY_OPEN_SLOTS={most_slots:g}): wait, or ask for fewer trials"
         )
+
+
+def _lock(connection: Connection, owner: str) -> None:
+    """Hold the owner until the transaction ends; SQLite has one writer as it is.
+
+    No row stands for every owner: TUNER_API_KEY has none, nor have callers without a key.
+    """
+    if connection.dialect.name == "postgresql":
+        key = func.hashtextextended(owner, LOCK_SEED)
+        connection.execute(select(func.pg_advisory_xact_lock(key)))

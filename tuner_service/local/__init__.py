@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from tuner_service import __version__
 from tuner_service.definition.modules import NOT_OFFERED
 from tuner_service.errors import SettingsError, TunerError, UnavailableError
-from tuner_service.lifecycle.keys import has_valid_key, keep_settings_key
+from tuner_service.lifecycle.keys import any_key_made, forget_settings_key, require_safe_settings
 from tuner_service.lifecycle.workers import list_workers
 from tuner_service.local.household import POLL_SECONDS, Child, Household, Say, aside_of
 from tuner_service.local.machine import default_workers, free_port, only_one, visible_gpus
@@ -45,37 +45,34 @@ def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> Non
         say: Prints one line.
 
     Raises:
-        SettingsError: The port or the data directory is taken, or the host can be reached by
-            others and there is no API key.
+        SettingsError: The port or the data directory is taken, or an API key is needed
+            and there is none.
         StartError: The API does not start.
     """
     settings.prepare_data_dir()
     with only_one(settings):
         settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
         migrate(settings.resolved_database_url)
-        _require_key(settings)
+        keys_reason = _keys_reason(settings)
         gpus = [] if device == "cpu" else visible_gpus()
         if device == "cuda" and not gpus:
             raise SettingsError("device must be auto or cpu without a GPU, but got 'cuda'")
         count = default_workers(gpus) if workers is None else workers
         household = Household(_children(settings, gpus, count), say, settings.grace_seconds)
         with _signals(household.request_stop), household.running() as lifeline:
+            if keys_reason:
+                say(f"Every caller needs an API key: {keys_reason}.")
             _run(household, settings, lifeline, _device_words(gpus, count))
     say("Stopped.")
 
 
-def _require_key(settings: Settings) -> None:
-    """Refuse at once what the API would refuse when it starts."""
-    secret = settings.api_key.get_secret_value()
+def _keys_reason(settings: Settings) -> str:
+    """Refuse at once what the API would refuse when it starts; return why it asks for keys."""
     with contextlib.closing(Database.open(settings.resolved_database_url)) as db:
-        if secret:
-            keep_settings_key(db, secret)
-        if settings.is_loopback or has_valid_key(db):
-            return
-    raise SettingsError(
-        f"Others can reach {settings.host}, so that it needs an API key: create one with "
-        f"`tuner keys create NAME --data-dir {settings.data_dir}`, or set TUNER_API_KEY"
-    )
+        forget_settings_key(db)
+        require_safe_settings(db, settings)
+        made = settings.require_keys is not False and any_key_made(db)
+    return settings.keys_reason or ("there are some (`tuner keys list`)" if made else "")
 
 
 def _run(household: Household, settings: Settings, lifeline: int, workers: str) -> None:

@@ -12,8 +12,6 @@ from starlette.testclient import TestClient
 from tests.integration.api.conftest import served
 from tuner_service.api import rates
 from tuner_service.api.app import create_app
-from tuner_service.api.server import prepare
-from tuner_service.errors import SettingsError
 from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.keys import create_key, revoke_key
@@ -242,14 +240,6 @@ def open_settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"host": "0.0.0.0"})
 
 
-def test_binding_off_loopback_needs_a_key(open_settings: Settings) -> None:
-    with pytest.raises(SettingsError, match="needs an API key"):
-        prepare(open_settings)
-    with_key = open_settings.model_copy(update={"api_key": type(open_settings.api_key)("k" * 32)})
-    prepare(with_key)
-    prepare(open_settings)  # the key stands in the database now
-
-
 def test_keys_and_scopes_guard_everything_off_loopback(open_settings: Settings) -> None:
     db = Database.open(open_settings.resolved_database_url)
     _, full = create_key(db, "full")
@@ -355,7 +345,7 @@ def test_a_keys_limits(open_settings: Settings, monkeypatch: pytest.MonkeyPatch)
             assert (refused.status_code, refused.json()["code"]) == (429, "quota_exceeded")
             assert int(refused.headers["retry-after"]) > 0
         assert submit(one, 1).status_code == 202
-        assert "key_studies=2" in submit(one, 1).json()["detail"]
+        assert "TUNER_KEY_STUDIES=2" in submit(one, 1).json()["detail"]
         assert submit(other, 6).status_code == 202
         page = client.get("/v1/studies", headers=other)
         assert sorted(study["progress"]["total"] for study in page.json()["items"]) == [1, 4, 6]

@@ -3,7 +3,6 @@
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from datetime import UTC, datetime
 
 import pytest
 
@@ -16,7 +15,7 @@ from tuner_service.api.rates import (
     origin_of,
 )
 from tuner_service.errors import RateError, UnavailableError
-from tuner_service.lifecycle.keys import KeyView, hash_of
+from tuner_service.lifecycle.keys import KeyHolder, hash_of
 from tuner_service.settings import Settings
 
 
@@ -53,7 +52,7 @@ def test_a_key_may_ask_in_bursts_and_then_at_its_rate() -> None:
 def test_the_refusal_says_when_to_ask_again() -> None:
     rates = Rates(Settings(key_requests_per_second=0.1), Clock())
     rates.take("a")
-    with pytest.raises(RateError, match=r"key_requests_per_second=0\.1") as refused:
+    with pytest.raises(RateError, match=r"TUNER_KEY_REQUESTS_PER_SECOND=0\.1") as refused:
         rates.take("a")
     assert refused.value.retry_after == 10
 
@@ -71,10 +70,7 @@ def test_old_buckets_are_forgotten() -> None:
     assert len(rates._buckets) == MOST_BUCKETS
 
 
-RIGHT = KeyView(
-    id="right", name="", scopes=("read",), created_at=datetime.now(UTC), expires_at=None,
-    revoked_at=None,
-)  # fmt: skip
+RIGHT = KeyHolder(id="right", scopes=("read",))
 
 
 class Keys:
@@ -87,7 +83,7 @@ class Keys:
         self.clock = Clock()
         self.attempts = Attempts(self.verify, self.hashes, self.clock)
 
-    def verify(self, secret: str) -> KeyView | None:
+    def verify(self, secret: str) -> KeyHolder | None:
         self.looked_up += 1
         return RIGHT if secret in self.valid else None
 
@@ -137,7 +133,7 @@ def test_right_keys_and_lookups_that_fail_count_for_nothing() -> None:
         assert keys.attempts.verify("a", "right") == RIGHT
     assert keys.guess("a", 100) == 1
 
-    def fails(_: str) -> KeyView | None:
+    def fails(_: str) -> KeyHolder | None:
         raise UnavailableError
 
     failing = Attempts(fails, keys.hashes, keys.clock)
@@ -149,7 +145,7 @@ def test_right_keys_and_lookups_that_fail_count_for_nothing() -> None:
 def test_wrong_keys_that_come_at_once_are_counted_before_they_are_looked_up() -> None:
     begun, go = [], threading.Event()
 
-    def verify(secret: str) -> KeyView | None:
+    def verify(secret: str) -> KeyHolder | None:
         begun.append(secret)
         go.wait(60.0)
         return None
