@@ -1,7 +1,9 @@
 """A worker's log lines: as all of ours, with the worker's name."""
 
 import logging
+import warnings
 
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer.consumer import CONNECTION_ERROR
 
 from tuner_service import logs
@@ -20,6 +22,8 @@ def configure(*, level: str, as_json: bool, worker: str) -> None:
     logging.getLogger("kombu.connection").setLevel(logging.ERROR)
 
     _tell_outages_once()
+    # At each lost connection Celery tells of a default to come for a setting that we set.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
 
 _CONSUMER = "celery.worker.consumer.consumer"

@@ -170,7 +170,7 @@ def submit_study(
 )
 def validate_study(service: ServiceDep, _: CallerDep, data: JsonBody) -> Response:
     """Make the same checks as a submit, and say what would run."""
-    return json_answer(plan(checked(service, data), settings=service.settings))
+    return json_answer(plan(service.db, checked(service, data), settings=service.settings))
 
 
 @router.get("", response_model=StudyPage, responses=errors(422), summary="List studies")

@@ -135,6 +135,8 @@ def _validate_here(definition: Any, file: Path, as_json: bool) -> None:
 def _announce(status: StudyStatus, url: str, watching: bool) -> None:
     for warning in status.warnings:
         show.err.print(f"Note: {warning}")
+    if status.reason and not watching:  # watching says it, too
+        show.err.print(f"Note: the study is {status.reason}")
     show.out.print(f"Submitted {status.name} ({status.id}), {status.progress.total} trials.")
     if not watching:
         show.out.print(f"Follow it with `tuner status {status.name} --watch{url_option(url)}`.")

@@ -9,7 +9,6 @@ from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, selec
 from tuner_service.definition import StudyDefinition, required_modules
 from tuner_service.lifecycle.workers import SUFFIX, is_live
 from tuner_service.storage.database import CLOCK
-from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import modules, studies, study_modules, workers
 
 
@@ -123,12 +122,18 @@ def needed_modules(connection: Connection, study_ids: Collection[int]) -> dict[i
     return needed
 
 
-def waits_for(row: Row, needed: Collection[str], live: Sequence[LiveWorker]) -> str | None:
+def would_wait(connection: Connection, definition: StudyDefinition, now: float) -> str | None:
+    """Return what worker a study would lack if it were submitted now; None: there is one."""
+    live = live_now(connection, now)
+    return waits_for(definition.resources.device, required_modules(definition), live)
+
+
+def waits_for(device: str, needed: Collection[str], live: Sequence[LiveWorker]) -> str | None:
     """Return what worker a study lacks, in a sentence; None: there is one that can run it."""
-    fitting = [one for one in live if row["device"] in ("auto", one.queue)]
+    fitting = [one for one in live if device in ("auto", one.queue)]
     if any(one.modules.issuperset(needed) for one in fitting):
         return None
-    wanted = [] if row["device"] == "auto" else [_DEVICES[row["device"]]]
+    wanted = [] if device == "auto" else [_DEVICES[device]]
     known = frozenset[str]().union(*(one.modules for one in fitting))
     # Each there, but with no one worker: then all of them are what one must have.
     missing = sorted(set(needed) - known) or sorted(needed)

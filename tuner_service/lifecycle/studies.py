@@ -344,7 +344,9 @@ def _views(connection: Connection, rows: Sequence[Row], now: float) -> list[Stud
 
 
 def _waits(row: Row, needed: Mapping[int, set[str]], live: Sequence[LiveWorker]) -> str | None:
-    return waits_for(row, needed.get(row["id"], ()), live) if row["state"] in ACTIVE else None
+    if row["state"] not in ACTIVE:
+        return None
+    return waits_for(row["device"], needed.get(row["id"], ()), live)
 
 
 def _one_view(row: Row, best: TrialView | None, waits: str | None, now: float) -> StudyView:

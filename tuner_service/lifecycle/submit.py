@@ -18,7 +18,7 @@ from tuner_service.definition import (
     warnings_of,
 )
 from tuner_service.errors import DefinitionError, Fault, IdempotencyError, UnavailableError
-from tuner_service.lifecycle.ability import insert_required
+from tuner_service.lifecycle.ability import insert_required, would_wait
 from tuner_service.lifecycle.quotas import check_quota
 from tuner_service.lifecycle.slotrows import insert_slots, slot_rows
 from tuner_service.lifecycle.studies import study_view
@@ -31,13 +31,15 @@ NOTE_PIECE: Final = 2045  # characters that one system attribute of the dashboar
 TRIES: Final = 30  # every round lets one of those through that fight over a name
 
 
-def plan(definition: StudyDefinition, *, settings: Settings) -> Plan:
+def plan(db: Database, definition: StudyDefinition, *, settings: Settings) -> Plan:
     """Say what a definition would do; nothing is stored.
 
     Raises:
         DefinitionError: It has more slots than the service allows.
     """
     count = _slot_count(definition, settings)
+    with db.read() as connection:
+        waits = would_wait(connection, definition, db.now(connection))
     groups = fusing(definition)
     return Plan(
         slots=count,
@@ -47,7 +49,7 @@ def plan(definition: StudyDefinition, *, settings: Settings) -> Plan:
         fusible=groups.free,
         fusible_on_cpu=groups.free_on_cpu,
         structural=groups.splitting,
-        warnings=warnings_of(definition),
+        warnings=[*warnings_of(definition), *([f"it would be {waits}"] if waits else [])],
     )
 
 

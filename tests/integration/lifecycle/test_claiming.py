@@ -12,7 +12,7 @@ from tuner_service.lifecycle.claimable import SPARE_STUDIES
 from tuner_service.lifecycle.messages import HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.studies import StudyPatch, get_study, patch
-from tuner_service.lifecycle.submit import submit
+from tuner_service.lifecycle.submit import plan, submit
 from tuner_service.lifecycle.views import Failure, StudyView
 from tuner_service.lifecycle.workers import (
     list_workers,
@@ -213,6 +213,8 @@ def test_a_study_that_nobody_can_run_says_so(
 ) -> None:
     for queue in queues:
         worker(db, queue, queue)
+    asked = definition(resources={"device": device})
+    assert plan(db, asked, settings=SETTINGS).warnings == [f"it would be {reason}"] * bool(reason)
     study = submitted(db, resources={"device": device})
     assert get_study(db, study.id).reason == reason
 

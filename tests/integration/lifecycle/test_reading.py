@@ -142,7 +142,7 @@ def test_every_visible_change_raises_the_revision(db: Database, hand: Hand) -> N
 
 
 def test_a_plan_stores_nothing(db: Database) -> None:
-    found = plan(definition(), settings=SETTINGS)
+    found = plan(db, definition(), settings=SETTINGS)
     assert (found.slots, found.grid_size, found.parameters) == (4, None, ["learning_rate"])
     assert list_studies(db).items == []
 

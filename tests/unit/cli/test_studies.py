@@ -74,6 +74,14 @@ def test_submit_reads_stdin(
     assert list(service.submitted.values()) == [{"name": "from-stdin"}]
 
 
+def test_a_study_that_nobody_can_run_says_so(
+    tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
+) -> None:
+    service.study.reason = "waiting for a worker with CUDA"
+    assert tuner("submit", study_file) == 0
+    assert capsys.readouterr().err == "Note: the study is waiting for a worker with CUDA\n"
+
+
 def test_a_changed_name_is_told(
     tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
 ) -> None:
