@@ -11,9 +11,9 @@ from typing import IO, Final, Self
 from tuner_service.datasets.arrays import KINDS, read_headers
 from tuner_service.datasets.images import check_zip
 from tuner_service.definition.catalogue import Inputs
+from tuner_service.definition.uploads import MOST_COLUMNS_KNOWN
 from tuner_service.errors import DataError
 
-MAX_COLUMNS_KEPT: Final = 1000
 MAX_ROW: Final = 1 << 24  # characters of a row of CSV; its cells take many times as much memory
 MAX_DIRECTORY: Final = 1 << 27  # bytes of a zip's directory, which takes ten times as much memory
 DELIMITERS: Final = ",;\t|"
@@ -111,7 +111,7 @@ def _parquet(path: Path, max_bytes: int) -> Contents:
     return Contents(
         format="parquet",
         rows=about.num_rows,
-        columns=names[:MAX_COLUMNS_KEPT],
+        columns=names[:MOST_COLUMNS_KNOWN],
         inputs="table",
     )
 
@@ -136,7 +136,7 @@ def _csv(file: IO[str], start: bytes) -> Contents:
     if not count:
         raise DataError("the file has a header but no rows of data; it needs some")
     return Contents(
-        format="csv", rows=count, columns=tuple(header[:MAX_COLUMNS_KEPT]), inputs="table"
+        format="csv", rows=count, columns=tuple(header[:MOST_COLUMNS_KNOWN]), inputs="table"
     )
 
 

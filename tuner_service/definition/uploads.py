@@ -16,6 +16,7 @@ from tuner_service.definition.options import Option
 from tuner_service.definition.sections import Dataset as DatasetSection
 
 FOLDER: Final = "uploads"  # of uploaded files, inside the data directory's `datasets`
+MOST_COLUMNS_KNOWN: Final = 1000  # of a table's names, the first ones
 
 
 class Upload(BaseModel):

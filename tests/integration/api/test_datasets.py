@@ -92,6 +92,8 @@ def test_a_study_keeps_to_the_version_it_was_submitted_with(
         ({"path": "x.csv"}, "/dataset/path", "unknown_key"),
         ({"name": "iris", "sha256": "0" * 64}, "/dataset/sha256", "does_not_apply"),
         ({"split": {"test": 0.001}}, "/dataset/split/test", "out_of_range"),
+        ({"target": "nix"}, "/dataset/target", "unknown_name"),
+        ({"columns": ["nix"]}, "/dataset/columns", "unknown_name"),
     ],
 )
 def test_definitions_that_do_not_fit_the_uploaded_data(
@@ -101,6 +103,23 @@ def test_definitions_that_do_not_fit_the_uploaded_data(
     answer = client.post("/v1/studies/validate", json=study(**dataset))
     assert answer.status_code == 422
     assert (pointer, code) in [(e["pointer"], e["code"]) for e in answer.json()["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "dataset"),
+    [
+        ("a|b|c,kind\n" + "1|2|3,0\n1|2|3,1\n" * 20, {}),  # the guess would be |
+        ("1,2,0\n" + "3,4,1\n5,6,0\n" * 20, {"header": False, "target": 2}),
+        (TABLE, {"columns": ["y", "x"]}),
+    ],
+    ids=["delimiter", "no header", "columns"],
+)
+def test_columns_are_refused_only_where_the_header_is_known(
+    client: TestClient, content: str, dataset: dict[str, Any]
+) -> None:
+    put(client, content)
+    answer = client.post("/v1/studies/validate", json=study(**dataset))
+    assert answer.status_code == 200, answer.json()
 
 
 def test_what_is_refused_on_arrival(settings: Settings) -> None:

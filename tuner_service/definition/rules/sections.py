@@ -19,6 +19,7 @@ from tuner_service.definition.rules.context import Context
 from tuner_service.definition.running import Training
 from tuner_service.definition.sections import DEFAULT_TEST_SHARE, Dataset, Method, Split
 from tuner_service.definition.suggest import did_you_mean
+from tuner_service.definition.uploads import MOST_COLUMNS_KNOWN
 
 
 def check_dataset(context: Context) -> None:
@@ -34,6 +35,7 @@ def check_dataset(context: Context) -> None:
         context.add_unknown(("dataset", "name"), "data set", dataset.name, known)
         return
     _check_named(context, context.dataset, dataset.options, ("dataset",), own=("split",))
+    _check_columns(context, dataset)
     _check_split(context, dataset.split)
 
 
@@ -47,6 +49,25 @@ def _check_version(context: Context, dataset: Dataset) -> None:
     known = tuple(UPLOAD_FORMATS) if upload is None else (upload.format,)
     if dataset.format is not None and dataset.name not in DATASETS and dataset.format not in known:
         context.faults.unknown(("dataset", "format"), "format", dataset.format, known)
+
+
+def _check_columns(context: Context, dataset: Dataset) -> None:
+    """An uploaded table has the columns that are named, as far as the service knows its header."""
+    upload = context.uploads.get(dataset.name)
+    if upload is None or dataset.sha256 not in (None, upload.sha256):
+        return
+    known = upload.columns or ()
+    delimiter = dataset.options.get("delimiter", ",")
+    # The upload's delimiter was a guess: a name that holds the study's own tells that it was wrong.
+    guessed = upload.format == "csv" and any(str(delimiter) in name for name in known)
+    headless = dataset.options.get("header", True) is not True
+    if not known or len(known) >= MOST_COLUMNS_KNOWN or guessed or headless:
+        return
+    for option in ("target", "columns", "categorical"):
+        given = dataset.options.get(option)
+        for name in given if isinstance(given, list) else [given]:
+            if isinstance(name, str) and name.strip() not in {one.strip() for one in known}:
+                context.faults.unknown(("dataset", option), "column", name, known)
 
 
 def _check_split(context: Context, split: Split) -> None:
