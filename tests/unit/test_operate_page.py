@@ -1,6 +1,7 @@
 """docs/operate.md: its table is the settings', its units start what there is, its commands run."""
 
 import configparser
+import contextlib
 import re
 import shlex
 import shutil
@@ -12,8 +13,10 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from tests.e2e.readme import ROOT, Block, blocks
+from tuner_service.api.metrics import Metrics
 from tuner_service.cli import run
 from tuner_service.settings import Settings
+from tuner_service.storage import Database
 from workers.settings import WorkerSettings
 
 PAGE = "docs/operate.md"
@@ -89,6 +92,16 @@ def test_the_commands_for_keys_run(
     (keys,) = (b.text for b in blocks(PAGE) if b.text.startswith("tuner keys"))
     for line in keys.splitlines():
         assert run(shlex.split(line)[1:]) == 0
+
+
+def test_the_metrics_of_the_page_are_there(migrated_sqlite: Path) -> None:
+    with contextlib.closing(Database.open(f"sqlite:///{migrated_sqlite}")) as db:
+        text = Metrics(db).render().decode()
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    described = re.findall(r"^\| `(tuner_\w+)` \|", (ROOT / PAGE).read_text(), re.MULTILINE)
+    assert described
+    assert set(described) <= kinds.keys()
+    assert all(name.endswith("_total") == (kinds[name] == "counter") for name in described)
 
 
 def test_every_command_of_the_page_is_run_here_or_says_why_not() -> None:

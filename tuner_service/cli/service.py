@@ -174,8 +174,8 @@ def revoke_key(
     from tuner_service.lifecycle import keys as stored  # noqa: PLC0415
 
     with _database(data_dir) as db:
-        stored.revoke_key(db, key_id)
-    show.out.print(f"Revoked {key_id}.")
+        done = stored.revoke_key(db, key_id)
+    show.out.print(f"Revoked {key_id}." if done else f"{key_id} was revoked before.")
 
 
 def settings_of(**given: Any) -> Any:

@@ -152,22 +152,27 @@ def valid_hashes(db: Database) -> frozenset[str]:
         return frozenset(row["hash"] for row in _all(connection) if _valid(row, now))
 
 
-def revoke_key(db: Database, key_id: str) -> None:
-    """End a key at once; one that is revoked stays revoked.
+def revoke_key(db: Database, key_id: str) -> bool:
+    """End a key at once; one that is revoked stays so, since the time it was.
+
+    Returns:
+        Whether it was not revoked before.
 
     Raises:
         NotFoundError: There is no key of this id.
     """
+    own = api_keys.c.id == key_id
     with db.write() as connection:
         now = db.now(connection)
-        found = connection.execute(
-            update(api_keys)
-            .where(api_keys.c.id == key_id)
-            .values(revoked_at=now)
-            .returning(api_keys.c.id)
-        ).first()
-    if found is None:
-        raise NotFoundError(f"there is no API key with the id {key_id!r}")
+        done = connection.execute(
+            update(api_keys).where(own, api_keys.c.revoked_at.is_(None)).values(revoked_at=now)
+        )
+        if (
+            done.rowcount == 0
+            and connection.execute(select(api_keys.c.id).where(own)).first() is None
+        ):
+            raise NotFoundError(f"there is no API key with the id {key_id!r}")
+    return done.rowcount > 0
 
 
 def _check(name: str, scopes: Collection[str], expires_seconds: float | None) -> None:

@@ -96,7 +96,13 @@ def test_a_key_is_shown_once_and_can_be_revoked(migrated: Tuner, capsys: Shown) 
     assert migrated("keys", "revoke", made["id"]) == 0
     capsys.readouterr()
     migrated("keys", "list", "--json")
-    assert json.loads(capsys.readouterr().out)[0]["revoked_at"] is not None
+    revoked = json.loads(capsys.readouterr().out)
+    assert revoked[0]["revoked_at"] is not None
+
+    assert migrated("keys", "revoke", made["id"]) == 0
+    assert capsys.readouterr().out == f"{made['id']} was revoked before.\n"
+    migrated("keys", "list", "--json")
+    assert json.loads(capsys.readouterr().out) == revoked
 
 
 def test_the_key_alone_is_on_stdout(migrated: Tuner, capsys: Shown) -> None:
