@@ -109,16 +109,21 @@ class Ringer:
                     retry=False,
                 )
         except _BROKER_ERRORS as error:
-            self._note_down(queue, error)
+            self._note_down(error)
         else:
             self._was_down = False
 
-    def _note_down(self, queue: str, error: Exception) -> None:
+    def _note_down(self, error: Exception) -> None:
         # Once per outage: the reconciler rings again every few seconds.
         with self._lock:
             level = logging.DEBUG if self._was_down else logging.WARNING
             self._was_down = True
-        logger.log(level, "cannot ring queue %s, will try again: %s", queue, type(error).__name__)
+        logger.log(
+            level,
+            "the broker cannot be reached, will try again: %s: %s",
+            type(error).__name__,
+            error,
+        )
 
     def ping(self) -> None:
         """Check that the broker answers.
@@ -131,8 +136,9 @@ class Ringer:
                 connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
                 connection.default_channel  # noqa: B018  # Redis connects lazily: open a channel
         except _BROKER_ERRORS as error:
-            message = f"The broker cannot be reached: {type(error).__name__}"
-            raise UnavailableError(message) from error
+            self._note_down(error)
+            cause = f"{type(error).__name__}: {error}"
+            raise UnavailableError("the broker cannot be reached", cause=cause) from error
 
     def close(self) -> None:
         """Close the broker connections."""

@@ -13,6 +13,7 @@ TunerError                      everything this software raises on purpose
 ├── RateError                   the key asks too often                                    (429)
 │   └── QuotaError              the key has too much under way                            (429)
 ├── UnavailableError            database or broker cannot be reached                      (503)
+│   └── DamagedError            the database's file is not whole                          (503)
 ├── SettingsError               a setting is wrong or unsafe
 ├── SchemaVersionError          the database's schema is not this software's
 └── DataError                   data that cannot be read or does not fit the definition
@@ -144,10 +145,23 @@ class QuotaError(RateError):
 
 
 class UnavailableError(TunerError):
-    """The database or the broker cannot be reached just now."""
+    """The database or the broker cannot be reached just now.
+
+    Attributes:
+        public: The message without its cause, which names hosts, users and paths: for logs and
+            the operator's terminal, not for callers of the API.
+    """
 
     code = "unavailable"
     status = 503
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        self.public = message
+        super().__init__(f"{message}: {cause}" if cause else message)
+
+
+class DamagedError(UnavailableError):
+    """The database's file is not whole: nothing helps but to restore a backup."""
 
 
 class SettingsError(TunerError):

@@ -1,6 +1,7 @@
 """`/healthz`, `/readyz`, `/metrics`: for machines that watch this one. The first two: no key."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter
@@ -13,8 +14,10 @@ from tuner_service.api.auth import CallerDep
 from tuner_service.api.documented import errors
 from tuner_service.api.metrics import CONTENT_TYPE
 from tuner_service.api.service import ServiceDep
-from tuner_service.errors import TunerError
-from tuner_service.storage import check_schema
+from tuner_service.errors import TunerError, UnavailableError
+from tuner_service.storage import Database, check_schema
+
+Status = Literal["ok", "degraded", "unavailable"]
 
 router = APIRouter(tags=["health"])
 
@@ -27,9 +30,13 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Each part the service needs: "ok", or what is wrong with it."""
+    """Each part the service needs: "ok", or what is wrong with it.
 
-    status: Literal["ok", "unavailable"]
+    Without the broker it is `degraded`: everything is answered and what runs goes on, but workers
+    that are idle hear of new work only when the broker is back.
+    """
+
+    status: Status
     checks: dict[str, str]
 
 
@@ -47,24 +54,29 @@ async def get_health() -> Response:
 )
 def get_readiness(service: ServiceDep) -> Response:
     """Ask the database, its schema's version, and the broker."""
-
-    def database() -> None:
-        with service.db.read() as connection:
-            service.db.now(connection)
-
     checks = {
-        "database": _state(database),
-        "schema": _state(lambda: check_schema(service.db)),
+        "database": _state(partial(_ask, service.db)),
+        "schema": _state(partial(check_schema, service.db)),
         "broker": _state(service.ringer.ping),
     }
-    ready = set(checks.values()) == {"ok"}
-    state = Readiness(status="ok" if ready else "unavailable", checks=checks)
-    return json_answer(state, 200 if ready else 503)
+    failing = {name for name, state in checks.items() if state != "ok"}
+    status: Status = "unavailable" if failing - {"broker"} else "degraded" if failing else "ok"
+    state = Readiness(status=status, checks=checks)
+    return json_answer(state, 503 if status == "unavailable" else 200)
+
+
+def _ask(db: Database) -> None:
+    if db.damage is not None:
+        raise db.damage
+    with db.read() as connection:
+        db.now(connection)
 
 
 def _state(check: Callable[[], object]) -> str:
     try:
         check()
+    except UnavailableError as error:
+        return error.public  # no key is asked for here
     except TunerError as error:
         return str(error)
     return "ok"

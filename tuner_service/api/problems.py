@@ -23,6 +23,7 @@ from tuner_service.errors import (
     RateError,
     SettingsError,
     TunerError,
+    UnavailableError,
 )
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def problem_of(error: TunerError) -> ProblemResponse:
         return problem(error.status, error.code, _summary(error.faults), faults=error.faults)
     if error.status == HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, SettingsError):
         raise error  # ours to fix, not the caller's to read
-    return problem(error.status, error.code, str(error), headers=_headers(error))
+    text = error.public if isinstance(error, UnavailableError) else str(error)
+    return problem(error.status, error.code, text, headers=_headers(error))
 
 
 def _headers(error: TunerError) -> dict[str, str]:

@@ -11,7 +11,7 @@ from tuner_service.api.service import Service
 from tuner_service.errors import SettingsError
 from tuner_service.lifecycle.keys import forget_settings_key, require_safe_settings
 from tuner_service.settings import Settings
-from tuner_service.storage import Database, check_schema
+from tuner_service.storage import Database, check_file, check_schema
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def prepare(settings: Settings) -> None:
     settings.prepare_data_dir()
     db = Database.open(settings.resolved_database_url)
     try:
+        check_file(db.url)
         check_schema(db)
         forget_settings_key(db)
         require_safe_settings(db, settings)

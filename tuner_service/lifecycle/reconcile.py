@@ -102,16 +102,18 @@ def _reap(connection: Connection, rows: Mapping[int, Row], settings: Settings, n
     outside = ended_outside(connection, gone)
     adopt(connection, outside, tally=tally, now=now)
     lost = without(gone, outside)
-    ended = [_lost(slot, rows[slot["study_id"]]) for slot in lost]
+    ended = [_lost(slot, rows[slot["study_id"]], settings) for slot in lost]
     end_attempts(connection, ended, studies=rows, tally=tally, settings=settings, now=now)
     tally.write(connection)
     return len(gone)
 
 
-def _lost(slot: Row, study: Row) -> EndedAttempt:
+def _lost(slot: Row, study: Row, settings: Settings) -> EndedAttempt:
+    # Not heard of, or unable to write: a full disk and a network that is cut look alike from here.
     failure = Failure(
         kind="worker_lost",
-        message=f"worker {slot['owner']} was not heard of until the lease ran out",
+        message=f"the lease was not renewed for {settings.lease_seconds:g} s: worker "
+        f"{slot['owner']} was not heard of, or the database could not be written",
     )
     if study["state"] in ("cancelled", "failed"):
         failure = Failure(kind="cancelled", message=f"the study is {study['state']}")

@@ -95,11 +95,12 @@ def leave(db: Database, worker_id: str) -> None:
 
 
 def list_workers(db: Database) -> list[WorkerView]:
-    """Return the workers heard of lately, by start."""
+    """Return the workers heard of lately, by start; who is not counted on any more is `lost`."""
     with db.read() as connection:
+        now = db.now(connection)
         rows = connection.execute(
-            select(workers)
-            .where(_is_listed(db.now(connection)))
+            select(workers, is_live(now).label("lives"))
+            .where(_is_listed(now))
             .order_by(workers.c.started_at, workers.c.id)
         ).mappings()
         return [_view(row) for row in rows]
@@ -196,6 +197,8 @@ def _storable(text: str) -> str:
 
 def _view(row: RowMapping) -> WorkerView:
     values = dict(row)
+    if not values.pop("lives"):
+        values |= {"state": "lost", "current_trials": []}  # what it said last is out of date
     for name in ("started_at", "heartbeat_at"):
         values[name] = datetime.fromtimestamp(values[name], UTC)
     return WorkerView(**values)

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tuner_service.errors import SchemaVersionError, SettingsError, UnavailableError
+from tuner_service.errors import DamagedError, SchemaVersionError, SettingsError, UnavailableError
 from tuner_service.storage.patient import TCP, PatientConnection
 from tuner_service.storage.pipeline import snapshots, use_pipelines
 
@@ -39,6 +39,8 @@ ANSWER_SECONDS = (
 )
 IDLE_SECONDS = 15.0  # of a client that is silent inside a transaction, and holds its locks
 POOL_SIZE = 10
+LONGEST_CAUSE = 300  # characters
+DAMAGED = "the database file is damaged; stop everything and restore a backup"
 
 _CLOCK = {
     # SQLite before 3.42 has no sub-second unixepoch(); julianday is good to 0.1 ms.
@@ -76,6 +78,7 @@ class Database:
 
     def __init__(self, url: str, *, writer: Engine, reader: Engine) -> None:
         self.url = url
+        self.damage: DamagedError | None = None  # once met; it does not go away by itself
         self._writer = writer
         self._reader = reader
 
@@ -109,7 +112,7 @@ class Database:
             UnavailableError: The database cannot be reached, is full, or was locked too long. The
                 transaction may have been committed if the connection broke during the commit.
         """
-        with _translated(), _connect(self._writer) as connection, connection.begin():
+        with self._translated(), _connect(self._writer) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -119,17 +122,29 @@ class Database:
         Raises:
             UnavailableError: The database cannot be reached.
         """
-        with _translated(), _connect(self._reader) as connection, connection.begin():
+        with self._translated(), _connect(self._reader) as connection, connection.begin():
             yield connection
 
     def now(self, connection: Connection) -> float:
         """Return the database's clock, in seconds since the epoch."""
         return float(connection.execute(CLOCK[self.dialect]).scalar_one())
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with _translated():
+                yield
+        except DamagedError as error:
+            self.damage = error
+            raise
+
     def close(self) -> None:
         """Close every connection."""
         self._writer.dispose()
         self._reader.dispose()
+
+
+_ENCODED = "in its password, @ : / # % are written %40 %3A %2F %23 %25"
 
 
 def is_sqlite(url: str) -> bool:
@@ -139,9 +154,12 @@ def is_sqlite(url: str) -> bool:
         SettingsError: It is malformed or neither SQLite's nor PostgreSQL's.
     """
     try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError as error:
-        raise SettingsError("database_url must be a SQLAlchemy URL") from error
+        parts = make_url(url)
+    except (ArgumentError, ValueError):  # whose messages hold the password
+        raise SettingsError(f"database_url must be a SQLAlchemy URL; {_ENCODED}") from None
+    if "@" in (parts.host or ""):
+        raise SettingsError(f"the host in database_url holds an @; {_ENCODED}")
+    backend = parts.get_backend_name()
     if backend not in _CLOCK:
         raise SettingsError(f"database_url must be sqlite or postgresql, but got {backend!r}")
     return backend == "sqlite"
@@ -248,30 +266,41 @@ def _translated() -> Iterator[None]:
         reason = _unavailable(error)
         if reason is None:
             raise
-        raise UnavailableError(reason) from error
+        raise reason from error
 
 
-def _unavailable(error: DBAPIError | psycopg.Error) -> str | None:
+def _unavailable(error: DBAPIError | psycopg.Error) -> UnavailableError | None:
     """Return why the database cannot serve just now; None: the statement itself is wrong."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, sqlite3.Error):
         return _sqlite_unavailable(cause)
     if getattr(cause, "sqlstate", None) == "53100":
-        return "the database has no space left on its disk"
+        return UnavailableError("the database has no space left on its disk")
     cut = isinstance(error, DBAPIError) and error.connection_invalidated
     if cut or isinstance(cause, psycopg.OperationalError):
-        return "the database cannot be reached, or gave up the transaction"
+        return unreachable(cause)
     return None
 
 
-def _sqlite_unavailable(error: sqlite3.Error) -> str | None:
+def unreachable(cause: BaseException | None) -> UnavailableError:
+    """Return the error for a PostgreSQL that cannot be reached, with what it or the driver says."""
+    first = str(cause or "").strip().partition("\n")[0]
+    message = "the database cannot be reached, or gave up the transaction"
+    return UnavailableError(message, cause=first[:LONGEST_CAUSE])
+
+
+def _sqlite_unavailable(error: sqlite3.Error) -> UnavailableError | None:
     name = getattr(error, "sqlite_errorname", None) or ""
     if name == "SQLITE_FULL":
-        return "the database has no space left on its disk"
+        return UnavailableError("the database has no space left on its disk")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return DamagedError(DAMAGED, cause=f"{error} ({name})")
     if name.startswith("SQLITE_IOERR"):
-        return f"the database file cannot be read or written ({name}); is the disk full?"
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return f"the database was locked by another process for {BUSY_SECONDS:g} s"
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-        return f"the database file cannot be opened for writing ({name})"
-    return None
+        text = f"the database file cannot be read or written ({name}); is the disk full?"
+    elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        text = f"the database was locked by another process for {BUSY_SECONDS:g} s"
+    elif name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        text = f"the database file cannot be opened for writing ({name})"
+    else:
+        return None
+    return UnavailableError(text)

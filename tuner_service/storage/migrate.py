@@ -17,8 +17,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
-from tuner_service.errors import SchemaVersionError, UnavailableError
-from tuner_service.storage.database import Database, is_sqlite, sqlite_path
+from tuner_service.errors import SchemaVersionError
+from tuner_service.storage.database import (
+    Database,
+    is_sqlite,
+    sqlite_path,
+    unreachable,
+)
+from tuner_service.storage.integrity import check_file
 
 VERSION_TABLE = "tuner_alembic_version"
 OPTUNA_REVISION = "v3.2.0.a"  # what Optuna 5.0 creates
@@ -33,10 +39,11 @@ def migrate(url: str) -> None:
     Raises:
         SchemaVersionError: The database was written by a newer version of this software, or by
             an Optuna whose schema is not known.
-        UnavailableError: The database cannot be reached.
+        UnavailableError: The database cannot be reached, or its file is damaged.
     """
     if is_sqlite(url):
         Database.open(url, create=True).close()
+        check_file(url)
     with _alone(url), contextlib.closing(Database.open(url)) as database:
         with database.read() as connection:
             _check_optuna_revision(connection)
@@ -115,7 +122,7 @@ def _create_optuna_tables(url: str) -> None:
     try:
         storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True)
     except OperationalError as error:
-        raise UnavailableError("the database cannot be reached") from error
+        raise unreachable(error.orig) from error
     storage.remove_session()
     storage.engine.dispose()
 
@@ -134,6 +141,6 @@ def _alone(url: str) -> Iterator[None]:
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
             yield
     except OperationalError as error:
-        raise UnavailableError("the database cannot be reached") from error
+        raise unreachable(error.orig) from error
     finally:
         engine.dispose()

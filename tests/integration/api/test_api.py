@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from tests.integration.api.conftest import served
 from tuner_service.api import rates
 from tuner_service.api.app import create_app
+from tuner_service.api.server import bind
 from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.keys import create_key, revoke_key
@@ -217,6 +219,20 @@ def test_readiness_tells_what_is_missing(client: TestClient) -> None:
     assert checks == {"database": "ok", "schema": "ok", "broker": "ok"}
     assert client.get("/healthz").json()["status"] == "ok"
     assert "tuner_http_requests" in client.get("/metrics").text
+
+
+def test_without_its_broker_the_service_is_degraded_and_not_away(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bind("127.0.0.1", 0) as taken:
+        url = f"redis://:secret@127.0.0.1:{taken.getsockname()[1]}/0"
+    settings = settings.model_copy(update={"broker_url": SecretStr(url)})
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        answer = client.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["checks"]["broker"] == "the broker cannot be reached"
+    assert "Connection refused" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_the_dashboard_is_read_only(client: TestClient) -> None:

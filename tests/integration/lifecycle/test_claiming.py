@@ -187,6 +187,20 @@ def test_auto_goes_to_the_cpu_when_the_cuda_worker_is_gone(db: Database, hand: H
     assert hand.claim().leases
 
 
+def test_a_worker_that_is_not_heard_of_is_listed_as_lost(db: Database) -> None:
+    worker(db, "silent", "cpu")
+    trials = [{"study": "s", "number": 0}]
+    worker_heartbeat(db, "silent", state="busy", lanes=4, current_trials=trials)
+    (before,) = list_workers(db)
+    with db.write() as connection:
+        connection.execute(update(workers).values(heartbeat_at=workers.c.heartbeat_at - 16.0))
+    (after,) = list_workers(db)
+    assert [(one.state, one.current_trials) for one in (before, after)] == [
+        ("busy", trials),
+        ("lost", []),
+    ]
+
+
 def test_a_worker_of_a_time_to_come_leaves_the_list(db: Database) -> None:
     """It was heard of before the clock was set back, and not since."""
     worker(db, "lost", "cpu")

@@ -111,11 +111,14 @@ def test_numbers_that_json_cannot_hold_become_null(value: object, stored: str) -
         ("no url", "SQLAlchemy URL"),
         ("sqlite://", "in-memory"),
         ("sqlite:///:memory:", "in-memory"),
+        ("postgresql+psycopg://u:pa@ss@localhost/x", "holds an @.*%40"),
+        ("postgresql+psycopg://u:pass@localhost:po/rt/x", "%2F"),
     ],
 )
 def test_other_databases_are_refused(url: str, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(SettingsError, match=message) as refused:
         Database.open(url, create=True)
+    assert "ss@" not in str(refused.value)
 
 
 def test_a_new_file_is_its_owners_only(tmp_path: Path) -> None:
@@ -291,6 +294,13 @@ def test_a_server_that_is_not_there_is_unavailable(own_server: PostgresServer) -
     with pytest.raises(UnavailableError), db.write():
         pass
     db.close()
+
+
+def test_what_the_server_says_is_told_to_the_operator_alone(postgres: PostgresServer) -> None:
+    for call in (migrate, lambda url: Database.open(url).read().__enter__()):
+        with pytest.raises(UnavailableError, match='"absent" does not exist') as refused:
+            call(postgres.url("absent"))
+        assert "absent" not in refused.value.public
 
 
 def test_a_connection_that_is_cut_is_unavailable_once(postgres_url: str) -> None:

@@ -134,7 +134,7 @@ def test_right_keys_and_lookups_that_fail_count_for_nothing() -> None:
     assert keys.guess("a", 100) == 1
 
     def fails(_: str) -> KeyHolder | None:
-        raise UnavailableError
+        raise UnavailableError("away")
 
     failing = Attempts(fails, keys.hashes, keys.clock)
     for _ in range(100):
