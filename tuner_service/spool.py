@@ -9,7 +9,9 @@ parse: one lock covers the whole of both.
 """
 
 import fcntl
+import math
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,6 +23,11 @@ from typing import Any
 from kombu.exceptions import ChannelError
 from kombu.transport import filesystem
 from kombu.utils.json import dumps, loads
+
+LOOK_SECONDS = 0.2
+
+closing = threading.Event()
+"""Set when this process is to stop. Celery asks only between two waits of two seconds."""
 
 
 class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu is untyped
@@ -76,3 +83,19 @@ class Transport(filesystem.Transport):  # type: ignore[misc]  # kombu is untyped
     """The `filesystem://` transport with the channel above."""
 
     Channel = Channel
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Wait for a message and deliver it; no longer once the process is `closing`.
+
+        Raises:
+            TimeoutError: None came.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                super().drain_events(connection, timeout=min(left, LOOK_SECONDS))
+                return
+            except TimeoutError:
+                if closing.is_set() or time.monotonic() >= deadline:
+                    raise

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery, concurrency, signals
 
+from tuner_service import spool
 from tuner_service.broker import celery_options, queue_name
 from tuner_service.errors import TunerError
 from tuner_service.settings import Settings
@@ -114,6 +115,7 @@ def _stay_attentive(hub: Any) -> None:
 
 def stop(**_: Any) -> None:
     """Stop claiming; the serve in progress hands back and returns."""
+    spool.closing.set()
     if place.worker is not None:
         place.worker.stop()
 

@@ -98,6 +98,14 @@ class Supervisor:
         if self._keeper.current is not None:
             self._keeper.current.wake()
 
+    def dismiss(self) -> None:
+        """Tell a trainer that serves nobody to end, once the worker is to stop."""
+        if self._keeper.current is not None and self._lock.acquire(blocking=False):
+            try:
+                self._keeper.current.send({"type": "shutdown"})
+            finally:
+                self._lock.release()
+
     def _begin(self) -> None:
         self._shift = Shift(
             self._settings,

@@ -107,9 +107,9 @@ class TrainerProcess:
 
     def kill(self) -> None:
         """End it and whatever it started, at once."""
-        self._kill(self._family())
+        self._kill(self._family(), wait_seconds=5.0)
 
-    def _kill(self, family: Sequence[psutil.Process]) -> None:
+    def _kill(self, family: Sequence[psutil.Process], *, wait_seconds: float) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for process in family:
@@ -117,15 +117,19 @@ class TrainerProcess:
                 process.kill()
         self._outgoing.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5.0)
+            self._process.wait(wait_seconds)
 
     def close(self, timeout: float) -> None:
-        """Close the command pipe, which ends a healthy trainer; kill it after `timeout`."""
+        """Close the command pipe, which ends a healthy trainer; kill it after `timeout`.
+
+        On a busy machine the system takes seconds to give its memory back: that is waited for
+        no longer than `timeout` again.
+        """
         family = self._family()
         self._outgoing.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
-        self._kill(family)
+        self._kill(family, wait_seconds=timeout)
 
     def _family(self) -> list[psutil.Process]:
         """Return what it has started. What left its process group is found only while it lives."""

@@ -33,6 +33,8 @@ from workers.supervisor.trainer_process import TrainerCommand, TrainerProcess
 
 logger = logging.getLogger(__name__)
 
+TRAINER_SECONDS = 0.5  # an idle trainer's end takes no more, but for memory to be given back
+
 
 def new_worker_id() -> str:
     """Return a name for this process that no other has had."""
@@ -222,15 +224,19 @@ class Worker:
         self._presence.start()
 
     def stop(self) -> None:
-        """Stop claiming; a serve in progress hands back and returns within the grace time."""
+        """Stop claiming; a serve in progress hands back and returns within the grace time.
+
+        An idle trainer ends meanwhile.
+        """
         self._stopping.set()
         self._supervisor.wake()
+        self._supervisor.dismiss()
 
     def close(self) -> None:
         """Leave, and end the trainer."""
         self._stopping.set()
         self._presence.close()
-        self._keeper.close(2.0)
+        self._keeper.close(TRAINER_SECONDS)
         self._ringer.close()
         self._db.close()
 

@@ -45,6 +45,21 @@ def test_the_trainer_stays_warm_between_serves(bench: Make) -> None:
     assert b.ledger.states() == ["done", "done"]
 
 
+def test_a_worker_that_stops_sends_an_idle_trainer_home_and_no_other(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"epochs": 1000, "seconds": 0.01}])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: bool(b.ledger.reports))
+    trainer = b.keeper.current
+    assert trainer is not None
+    b.supervisor.dismiss()
+    assert trainer.exit_code(wait_seconds=0.3) is None
+    b.ledger.ask_stop(1, "cancelled")
+    b.join()
+    b.supervisor.dismiss()
+    assert trainer.exit_code(wait_seconds=10.0) == 0
+
+
 def test_the_trainer_is_told_the_number_by_which_equal_trials_rank(
     bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
