@@ -84,8 +84,8 @@ class Reconciler:
     def _reconcile(self) -> None:
         done = reconcile(self._db, settings=self._settings)
         self._metrics.reconciled(reaped=done.reaped, finished=len(done.finished))
-        for name in done.rings:
-            self._ringer.ring(name)
+        for name, count in done.rings.items():
+            self._ringer.ring(name, count)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -4,20 +4,32 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, and_, func, insert, or_, select
 
 from tuner_service.definition import StudyDefinition, required_modules
-from tuner_service.lifecycle.workers import SUFFIX, is_live
-from tuner_service.storage.database import CLOCK
-from tuner_service.storage.schema import modules, studies, study_modules, workers
+from tuner_service.lifecycle.workers import is_live
+from tuner_service.storage.schema import (
+    modules,
+    refused_modules,
+    studies,
+    study_modules,
+    workers,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """What a live worker can run: its queue (`cpu`, `cuda`) and the names of its modules."""
+    """What a live worker can run.
+
+    Attributes:
+        queue: `cpu` or `cuda`.
+        modules: The names of its modules.
+        refused: The files that it does not offer as modules.
+    """
 
     queue: str
     modules: frozenset[str]
+    refused: frozenset[str] = frozenset()
 
 
 def insert_required(connection: Connection, study_id: int, definition: StudyDefinition) -> None:
@@ -76,15 +88,6 @@ def able_workers(
     return {study_id: count for study_id, count in rows}
 
 
-def idle_workers(connection: Connection, queue: str) -> int:
-    """Return how many live workers of a queue have nothing to do."""
-    now = CLOCK[connection.dialect.name].scalar_subquery()
-    idle = select(func.count()).where(
-        workers.c.queue == queue, is_live(now), workers.c.state == "idle"
-    )
-    return connection.execute(idle).scalar_one()
-
-
 def on_queue(queue: str, now: float | ColumnElement[Any]) -> ColumnElement[bool]:
     """Of a query over studies: they go to this queue; `auto` to CUDA where that can run them."""
     if queue == "cuda":
@@ -100,17 +103,20 @@ def on_queue(queue: str, now: float | ColumnElement[Any]) -> ColumnElement[bool]
 
 def live_now(connection: Connection, now: float) -> list[LiveWorker]:
     """Return every live worker."""
-    rows = connection.execute(
-        select(workers.c.id, workers.c.queue, modules.c.name)
-        .outerjoin(modules, modules.c.worker_id == workers.c.id)
-        .where(is_live(now))
-    )
-    queues: dict[str, str] = {}
-    names: dict[str, set[str]] = {}
-    for worker_id, queue, name in rows:
-        queues[worker_id] = queue
-        names.setdefault(worker_id, set()).update(() if name is None else (name,))
-    return [LiveWorker(queue, frozenset(names[i])) for i, queue in queues.items()]
+    rows = connection.execute(select(workers.c.id, workers.c.queue).where(is_live(now)))
+    queues = {worker_id: queue for worker_id, queue in rows}
+    names = _by_worker(connection, modules.c.worker_id, modules.c.name, queues)
+    files = _by_worker(connection, refused_modules.c.worker_id, refused_modules.c.file, queues)
+    return [LiveWorker(queue, names[i], files[i]) for i, queue in queues.items()]
+
+
+def _by_worker(
+    connection: Connection, worker: Column[str], value: Column[str], ids: Collection[str]
+) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {worker_id: set() for worker_id in ids}
+    for worker_id, one in connection.execute(select(worker, value).where(worker.in_(ids))):
+        found[worker_id].add(one)
+    return {worker_id: frozenset(values) for worker_id, values in found.items()}
 
 
 def needed_modules(connection: Connection, study_ids: Collection[int]) -> dict[int, set[str]]:
@@ -140,7 +146,8 @@ def waits_for(device: str, needed: Collection[str], live: Sequence[LiveWorker]) 
     if missing:
         plural = "s" if len(missing) > 1 else ""
         wanted.append(f"the module{plural} {', '.join(missing)}")
-        broken = [f"{name}{SUFFIX}" for name in missing if f"{name}{SUFFIX}" in known]
+        files = frozenset[str]().union(*(one.refused for one in fitting))
+        broken = [f"{name}.py" for name in missing if f"{name}.py" in files]
         why = f"; not offered: {', '.join(broken)}, see `tuner catalogue networks`" * bool(broken)
         return f"waiting for a worker with {' and '.join(wanted)} (--modules DIR){why}"
     return f"waiting for a worker with {wanted[0]}" if wanted else "waiting for a worker"

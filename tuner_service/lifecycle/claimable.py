@@ -11,8 +11,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select
 
 from tuner_service.lifecycle.ability import (
+    able_workers,
     has_modules,
-    idle_workers,
     is_loop,
     on_queue,
     some_worker,
@@ -59,14 +59,18 @@ def claimable(connection: Connection, wanted: Wanted) -> list[int]:
     return list(connection.execute(statement, values).scalars())
 
 
-def claimable_queues(connection: Connection) -> list[str]:
-    """Return the queues that have a slot a live worker could claim now.
+def workers_to_ring(connection: Connection, now: float) -> dict[str, int]:
+    """Return how many workers of each queue to ring, where a live one could claim a slot now.
 
-    One for each worker that is idle, so that no one takes what was meant for several, and one at
-    least: who is listed as busy may be idle since.
+    Each that is idle and able, so that no one takes what was meant for several; and one at least:
+    who is listed as busy may be idle since.
     """
-    ready = [queue for queue in ("cuda", "cpu") if claimable(connection, Wanted(queue))]
-    return [queue for queue in ready for _ in range(max(1, idle_workers(connection, queue)))]
+    wanted = {}
+    for queue in ("cuda", "cpu"):
+        if ready := claimable(connection, Wanted(queue)):
+            idle = able_workers(connection, ready, queue, now, idle=True)
+            wanted[queue] = max(1, *idle.values()) if idle else 1
+    return wanted
 
 
 @lru_cache(maxsize=64)

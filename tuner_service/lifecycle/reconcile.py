@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
-from tuner_service.lifecycle.claimable import claimable_queues
+from tuner_service.lifecycle.claimable import workers_to_ring
 from tuner_service.lifecycle.ending import ACTIVE, settle, timed_out
 from tuner_service.lifecycle.outside import adopt, ended_outside, without
 from tuner_service.lifecycle.tally import Tally, lock_rows
@@ -26,11 +26,11 @@ LONGEST_LEASE_SECONDS: Final = 2 * 3600.0  # settings allow half of it
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What one round did, and the queues to ring, one for each idle worker that has work there."""
+    """What one round did, and how many workers of each queue to ring."""
 
     reaped: int
     finished: list[str]
-    rings: list[str]
+    rings: dict[str, int]
 
 
 def reconcile(db: Database, *, settings: Settings) -> Reconciled:
@@ -42,7 +42,7 @@ def reconcile(db: Database, *, settings: Settings) -> Reconciled:
     with db.read() as connection:
         now = db.now(connection)
         needy = _with_expired_leases(connection, now, settings) | _maybe_ending(connection, now)
-        rings = claimable_queues(connection)
+        rings = workers_to_ring(connection, now)
     reaped, finished = 0, []
     for study_id in sorted(needy):
         with db.write() as connection:

@@ -18,13 +18,12 @@ from tuner_service.definition import ModuleDescription
 from tuner_service.definition.modules import RefusedModule
 from tuner_service.lifecycle.views import WorkerView
 from tuner_service.storage.database import Database
-from tuner_service.storage.schema import modules, workers
+from tuner_service.storage.schema import modules, refused_modules, workers
 
 # Workers renew their entry every two seconds; one that missed this many seconds is not counted on.
 LIVE_SECONDS = 15.0
 # After this long without a word a worker leaves the list.
 FORGET_SECONDS = 120.0
-SUFFIX = ".py"
 MAX_NAME = 128
 MAX_REASON = 1_000
 
@@ -151,36 +150,44 @@ def publish_modules(
             }
             for name, (description, source_hash) in published.items()
         ]
-        # A file's name ends in .py, which no module's does: nobody takes it for one there is.
-        rows += [
-            {
-                "worker_id": worker_id,
-                "name": _storable(file)[-MAX_NAME:],
-                "description": {"reason": _storable(reason)[:MAX_REASON]},
-                "source_hash": "",
-            }
-            for file, reason in (refused or {}).items()
-        ]
         if rows:
             connection.execute(insert(modules), rows)
+        mine = refused_modules.c.worker_id == worker_id
+        connection.execute(delete(refused_modules).where(mine))
+        # By what is stored of the names: two files may be one there.
+        reasons = {
+            _storable(file)[-MAX_NAME:]: _storable(reason)[:MAX_REASON]
+            for file, reason in (refused or {}).items()
+        }
+        if reasons:
+            connection.execute(
+                insert(refused_modules),
+                [
+                    {"worker_id": worker_id, "file": file, "reason": reason}
+                    for file, reason in reasons.items()
+                ],
+            )
 
 
 def listed_modules(db: Database) -> Modules:
     """Return what modules the listed workers have, and which files they do not offer."""
     with db.read() as connection:
+        listed = _is_listed(db.now(connection))
         rows = connection.execute(
-            select(modules.c.name, modules.c.description, workers.c.id)
+            select(modules.c.name, modules.c.description)
             .join(workers, workers.c.id == modules.c.worker_id)
-            .where(_is_listed(db.now(connection)))
+            .where(listed)
             .order_by(modules.c.name, workers.c.started_at)
         )
-        known: dict[str, ModuleDescription] = {}
+        known = {name: ModuleDescription.model_validate(text) for name, text in rows}
         refused: dict[tuple[str, str], list[str]] = {}
-        for name, description, worker_id in rows:
-            if name.endswith(SUFFIX):
-                refused.setdefault((name, description["reason"]), []).append(worker_id)
-            else:
-                known[name] = ModuleDescription.model_validate(description)
+        for row in connection.execute(
+            select(refused_modules)
+            .join(workers, workers.c.id == refused_modules.c.worker_id)
+            .where(listed)
+            .order_by(refused_modules.c.file, workers.c.started_at)
+        ):
+            refused.setdefault((row.file, row.reason), []).append(row.worker_id)
     return Modules(
         known,
         [

@@ -216,6 +216,19 @@ modules = Table(
     Column("source_hash", String(64), nullable=False),
 )
 
+refused_modules = Table(
+    "tuner_refused_modules",
+    metadata,
+    Column(
+        "worker_id",
+        String(64),
+        ForeignKey("tuner_workers.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("file", String(128), primary_key=True),
+    Column("reason", Text, nullable=False),
+)
+
 api_keys = Table(
     "tuner_api_keys",
     metadata,

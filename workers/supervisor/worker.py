@@ -140,8 +140,8 @@ class DatabaseRegister:
 
     def reconcile(self) -> None:
         """Reap, finish and ring."""
-        for queue in reconcile(self.db, settings=self.settings).rings:
-            self.ringer.ring(queue)
+        for queue, count in reconcile(self.db, settings=self.settings).rings.items():
+            self.ringer.ring(queue, count)
 
 
 class Worker:

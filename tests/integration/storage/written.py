@@ -40,7 +40,9 @@ def write_everything(db: Database) -> None:
     register_worker(
         db, worker_id="w", host="h", pid=1, queue="cpu", device="cpu", version="0", lanes=4
     )
-    publish_modules(db, "w", {"mine": ({"parameters": {}}, "0" * 64)})
+    publish_modules(
+        db, "w", {"mine": ({"parameters": {}}, "0" * 64)}, refused={"broken.py": "it has no build"}
+    )
     create_key(db, "ci", ["read"])
     _completed(db)
     _running(db)

@@ -72,7 +72,7 @@ def test_a_new_study_rings_each_worker_that_can_run_it(
 
     def nothing(_db: object, *, settings: Settings) -> Reconciled:
         reconciled.set()
-        return Reconciled(0, [], [])
+        return Reconciled(0, [], {})
 
     monkeypatch.setattr(reconciler, "list_workers", lambda _db: listed)
     monkeypatch.setattr(reconciler, "reconcile", nothing)
@@ -94,7 +94,7 @@ def test_outages_and_surprises_do_not_end_it(
         error = next(answers, None)
         if error is not None:
             raise error
-        return Reconciled(1, ["st_1"], ["cpu"])
+        return Reconciled(1, ["st_1"], {"cpu": 2})
 
     monkeypatch.setattr(reconciler, "reconcile", failing)
     bell = Bell()
@@ -102,4 +102,4 @@ def test_outages_and_surprises_do_not_end_it(
     trying.start()
     assert bell.rung.wait(PATIENCE)
     trying.stop()
-    assert bell.rings[0] == ("cpu", 1)
+    assert bell.rings[0] == ("cpu", 2)
