@@ -54,12 +54,13 @@ class AccessLog:
         # Queries are left out: they may hold what a caller thinks private. repr() keeps one line.
         logger.log(
             level,
-            "%s %s %d %.0fms %s",
+            "%s %s %d %.0fms %s key=%s",
             method,
             repr(path)[1:-1],
             status,
             seconds * 1000,
             scope["tuner_request_id"],
+            scope.get("tuner_caller") or "-",
         )
 
 

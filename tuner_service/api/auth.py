@@ -28,6 +28,8 @@ from tuner_service.errors import (
 from tuner_service.lifecycle.keys import SCOPES
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+# What stores nothing, though it is no GET: its question is a body.
+ASKING = frozenset({"/v1/studies/validate"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,14 @@ async def authenticate(request: Request, service: ServiceDep) -> Caller:
 
     Raises:
         AuthenticationError: No key, or one that is unknown, revoked or past its end.
-        PermissionDeniedError: The key may read only, and this writes.
+        PermissionDeniedError: The key lacks the scope that this needs.
         RateError: The key asks too often, or too many wrong keys came from the caller's address.
     """
     caller = await _caller(service, request)
+    request.scope["tuner_caller"] = caller.owner
     service.rates.take(caller.owner)
-    needed = "read" if request.method in READING else "write"
+    reads = request.method in READING or request.scope["path"] in ASKING
+    needed = "read" if reads else "write"
     if needed not in caller.scopes:
         raise PermissionDeniedError(
             f"This needs an API key with the scope {needed!r}, but this key has "

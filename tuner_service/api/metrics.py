@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from tuner_service.lifecycle.tally import study_counts
 from tuner_service.lifecycle.workers import list_workers
 from tuner_service.storage import Database
 
@@ -32,9 +33,6 @@ class Metrics:
         self._reaped = Counter(
             "tuner_leases_reaped", "Expired leases this process reaped.", registry=self.registry
         )
-        self._finished = Counter(
-            "tuner_studies_finished", "Studies this process saw end.", registry=self.registry
-        )
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -45,15 +43,15 @@ class Metrics:
         """Take the number of held requests from here."""
         self._waiting.set_function(count)
 
-    def reconciled(self, *, reaped: int, finished: int) -> None:
-        """Count what one reconciliation did."""
-        self._reaped.inc(reaped)
-        self._finished.inc(finished)
+    def reaped(self, count: int) -> None:
+        """Count leases that a reconciliation reaped."""
+        self._reaped.inc(count)
 
     def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format, with the workers read just now."""
+        """Return all metrics in Prometheus' text format; workers and studies are read just now."""
         momentary = CollectorRegistry()
         momentary.register(_WorkerGauges(self._db))
+        momentary.register(_StudyGauges(self._db))
         return generate_latest(self.registry) + generate_latest(momentary)
 
 
@@ -75,3 +73,22 @@ class _WorkerGauges:
             running = sum(len(w.current_trials) for w in workers if w.queue == queue)
             trials.add_metric([queue], running)
         yield trials
+
+
+class _StudyGauges:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def describe(self) -> list[Metric]:
+        return []  # so that registering does not read the database
+
+    def collect(self) -> Iterator[Metric]:
+        counts = study_counts(self._db)
+        studies = GaugeMetricFamily("tuner_studies", "Studies, by state.", labels=["state"])
+        for state, (number, _) in counts.items():
+            studies.add_metric([state], number)
+        yield studies
+        slots = GaugeMetricFamily("tuner_slots_open", "Trials to be run.", labels=["state"])
+        for state, (_, open_slots) in counts.items():
+            slots.add_metric([state], open_slots)
+        yield slots

@@ -83,7 +83,7 @@ class Reconciler:
 
     def _reconcile(self) -> None:
         done = reconcile(self._db, settings=self._settings)
-        self._metrics.reconciled(reaped=done.reaped, finished=len(done.finished))
+        self._metrics.reaped(done.reaped)
         for name, count in done.rings.items():
             self._ringer.ring(name, count)
 

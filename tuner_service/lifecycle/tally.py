@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
+from tuner_service.storage.database import Database
 from tuner_service.storage.pipeline import DEFERRED, Row, among, integers
-from tuner_service.storage.schema import studies
+from tuner_service.storage.schema import GONE, studies
 
 COUNTED = ("open", "leased", "done", "failed", "cancelled")
 
@@ -58,3 +59,14 @@ class Tally:
         """Return a study's row, as it was when it was locked, with the counters as they are now."""
         changes = self._changes.get(row["id"], {})
         return {**row, **{name: row[name] + count for name, count in changes.items()}}
+
+
+def study_counts(db: Database) -> dict[str, tuple[int, int]]:
+    """Return, by state, how many studies there are, and how many open slots they have together."""
+    open_slots = func.coalesce(func.sum(studies.c.slots_open), 0)
+    query = select(studies.c.state, func.count(), open_slots)
+    with db.read() as connection:
+        rows = connection.execute(
+            query.where(studies.c.state != GONE).group_by(studies.c.state).order_by(studies.c.state)
+        )
+        return {state: (count, int(slots)) for state, count, slots in rows}

@@ -221,6 +221,21 @@ def test_readiness_tells_what_is_missing(client: TestClient) -> None:
     assert "tuner_http_requests" in client.get("/metrics").text
 
 
+def test_metrics_count_studies_and_what_is_to_be_run(client: TestClient) -> None:
+    assert "tuner_studies{" not in client.get("/metrics").text
+    for trials in (3, 4):
+        client.post("/v1/studies", json=definition(budget={"trials": trials}))
+    client.post("/v1/studies/small/cancel")
+    told = client.get("/metrics").text
+    for line in (
+        'tuner_studies{state="queued"} 1.0',
+        'tuner_studies{state="cancelled"} 1.0',
+        'tuner_slots_open{state="queued"} 4.0',
+        'tuner_slots_open{state="cancelled"} 0.0',
+    ):
+        assert line in told
+
+
 def test_without_its_broker_the_service_is_degraded_and_not_away(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -301,7 +316,7 @@ def test_no_address_is_without_its_guard(
             stale = client.request(method, path, headers={"X-API-Key": revoked})
             assert stale.status_code == 401, (method, path)
             answer = client.request(method, path, headers={"X-API-Key": reader})
-            writes = method not in ("GET", "HEAD")
+            writes = method not in ("GET", "HEAD") and path != "/v1/studies/validate"
             assert (answer.status_code == 403) == writes, (method, path, answer.status_code)
         for path in ("/", "/docs", "/openapi.json", "/dashboard", "/api/studies", "/csv/1"):
             assert client.get(path).status_code == 401, path

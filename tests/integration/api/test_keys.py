@@ -132,3 +132,20 @@ def test_a_settings_key_that_was_stored_opens_no_more(settings: Settings) -> Non
     prepare(settings)
     assert list_keys(db) == []
     db.close()
+
+
+def test_a_key_that_reads_may_validate_and_the_log_names_it(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = Database.open(settings.resolved_database_url)
+    key_id, secret = create_key(db, "reader", ["read"])
+    db.close()
+    caplog.set_level("INFO")
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        key = {"X-API-Key": secret}
+        answer = client.post("/v1/studies/validate", json=definition(), headers=key)
+        assert answer.status_code == 200
+        assert client.post("/v1/studies", json=definition(), headers=key).status_code == 403
+    lines = [line for line in caplog.messages if line.startswith("POST")]
+    assert [f"key={key_id}" in line for line in lines] == [True, True]
+    assert secret not in caplog.text
