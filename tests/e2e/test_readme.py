@@ -75,8 +75,11 @@ class Reader:
         def ready() -> bool:
             with contextlib.suppress(httpx2.HTTPError):
                 url = f"http://127.0.0.1:{self.port}"
+                key = self.environment.get("TUNER_API_KEY")
+                headers = {} if key is None else {"X-API-Key": key}
                 if httpx2.get(f"{url}/readyz").status_code == 200:
-                    return bool(httpx2.get(f"{url}/v1/workers").json()["items"])
+                    answer = httpx2.get(f"{url}/v1/workers", headers=headers)
+                    return bool(answer.raise_for_status().json()["items"])
             return False
 
         until(ready, seconds=180.0, what="the service of the README")
@@ -181,7 +184,9 @@ def test_the_blocks_on_many_machines(
         if block.is_scaled and block.is_service:
             reader.start(block)
         elif block.is_scaled:
-            reader.run(block)
+            printed = reader.run(block)
+            if "keys create" in block.text:
+                reader.environment["TUNER_API_KEY"] = printed.split()[0]
     reader.wait_until_ready()
     (study_file,) = (block for block in blocks() if block.language == "yaml")
     (reader.clone / "study.yaml").write_text(study_file.text)
