@@ -39,6 +39,7 @@ class Run:
         sendings: How often it was sent to a trainer, the last time at `sent_at`.
         started_at: When the trainer began to train it.
         stop_mode: What the trainer was asked to do with it, at `stop_at`.
+        offered: It was asked for another worker's sake, which has no deadline.
         out_of_time: It was asked to stop for its own trial_timeout.
     """
 
@@ -57,6 +58,7 @@ class Run:
     started_at: float | None = None
     stop_mode: StopMode | None = None
     stop_at: float = 0.0
+    offered: bool = False
     out_of_time: bool = False
 
     @property
@@ -80,7 +82,12 @@ class Run:
 
     def ask_stop(self, mode: StopMode, now: float) -> None:
         """Note what the trainer is asked to do with the run."""
-        self.stop_mode, self.stop_at = mode, now
+        self.stop_mode, self.stop_at, self.offered = mode, now, False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody waits for its stop."""
+        return self.stop_mode is None or self.offered
 
     def describe(self) -> dict[str, Any]:
         """Return the run as it stands in the list of workers."""

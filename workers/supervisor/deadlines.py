@@ -76,7 +76,7 @@ class Watch:
         for run in on_board:
             # Only a trainer that is quiet is taken for stuck: one that moves will get to it.
             asked = now - run.stop_at
-            if run.stop_mode is not None and min(asked, quiet) > self._answer_seconds:
+            if not run.is_free and min(asked, quiet) > self._answer_seconds:
                 return Cause(
                     "unanswered",
                     f"A trial did not stop within {self._answer_seconds:g} s of being asked.",
@@ -102,7 +102,7 @@ class Watch:
 
 def _is_over(run: Run, now: float, *, since: float) -> bool:
     limit = run.study.trial_timeout
-    if limit is None or run.stop_mode is not None:
+    if limit is None or not run.is_free:
         return False
     if run.started_at is None:
         return now - since > max(limit, _START_SECONDS)

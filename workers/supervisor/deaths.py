@@ -49,7 +49,7 @@ def judge(on_board: Sequence[Run], cause: Cause) -> dict[int, Outcome | None]:
     """
     ghosts = [run for run in on_board if run.phase is Phase.GHOST]
     mine = [run for run in on_board if run.phase is Phase.SENT]
-    stopping = {run.key for run in mine if run.stop_mode is not None}
+    stopping = {run.key for run in mine if not run.is_free}
     suspects = _suspects([run for run in mine if run.key not in stopping], cause)
     only = len(mine) == 1 and not ghosts
     alone = len(suspects) == 1 and (only or {suspects[0].key} == cause.turn)

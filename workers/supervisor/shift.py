@@ -85,11 +85,22 @@ class Shift:
         for run in runs:
             if run.phase is not Phase.SENT:
                 self._close_unsent(run, mode)
-            elif run.stop_mode is None or (mode == "cancel" and run.stop_mode != "cancel"):
+            elif run.is_free or (mode == "cancel" and run.stop_mode != "cancel"):
                 run.ask_stop(mode, self.now())
                 asked.append((run.key, mode))
         if asked:
             self.send({"type": "stop", "trials": asked})
+
+    def offer(self, runs: Iterable[Run]) -> None:
+        """Hand runs back that the trainer has, when it comes to it: nobody waits for it.
+
+        It may be at something long, such as tracing. Whoever hangs meanwhile hangs as if nothing
+        had been asked.
+        """
+        offered = list(runs)
+        self.stop(offered, "checkpoint")
+        for run in offered:
+            run.offered = True
 
     def forget(self, run: Run) -> None:
         """The lease is lost: write no more of the run, and have the trainer throw it away."""

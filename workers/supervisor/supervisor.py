@@ -233,7 +233,7 @@ class Supervisor:
             logger.info("stopping: %d runs to hand back", len(board.leased))
             self._shift.stop(board.of(Phase.HELD, Phase.STARTING, Phase.READY), "checkpoint")
             for run in board.of(Phase.SENT):
-                if run.stop_mode is None:
+                if run.is_free:
                     run.ask_stop("checkpoint", self._drain_at)
             self._shift.send({"type": "shutdown"})
         elif board.runs and self._is_past(_CHECKPOINT_SHARE):

@@ -13,7 +13,6 @@ WAIT_SECONDS = 5.0  # what begins within this time is not worth moving
 LOOK_SECONDS = 5.0
 LEAVE_SECONDS = 10.0  # an idle worker is rung within a few seconds
 # What has trained for so long may train for long: to move it costs a checkpoint and a fresh start.
-# Doubled each time, in case nobody takes what is given.
 TRAINED_SECONDS = 15.0
 
 
@@ -26,7 +25,7 @@ class Surplus:
         self._look_at = shift.now() + LOOK_SECONDS
         self._left: dict[int, float] = {}
         self._idle: set[int] = set()
-        self._trained: dict[int, float] = {}
+        self._times: dict[int, int] = {}
 
     @property
     def left(self) -> set[int]:
@@ -45,9 +44,13 @@ class Surplus:
             return
         self._look_at = now + LOOK_SECONDS
         before, self._idle = self._idle, set()
+        left = self.left
         for study_id, runs in self._of_studies().items():
-            waiting = _waiting(runs, now)
-            movable = self._movable(study_id, runs, now)
+            if study_id in left:  # what was given a moment ago is not taken yet
+                continue
+            patience = 2.0 ** self._times.get(study_id, 0)
+            waiting = _waiting(runs, now, WAIT_SECONDS * patience)
+            movable = _movable(runs, now, TRAINED_SECONDS * patience)
             if not waiting and not movable:
                 continue
             others = self._ledger.others(study_id)
@@ -56,16 +59,18 @@ class Surplus:
             elif others.idle:
                 self._idle.add(study_id)
                 # One that was idle a moment ago too, and is not between two trials.
-                if study_id in before and self._give(study_id, movable, len(runs) - others.part):
-                    self._trained[study_id] = 2 * self._trained.get(study_id, TRAINED_SECONDS)
+                if study_id in before:
+                    self._give(study_id, movable, len(runs) - others.part)
 
-    def _give(self, study_id: int, runs: list[Run], count: int) -> bool:
-        """Hand back up to `count`, the last that came first; return whether there were any."""
-        if count <= 0:
-            return False
-        self._left[study_id] = self._shift.now() + LEAVE_SECONDS
-        self._shift.stop(runs[-count:], "checkpoint")
-        return True
+    def _give(self, study_id: int, runs: list[Run], count: int) -> None:
+        """Hand back up to `count`, the last that came first.
+
+        Each time the next may happen only after twice the wait, in case nobody takes what is given.
+        """
+        if count > 0:
+            self._times[study_id] = self._times.get(study_id, 0) + 1
+            self._left[study_id] = self._shift.now() + LEAVE_SECONDS
+            self._shift.offer(runs[-count:])
 
     def _of_studies(self) -> dict[int, list[Run]]:
         """Return what the trainer has, by study."""
@@ -75,23 +80,25 @@ class Surplus:
                 runs.setdefault(run.lease.study_id, []).append(run)
         return runs
 
-    def _movable(self, study_id: int, runs: list[Run], now: float) -> list[Run]:
-        """Return what trains for long, and goes on elsewhere where it stands.
 
-        A loop of one's own need not have checkpoints, and would begin anew.
-        """
-        least = self._trained.get(study_id, TRAINED_SECONDS)
-        return [
-            run
-            for run in runs
-            if not run.study.definition.is_loop
-            and run.started_at is not None
-            and now - run.started_at >= least
-        ]
-
-
-def _waiting(runs: list[Run], now: float) -> list[Run]:
+def _waiting(runs: list[Run], now: float, least: float) -> list[Run]:
     """Return what has waited for long behind others of its study."""
     if all(run.started_at is None for run in runs):
         return []
-    return [run for run in runs if run.started_at is None and now - run.sent_at >= WAIT_SECONDS]
+    return [run for run in runs if run.started_at is None and now - run.sent_at >= least]
+
+
+def _movable(runs: list[Run], now: float, least: float) -> list[Run]:
+    """Return what trains for long, and goes on elsewhere where it stands.
+
+    A loop of one's own need not have checkpoints, and would begin anew; and a trial's own timeout
+    is counted by the worker that has it.
+    """
+    return [
+        run
+        for run in runs
+        if not run.study.definition.is_loop
+        and run.study.trial_timeout is None
+        and run.started_at is not None
+        and now - run.started_at >= least
+    ]

@@ -1,6 +1,7 @@
 """An in-memory ledger and study, with the lifecycle's promises in a few lines."""
 
 import threading
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -45,6 +46,7 @@ class FakeLedger:
         self.finishes: list[Finish] = []
         self.fails: list[Fail] = []
         self.hand_backs: list[HandBack] = []
+        self.handed_back_at: list[float] = []
         self.reports: dict[int, dict[int, float | None]] = {}
         self.checkpoints: list[tuple[int, int]] = []
         self.claims: list[int] = []
@@ -155,6 +157,7 @@ class FakeLedger:
                 slot.state = "open"
                 slot.lease = replace(slot.lease, checkpoint_step=hand_back.checkpoint_step)
                 self.hand_backs.append(hand_back)
+                self.handed_back_at.append(time.monotonic())
         for lease in batch.renew:
             if self._held(lease, result) and lease.study_id in self.stop_reasons:
                 result.stop[lease.key] = self.stop_reasons[lease.study_id]

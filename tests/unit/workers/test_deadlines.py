@@ -58,6 +58,16 @@ def test_an_unanswered_stop_is_a_fault_only_of_a_quiet_trainer(tmp_path: Path) -
     assert (cause.kind, cause.culprit) == ("unanswered", one.key)
 
 
+def test_nobody_waits_for_what_another_worker_is_offered(tmp_path: Path) -> None:
+    w, one = watch(tmp_path), run(stop_mode="checkpoint", stop_at=100.0, offered=True)
+    assert w.fault(board_of(one), 150.0) is None
+    assert w.over_time(board_of(one), 150.0) == [one]
+    one.ask_stop("checkpoint", 145.0)
+    cause = w.fault(board_of(one), 155.1)
+    assert cause is not None
+    assert cause.kind == "unanswered"
+
+
 def test_a_trial_over_its_studys_limit_is_found_once(tmp_path: Path) -> None:
     w, one = watch(tmp_path), run()  # began at 1.0, may train for 5 s
     assert w.over_time(board_of(one), 6.0) == []

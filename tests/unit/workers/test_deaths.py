@@ -87,6 +87,11 @@ def test_a_checkpoint_that_was_asked_for_is_handed_back_with_the_last_one_there_
     assert judge([one], CRASH) == {one.key: HandBack(one.lease, 7)}
 
 
+def test_what_hangs_is_blamed_also_while_it_is_offered_to_another_worker() -> None:
+    one = run(stop_mode="checkpoint", offered=True)
+    assert verdict(one, [], Cause("hung", "")) == verdict(run(), [], Cause("hung", ""))
+
+
 def test_memory_that_runs_out_alone_is_a_result_of_that_point() -> None:
     one = run()
     outcome = judge([one], MEMORY)[one.key]
