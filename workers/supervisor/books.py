@@ -15,6 +15,7 @@ from tuner_service.lifecycle.views import Failure
 from workers.protocol import StopMode
 from workers.supervisor.board import Phase, Run, split_alone
 from workers.supervisor.ledger import Ledger
+from workers.supervisor.lone import Lone
 from workers.supervisor.outage import Outage
 from workers.supervisor.outbox import Outcome
 from workers.supervisor.pace import Pace
@@ -45,6 +46,7 @@ class Books:
         self._studies = studies
         self._outage = Outage()
         self._surplus = Surplus(shift, ledger)
+        self._lone = Lone(shift, ledger)
         self._pace = Pace(shift.now())
         self._unsure = False
         self._found_nothing = False
@@ -83,6 +85,7 @@ class Books:
             self._fill()
             self._refresh()
             self._surplus.give()
+            self._lone.look()
             # A start that was just made goes out now; its trial waits for nothing else.
             self._flush_if_due()
         except UnavailableError as error:
@@ -191,6 +194,7 @@ class Books:
         self._found_nothing = not claimed.leases
         if was_empty:
             self._renewed_at = now
+            self._lone.claimed()
         self._take_on(claimed, was_empty=was_empty)
 
     def _plan_claims(self, now: float, *, got_all: bool) -> None:
@@ -219,7 +223,7 @@ class Books:
         shift, lanes = self._shift, self._shift.lanes
         if lanes == 0 or self._gave_up or shift.stopping.is_set():
             return 0
-        if any(run.is_alone for run in shift.board):
+        if self._lone.clearing or any(run.is_alone for run in shift.board):
             return 0
         room = self._capacity - len(shift.board)
         return room if room > 0 else room + _reserve(lanes)

@@ -7,6 +7,7 @@ from typing import Literal
 from tuner_service.lifecycle.claim import Others, claim, others
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.history import load_history
+from tuner_service.lifecycle.lone import lone_slot_to_serve
 from tuner_service.lifecycle.messages import Batch, Claimed, Flushed
 from tuner_service.search.history import HistoryTrial
 from tuner_service.settings import Settings
@@ -58,6 +59,17 @@ class DatabaseLedger:
         """Return how the study's work would be spread evenly."""
         with self.db.read() as connection:
             return others(connection, study_id, self.queue, self.db.now(connection))
+
+    def lone(self, busy_with: Collection[int]) -> int | None:
+        """Return a slot that must run alone and for which this worker is to make room."""
+        with self.db.read() as connection:
+            return lone_slot_to_serve(
+                connection,
+                worker_id=self.worker_id,
+                queue=self.queue,
+                busy_with=busy_with,
+                now=self.db.now(connection),
+            )
 
     def history(
         self, study_id: int, *, after_trial_id: int, unfinished: Collection[int]

@@ -31,6 +31,9 @@ class Ledger(Protocol):
     def others(self, study_id: int) -> Others:
         """Return how the study's work would be spread evenly over the live workers."""
 
+    def lone(self, busy_with: Collection[int]) -> int | None:
+        """Return a slot that must run alone and for which this worker is to make room."""
+
     def history(
         self, study_id: int, *, after_trial_id: int, unfinished: Collection[int]
     ) -> list[HistoryTrial]:

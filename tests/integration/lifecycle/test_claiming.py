@@ -9,6 +9,7 @@ from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, submit
 from tests.invariants import check_invariants
 from tuner_service.definition import ModuleDescription
 from tuner_service.lifecycle.claimable import SPARE_STUDIES
+from tuner_service.lifecycle.lone import lone_slot_to_serve
 from tuner_service.lifecycle.messages import HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.studies import StudyPatch, get_study, patch
@@ -343,3 +344,32 @@ def test_no_more_training_loops_are_claimed_than_there_is_room_for(db: Database)
     assert names(db, one.claim(3, loops=1).leases) == ["loop", "small", "small"]
     assert names(db, one.claim(1, loops=0).leases) == ["small"]
     assert len(one.claim(9).leases) == 4
+
+
+def test_one_worker_makes_room_for_a_slot_that_must_run_alone(db: Database, hand: Hand) -> None:
+    for name in ("worker-1", "worker-2"):
+        worker(db, name, "cpu")
+    other = submitted(db, name="other", priority=1, budget={"trials": 9})
+    with db.read() as connection:
+        busy = set(connection.execute(select(studies.c.id)).scalars())
+    lone_study = submitted(db, name="lone", budget={"trials": 1}, priority=5)
+    for _ in range(2):
+        lease, trial_id = hand.claim_and_start()
+        shared_death(hand, lease, trial_id)
+
+    def to_serve(name: str) -> int | None:
+        with db.read() as connection:
+            return lone_slot_to_serve(
+                connection, worker_id=name, queue="cpu", busy_with=busy, now=db.now(connection)
+            )
+
+    assert [to_serve(name) for name in ("worker-1", "worker-2")] == [lease.slot_id, None]
+    worker_heartbeat(db, "worker-1", state="stopping", lanes=1, current_trials=())
+    assert [to_serve(name) for name in ("worker-1", "worker-2")] == [None, lease.slot_id]
+    patch(db, lone_study.id, StudyPatch(priority=0), settings=SETTINGS)
+    assert to_serve("worker-2") is None, "it has nothing but what goes first"
+    patch(db, other.id, StudyPatch(priority=0), settings=SETTINGS)
+    assert to_serve("worker-2") == lease.slot_id
+    with db.write() as connection:
+        connection.execute(update(studies).values(slots_failed=1))
+    assert to_serve("worker-2") is None, "a study that takes trainers down goes after all others"

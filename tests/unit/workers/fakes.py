@@ -84,7 +84,7 @@ class FakeLedger:
             if fair_share:
                 limit = min(limit, self.share)
             leases = []
-            for slot in self.slots.values():
+            for slot in sorted(self.slots.values(), key=lambda slot: not slot.lease.alone):
                 if len(leases) < limit and self._claimable(slot, exclude_alone, exclude_studies):
                     attempt = slot.lease.attempt + (slot.lease.trial_id is None)
                     slot.lease = replace(slot.lease, epoch=slot.lease.epoch + 1, attempt=attempt)
@@ -185,6 +185,17 @@ class FakeLedger:
         with self.lock:
             self._check_away()
             return Others(self.idle, self.part)
+
+    def lone(self, busy_with: Collection[int]) -> int | None:
+        with self.lock:
+            self._check_away()
+            waiting = (i for i, s in self.slots.items() if s.lease.alone and s.state == "open")
+            return next(waiting, None)
+
+    def make_alone(self, slot_id: int) -> None:
+        with self.lock:
+            slot = self.slots[slot_id]
+            slot.lease = replace(slot.lease, alone=True)
 
     def steal(self, slot_id: int) -> None:
         """Give the slot to another worker, as a reaper would after a lost lease."""
