@@ -2,8 +2,9 @@
 
     python -m tests.guards [--only TEXT] [--jobs N] [--table]
 
-One line for each guard, `CAUGHT` with the tests that failed, or `MISSED` with what was not noticed;
-the exit status is 1 if any was missed. The checkout is not touched.
+First all of these tests run with every guard in place, and must pass. Then one line for each guard,
+`CAUGHT` with the tests that failed, or `MISSED` with what was not noticed; the exit status is 1 if
+any was missed. The checkout is not touched.
 """
 
 import argparse
@@ -55,6 +56,16 @@ def judge(guard: Guard) -> Verdict:
     if code not in (0, 1):  # 1: tests failed; any other: they could not be run
         return Verdict(guard, failed, (f"pytest ended with {code}: {output[-2000:]}",))
     return Verdict(guard, failed, tuple(unnoticed(guard, failed)))
+
+
+def failing_already(guards: Sequence[Guard]) -> list[str]:
+    """Return which of the guards' tests fail on an untouched copy: they can tell nothing."""
+    with tempfile.TemporaryDirectory(prefix="tuner-guard-") as name:
+        root = Path(name) / "source"
+        copy(root)
+        check_copy(root)
+        code, output = run_tests(root, sorted({test for g in guards for test in g.caught_by}))
+    return FAILED.findall(output) or ([output[-2000:]] if code else [])
 
 
 def unnoticed(guard: Guard, failed: Sequence[str]) -> list[str]:
@@ -140,6 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(table() + "\n")
         return 0
     chosen = [g for g in GUARDS if options.only in f"{g.invariant} {g.what}"]
+    if broken := failing_already(chosen):
+        sys.stdout.write("these fail with every guard in place:\n" + "\n".join(broken) + "\n")
+        return 1
     missed = 0
     with ThreadPoolExecutor(options.jobs) as pool:
         for verdict in pool.map(judge, chosen):

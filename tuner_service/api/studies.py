@@ -111,7 +111,12 @@ def _check_version(service: Service, dataset: Dataset | None) -> None:
 
 
 def _as_asked(definition: StudyDefinition, data: Any) -> StudyDefinition:
-    """Return the definition with no more of its data's version than the request has."""
+    """Return the definition as the request has it: its points, no more of its data's version.
+
+    What an idempotency key stands for must not change with what later versions make of it.
+    """
+    points = tuple(data.get("enqueue") or ())
+    definition = definition.model_copy(update={"enqueue": points})
     if definition.dataset is None:
         return definition
     given = data["dataset"]

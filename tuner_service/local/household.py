@@ -119,7 +119,7 @@ class Child:
                     self.read_to = 0
                 file.seek(self.read_to)
                 text = file.read(TAIL_BYTES)
-        except FileNotFoundError:
+        except OSError:
             return []
         whole = len(text) if len(text) == TAIL_BYTES else text.rfind(b"\n") + 1
         self.read_to += whole
@@ -141,7 +141,7 @@ def _end_of(log: Path) -> str:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             return file.read(TAIL_BYTES).decode("utf-8", errors="replace").rstrip()
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 

@@ -175,6 +175,16 @@ def test_a_key_that_is_no_text_opens_nothing(client: TestClient, value: bytes) -
     assert answer.status_code == (200 if value.startswith(b"Basic") else 401)
 
 
+def test_a_key_stands_for_the_points_as_they_were_sent(client: TestClient) -> None:
+    def answer(point: float) -> int:
+        body = definition(enqueue=[{"learning_rate": point}])
+        body["parameters"]["learning_rate"] = {"type": "float", "low": 0.01, "high": 1}
+        headers = {"Idempotency-Key": "points"}
+        return client.post("/v1/studies", json=body, headers=headers).status_code
+
+    assert [answer(1), answer(1), answer(1.0)] == [202, 202, 422]
+
+
 def test_a_form_post_is_not_taken_for_json(client: TestClient) -> None:
     answer = client.post(
         "/v1/studies", content=json.dumps(definition()), headers={"Content-Type": "text/plain"}
