@@ -88,14 +88,16 @@ def list_trials(
 
 
 def _by_number(study: RowMapping, state: str | None, cursor: str | None, *, down: bool) -> Any:
-    number = TRIALS.c.number
-    query = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study["optuna_study_id"])
+    # By id, in which order Optuna numbers a study's trials: an index has them so, and no page sorts
+    # all trials of the study.
+    place = TRIALS.c.trial_id
+    query = select(place).where(TRIALS.c.study_id == study["optuna_study_id"])
     if state is not None:
         query = query.where(TRIALS.c.state == OptunaState[state])
     if cursor is not None:
         (after,) = decode_cursor(cursor, int)
-        query = query.where(number < after if down else number > after)
-    return query.order_by(number.desc() if down else number)
+        query = query.where(place < after if down else place > after)
+    return query.order_by(place.desc() if down else place)
 
 
 def _by_value(study: RowMapping, state: str | None, cursor: str | None, *, down: bool) -> Any:
@@ -114,7 +116,7 @@ def _by_value(study: RowMapping, state: str | None, cursor: str | None, *, down:
 
 def _place(last: TrialView, sort: Sort) -> str:
     if sort.endswith("number"):
-        return encode_cursor(last.number)
+        return encode_cursor(last.trial_id)
     return encode_cursor(last.value, last.number)
 
 
