@@ -1,8 +1,8 @@
 """What an uploaded file is, told by its content: format, rows, columns; or why it is refused."""
 
 import csv
+import io
 import re
-import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ PARQUET_NEEDS: Final = (
 )
 _QUOTED = re.compile(r'"[^"]*"')
 _START = 1 << 16  # bytes that are looked at to tell the delimiter
-_ZIP_END = 22 + 0xFFFF + 76  # with the longest comment, and zip64's records before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +58,8 @@ def inspect(path: Path, *, max_bytes: int) -> Contents:
 
 
 def _zip(path: Path, max_bytes: int) -> Contents:
-    _check_directory(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _OfSmallReads(path) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"the file is a broken zip: {error}; make it anew") from error
@@ -74,20 +72,24 @@ def _zip(path: Path, max_bytes: int) -> Contents:
     return Contents(format="images", rows=found.count, shape=found.size, inputs="image")
 
 
-def _check_directory(path: Path) -> None:
-    """Refuse a zip of too many files, before its directory is read as a whole."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _ZIP_END))
-        end = file.read()
-    at = end.rfind(b"PK\x05\x06")
-    size = struct.unpack_from("<L", end, at + 12)[0] if 0 <= at <= len(end) - 22 else 0
-    if at >= 76 and end[at - 20 : at - 16] == b"PK\x06\x07":  # zip64: its end stands before
-        (size,) = struct.unpack_from("<Q", end, at - 36)
-    if size > MAX_DIRECTORY:
-        raise DataError(
-            f"the zip's directory takes {size:,} bytes, more than the {MAX_DIRECTORY:,} that are "
-            "allowed: put fewer files into it, or bring a .npz"
-        )
+class _OfSmallReads(io.FileIO):
+    """A zip as `ZipFile` may open it: it reads the directory of all files at once, whatever size.
+
+    To look for the directory here first would be to find it elsewhere in a file that is forged.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to so many bytes.
+
+        Raises:
+            DataError: They are more than a directory may take.
+        """
+        if size is not None and size > MAX_DIRECTORY:
+            raise DataError(
+                f"the zip's directory takes {size:,} bytes, more than the {MAX_DIRECTORY:,} that "
+                "are allowed: put fewer files into it, or bring a .npz"
+            )
+        return super().read(size)
 
 
 def _parquet(path: Path, max_bytes: int) -> Contents:

@@ -176,6 +176,12 @@ def test_a_zip_of_too_many_files_is_refused_before_its_directory_is_read(
     end = content.rindex(b"PK\x05\x06")
     (size,) = struct.unpack_from("<L", content, end + 12)
     (begin,) = struct.unpack_from("<L", content, end + 16)
+    forged = content.copy()
+    forged[end + 8 : end + 12] = b"PK\x05\x06"  # the counts of files, which nobody reads
+    file.write_bytes(forged)
+    assert len(zipfile.ZipFile(file).namelist()) == 100
+    with pytest.raises(DataError, match="put fewer files into it"):
+        inspect(file, max_bytes=LIMIT)
     struct.pack_into("<LL", content, end + 12, 0xFFFFFFFF, 0xFFFFFFFF)
     zip64 = struct.pack("<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 100, 100, size, begin)
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
