@@ -1,6 +1,7 @@
 """Arrays, sequences and image folders on their way to the device."""
 
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from tests.unit.datasets.files import flowers, npz, picture, zipped
 from tests.unit.training.builders import dataset, only, run_all, spec, start
 from tests.unit.training.test_datasets import load, parts
 from tuner_service.errors import DataError
+from workers.training.datasets.labels import labels_of, numbers_of
+from workers.training.datasets.prepare import SOURCES
+from workers.training.datasets.sources import RawData, Rows, Source
 from workers.training.engine import Engine
 
 GENERATOR = np.random.default_rng(0)
@@ -79,6 +83,29 @@ def test_arrays_that_do_not_fit_are_refused(
         load(dataset("npz", path="a.npz"), tmp_path, targets=targets)
 
 
+@pytest.mark.parametrize(
+    ("targets", "numbers", "labels"),
+    [
+        ([1, 2.0, Decimal(3)], [1, 2, 3], [1, 2, 3]),
+        ([0.5, Decimal("1.5")], [0.5, 1.5], "row 1 is 0.5, which is no class"),
+        ([1, None], "row 2 is no finite number", "row 2 is None, which is no class"),
+        (["a", float("nan")], "are text", "row 2 is nan, which is no class"),
+        (["a", 2], "are text", ["a", 2]),
+        ([True, False], [1, 0], [True, False]),
+    ],
+)
+def test_targets_that_are_python_objects_are_taken_for_what_they_hold(
+    targets: list[Any], numbers: list[float] | str, labels: list[Any] | str
+) -> None:
+    given = np.array(targets, dtype=object)
+    for read, expected in ((numbers_of, numbers), (labels_of, labels)):
+        if isinstance(expected, str):
+            with pytest.raises(DataError, match=expected):
+                read(given, "mine")
+        else:
+            assert read(given, "mine").reshape(-1).tolist() == expected
+
+
 def test_numbers_too_large_for_the_training_type_are_refused(tmp_path: Path) -> None:
     inputs = np.where(np.arange(40)[:, None] == 3, 1e39, np.ones((40, 2)))
     npz(tmp_path / "a.npz", inputs=inputs, targets=LABELS)
@@ -86,6 +113,20 @@ def test_numbers_too_large_for_the_training_type_are_refused(tmp_path: Path) -> 
     with pytest.raises(DataError, match="input of row 4 is too large for float32"):
         load(described, tmp_path)
     assert load(described, tmp_path, dtype=torch.float64).shape == (2,)
+
+
+def test_a_fault_of_a_test_part_of_its_own_is_told_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def source(fault: float) -> Source:
+        rows = Rows(np.ones((40, 2)), np.arange(40) % 2)
+        test = Rows(np.where(np.arange(10)[:, None] == 6, fault, 1.0), np.arange(10) % 2)
+        return Source(lambda _: (), lambda _: RawData(rows, test, classes=("a", "b")))
+
+    for fault, message in ((1e39, "two, test part: the input of row 7 is"), (np.nan, "test part")):
+        monkeypatch.setitem(SOURCES, "two", source(fault))
+        with pytest.raises(DataError, match=message):
+            load(dataset("two", standardize=False), tmp_path)
 
 
 def images(folder: Path, files: dict[str, bytes], *, as_zip: bool) -> str:

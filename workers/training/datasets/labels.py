@@ -1,6 +1,10 @@
 """Targets as a file or a module has them: classes with their labels, or numbers; both checked."""
 
+from decimal import Decimal
+from numbers import Real
+
 import numpy as np
+import pandas as pd
 
 from tuner_service.errors import DataError
 from workers.training.datasets.sources import Array, RawData, Rows
@@ -36,15 +40,31 @@ def labels_of(targets: Array, source: str) -> Array:
         )
     if targets.dtype.kind == "S":
         return np.char.decode(targets, "utf-8", "replace")
-    if targets.dtype.kind != "f":
+    if targets.dtype.kind not in "fO":
         return targets
-    row = first_without_class(targets)
+    numbers = _numbers_among(targets)
+    row = first_without_class(numbers)
     if row is not None:
         raise DataError(
             f"{source}: the target of row {row + 1} is {targets[row]}, which is no class; use "
             "whole numbers, or a loss for numbers (mse, mae, huber)"
         )
-    return targets.astype(np.int64)
+    if targets.dtype == object and any(map(_is_name, targets)):
+        return targets
+    return numbers.astype(np.int64)
+
+
+def _numbers_among(targets: Array) -> Array:
+    """Return the numbers [n] of targets [n] as float64: a missing one is NaN, other values 0."""
+    if targets.dtype != object:
+        return targets
+    names = np.fromiter(map(_is_name, targets), bool, len(targets))
+    return np.where(pd.isna(targets), np.nan, np.where(names, 0.0, targets)).astype(np.float64)
+
+
+def _is_name(value: object) -> bool:
+    """Return whether a Python object names a class as it is; True and False do, like numpy's."""
+    return not isinstance(value, (Real, Decimal)) or isinstance(value, bool)
 
 
 def first_without_class(values: Array) -> int | None:
@@ -60,12 +80,15 @@ def numbers_of(targets: Array, source: str) -> Array:
     Raises:
         DataError: They are text, or not all finite.
     """
-    if targets.dtype.kind not in "biuf":
+    try:
+        if targets.dtype.kind not in "biufO":  # text that looks like numbers is text all the same
+            raise TypeError(targets.dtype)
+        numbers = targets.astype(np.float64).reshape(len(targets), -1)
+    except (TypeError, ValueError) as error:
         raise DataError(
             f"{source}: `targets` are text; for classes use loss cross_entropy, or task "
             "classification"
-        )
-    numbers = targets.astype(np.float64).reshape(len(targets), -1)
+        ) from error
     wrong = np.argwhere(~np.isfinite(numbers))
     if len(wrong):
         raise DataError(f"{source}: the target of row {wrong[0][0] + 1} is no finite number")

@@ -21,7 +21,14 @@ from workers.training.datasets.encode import Encoder
 from workers.training.datasets.idx import IDX
 from workers.training.datasets.images import IMAGES
 from workers.training.datasets.scaling import Chosen, Scaling, rows_at_once
-from workers.training.datasets.sources import Array, RawData, Request, Source, check_finite
+from workers.training.datasets.sources import (
+    Array,
+    RawData,
+    Request,
+    Rows,
+    Source,
+    check_finite,
+)
 from workers.training.datasets.split import split_rows
 from workers.training.datasets.tables import TABLES
 from workers.training.losses import TargetKind
@@ -90,7 +97,7 @@ def read_raw(request: Request) -> RawData:
         raise DataError(f"{request.name}: the data has zero rows")
     for rows in (raw.rows, *([raw.test] if raw.test else [])):
         if raw.table is None:  # a table's gaps are no faults, and the rest was checked
-            check_finite(rows.inputs, request.name)
+            check_finite(rows.inputs, _called(rows, raw, request))
     _check_targets(raw, request)
     return raw
 
@@ -136,8 +143,9 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
         inputs = room.tensor(
             (len(chosen), *chosen.shape), dtype, streamed=streamed, scattered=chosen is train
         )
-        _fill(inputs, chosen, scaling, request.name)
-        targets = _targets(chosen, request, dtype=dtype)
+        called = _called(chosen.rows, raw, request)
+        _fill(inputs, chosen, scaling, called)
+        targets = _targets(chosen, request, called, dtype=dtype)
         return Part(inputs, targets.to(room.device))
 
     return PreparedData(
@@ -174,6 +182,11 @@ def _split(raw: RawData, spec: DatasetSpec) -> list[Chosen]:
     return parts
 
 
+def _called(rows: Rows, raw: RawData, request: Request) -> str:
+    """Return what messages call rows by whose number they name one: a test part counts its own."""
+    return f"{request.name}, test part" if rows is raw.test else request.name
+
+
 def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling, name: str) -> None:
     dtype = np.dtype(np.float64 if inputs.dtype == torch.float64 else np.float32)
     for start, chunk in chosen.chunks():
@@ -183,12 +196,12 @@ def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling, name: str) -> None:
         inputs[start : start + len(chunk)].copy_(torch.from_numpy(scaled))
 
 
-def _targets(chosen: Chosen, request: Request, *, dtype: torch.dtype) -> Tensor:
+def _targets(chosen: Chosen, request: Request, called: str, *, dtype: torch.dtype) -> Tensor:
     targets = np.ascontiguousarray(chosen.targets)
     if request.targets == "classes":
         return torch.from_numpy(targets)
     made = torch.from_numpy(targets if targets.ndim > 1 else targets[:, None]).to(dtype)
-    _check_fits(made.numpy(), chosen.index, f"{request.name}: the target")
+    _check_fits(made.numpy(), chosen.index, f"{called}: the target")
     return made
 
 
