@@ -22,7 +22,7 @@ from tuner_service.cli.options import (
     url_option,
 )
 from tuner_service.cli.watch import watch_to_end
-from tuner_service.client import DEFAULT_URL, ConnectionFailedError, StudyStatus
+from tuner_service.client import DEFAULT_URL, AddressError, ConnectionFailedError, StudyStatus
 from tuner_service.errors import InputError
 
 
@@ -69,6 +69,8 @@ def validate(
     try:
         with closing(connect(url, api_key)) as client:
             plan = client.validate(definition)
+    except AddressError:
+        raise
     except ConnectionFailedError:
         _validate_here(definition, file, as_json)
         return

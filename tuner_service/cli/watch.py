@@ -19,7 +19,7 @@ from tuner_service.client import (
     StudyStatus,
     Trial,
 )
-from tuner_service.client.patience import OUTAGE_SECONDS
+from tuner_service.client.patience import OUTAGE_SECONDS, is_away
 from tuner_service.client.progress import final_sentence, trial_line
 
 ROWS = 10
@@ -55,7 +55,9 @@ def watch_to_end(study: StudyHandle, url: str, *, timeout: float | None, as_json
     except KeyboardInterrupt:
         show.err.print(detached_sentence(study.name, url))
         return DETACHED
-    except (ConnectionFailedError, ServiceError) as error:
+    except ClientError as error:
+        if not is_away(error):
+            raise
         show.err.print(f"tuner: {error}")
         show.err.print(away_sentence(study.name, url))
         return AWAY

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tuner_service.client.errors import (
+    GATEWAY_STATUSES,
+    AddressError,
     ClientError,
     ConnectionFailedError,
     ServiceError,
@@ -21,6 +23,13 @@ OnOutage = Callable[[ClientError | None], None]
 def deadline_of(timeout: float | None) -> float | None:
     """Return the monotonic time at which a timeout is over."""
     return None if timeout is None else time.monotonic() + timeout
+
+
+def is_away(error: ClientError) -> bool:
+    """Return whether an error says that the service is away: then waiting may help."""
+    if isinstance(error, ServiceError):
+        return error.status in GATEWAY_STATUSES
+    return isinstance(error, ConnectionFailedError) and not isinstance(error, AddressError)
 
 
 class Patience:
@@ -44,6 +53,7 @@ class Patience:
 
         Raises:
             ConnectionFailedError, ServiceError: The service has been away for `OUTAGE_SECONDS`.
+            ClientError: Any other; at once.
             WaitTimeoutError: The deadline came first.
         """
         given_up = time.monotonic() + OUTAGE_SECONDS
@@ -51,7 +61,9 @@ class Patience:
         while True:
             try:
                 answer = question()
-            except (ConnectionFailedError, ServiceError) as error:
+            except ClientError as error:
+                if not is_away(error):
+                    raise
                 if not told:
                     self._tell(error)
                     told = True

@@ -61,8 +61,9 @@ class Transport:
                 headers=headers,
                 timeout=self._timeout,
                 transport=transport,
-                # Reading the certificates takes longer than most commands.
-                verify=self.url.startswith("https:"),
+                # Reading the certificates takes longer than most commands. Made here, as they come
+                # from the environment (SSL_CERT_FILE) where nothing else may, too.
+                verify=self.url.startswith("https:") and httpx2.create_ssl_context(),
                 # Another machine's proxy cannot know this machine's service.
                 trust_env=not _is_loopback(self.url),
             )

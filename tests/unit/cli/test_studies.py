@@ -20,7 +20,7 @@ from tests.unit.client.fake_service import (
     trial,
 )
 from tuner_service.cli import run, show
-from tuner_service.client import TunerClient
+from tuner_service.client import AddressError, TunerClient
 
 Tuner = Callable[..., int]
 
@@ -220,6 +220,21 @@ def test_a_timeout_of_watch_ends_an_outage_too(
     assert "is over, and the service is away" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_pauses")
+@pytest.mark.parametrize(
+    "error",
+    [problem(500, "internal", "a fault of its own"), AddressError("must look like http://")],
+)
+def test_what_no_waiting_cures_is_told_at_once(
+    tuner: Tuner, service: FakeService, capsys: Shown, error: httpx2.Response | Exception
+) -> None:
+    service.study.steps = [goes_away(service, error), ends()]
+    assert tuner("status", "digits", "--watch") == (2 if isinstance(error, AddressError) else 1)
+    told = capsys.readouterr().err
+    assert "is away" not in told
+    assert ("of its own" in told) or ("must look like" in told)
+
+
 def test_why_trials_failed_need_not_be_known_for_the_exit_code(
     tuner: Tuner, service: FakeService, capsys: Shown
 ) -> None:
@@ -355,6 +370,15 @@ def test_validate_works_without_a_service(
     shown = capsys.readouterr()
     assert shown.out.startswith(f"{example} is a valid study: ")
     assert "no service is running" in shown.err
+
+
+def test_validate_refuses_an_address_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: Shown
+) -> None:
+    monkeypatch.delenv("TUNER_URL", raising=False)
+    example = Path(__file__).parents[3] / "examples" / "digits-grid.yaml"
+    assert run(("validate", str(example), "--url", "ftp://nowhere")) == 2
+    assert "must look like http://HOST:PORT" in capsys.readouterr().err
 
 
 def test_validate_without_a_service_finds_faults(

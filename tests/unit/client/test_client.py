@@ -163,6 +163,14 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> 
             TunerClient(f"http://127.0.0.1:{port}", retry_seconds=0).studies()
 
 
+def test_certificates_of_the_environment_count_for_this_machine_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "mine.pem"))
+    with pytest.raises(FileNotFoundError):  # read at once, or never
+        TunerClient("https://localhost:1", retry_seconds=0)
+
+
 def test_https_where_http_is_spoken_is_told(service: FakeService) -> None:
     service.failures = [httpx2.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number")]
     with pytest.raises(ConnectionFailedError, match="does not speak https"):
