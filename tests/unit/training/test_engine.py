@@ -25,6 +25,7 @@ from tests.unit.training.builders import (
 from tests.unit.training.lanes_of_plain import LanesOf, PlainLanes
 from workers.protocol import Event
 from workers.training import networks
+from workers.training.checkpoints import read_tensors
 from workers.training.engine import Engine
 from workers.training.groups import GroupSpec
 from workers.training.loop import GroupLoop
@@ -470,6 +471,27 @@ def test_a_trial_stopped_inside_an_epoch_continues_there(tmp_path: Path) -> None
     after = run_all(again, starts)
     assert curve(before, 1) + curve(after, 1) == curve(whole, 1)
     assert only(after, 1, "finished")["values"] == only(whole, 1, "finished")["values"]
+
+
+def test_a_crash_costs_the_seconds_between_checkpoints_also_inside_an_epoch(
+    tmp_path: Path,
+) -> None:
+    one = spec(dataset=dataset("digits"), batch_size=8)
+    whole = run_all(Engine("cpu"), [start(1, one, folder=tmp_path / "other")])
+
+    # With this clock each step seems to take a second or more, and is a turn of its own.
+    seconds, trained = 30, 60
+    dying = Engine("cpu", clock=Clock(tick=1.0), checkpoint_seconds=seconds)
+    dying.submit(start(1, one, folder=tmp_path))
+    before = until(dying, reported(1, 1))
+    for _ in range(trained):
+        before += dying.advance()  # and dies
+    assert len(of(before, 1, "report")) == 1, "inside the second epoch"
+    _, note = read_tensors(tmp_path / "checkpoint-1.1.safetensors")
+    assert trained - seconds <= note["progress"]["position"] < trained
+    again = Engine("cpu")
+    again.submit(start(1, one, folder=tmp_path, resume=1))
+    assert curve(before, 1) + curve(run_all(again), 1) == curve(whole, 1)
 
 
 def test_checkpoints_come_by_time(engine_clock: tuple[Engine, Clock], tmp_path: Path) -> None:
