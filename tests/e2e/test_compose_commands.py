@@ -118,11 +118,14 @@ def containers(
 ) -> Iterator[Containers]:
     text = interpolate((ROOT / "docker-compose.yml").read_text(), {"TUNER_API_KEY": KEY})
     services = yaml.safe_load(text)["services"]
+    modules = tmp_path / "modules"
+    modules.mkdir()
     database = services["api"]["environment"]["TUNER_DATABASE_URL"]
     replacements = {
         database: postgres.url(postgres.create_database()),
         services["api"]["environment"]["TUNER_BROKER_URL"]: redis_private.url,
         "/data": str(tmp_path / "files"),
+        "/modules": str(modules),
         "0.0.0.0": "127.0.0.1",  # nobody else shall reach it
         "8000": str(free_port()),
     }

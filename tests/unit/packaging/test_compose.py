@@ -14,6 +14,8 @@ import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
+from tuner_service.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[3]
 OURS = ("migrate", "api", "worker", "worker-gpu")
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -108,9 +110,28 @@ def test_the_migration_runs_once(services: Any) -> None:
 def test_volumes_and_networks_are_declared(compose: Any) -> None:
     for service in compose["services"].values():
         for mount in service.get("volumes", []):
-            assert mount.split(":")[0] in compose["volumes"]
+            assert interpolate(mount, {}).split(":")[0] in compose["volumes"]
         assert set(service["networks"]) <= set(compose["networks"])
     assert compose["networks"]["backend"]["internal"] is True
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+def test_workers_read_modules_where_they_are_mounted_and_cannot_change_them(
+    services: Any, name: str
+) -> None:
+    folder = services[name]["environment"]["TUNER_MODULES_DIR"]
+    mounts = [
+        interpolate(one, {"TUNER_MODULES_DIR": "./mine"}) for one in services[name]["volumes"]
+    ]
+    assert f"./mine:{folder}:ro" in mounts
+    assert "files:/data" in mounts
+
+
+def test_the_api_answers_to_the_hosts_that_are_named(services: Any) -> None:
+    hosts = services["api"]["environment"]["TUNER_ALLOWED_HOSTS"]
+    named = interpolate(hosts, {"TUNER_ALLOWED_HOSTS": "tuner.example"})
+    for text, expected in ((named, ("tuner.example",)), (interpolate(hosts, {}), ())):
+        assert Settings(allowed_hosts=text).allowed_hosts == expected  # type: ignore[arg-type]
 
 
 def test_the_profile_gpu_reserves_a_device(services: Any) -> None:
