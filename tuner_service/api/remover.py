@@ -1,11 +1,21 @@
-"""The API's remover: one thread that deletes the rows of deleted studies, part by part."""
+"""The API's remover: one thread that deletes the rows of deleted studies, part by part.
 
+Of several API processes on one data directory one removes at a time: two that take turns at
+SQLite's only writer would leave nothing to others.
+"""
+
+import contextlib
+import fcntl
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 from tuner_service.errors import TunerError
 from tuner_service.lifecycle.deletion import FIRST_PART, delete_part
+from tuner_service.lifecycle.leftovers import mark_deleted
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 
@@ -14,6 +24,7 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.1  # between parts, at least: longer than anyone sleeps who waits for SQLite
 LOOK_SECONDS = 60.0  # for what another process, or the one before this, has left
 RETRY_SECONDS = 2.0
+LOCK = "remover.lock"
 
 
 class Remover:
@@ -21,6 +32,8 @@ class Remover:
 
     def __init__(self, db: Database, *, settings: Settings) -> None:
         self._db = db
+        self._data_dir = settings.data_dir
+        self._note = partial(mark_deleted, settings.data_dir)
         self._grace_seconds = settings.grace_seconds
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -51,7 +64,10 @@ class Remover:
     def _remove_all_guarded(self) -> bool:
         """Return whether nothing is left, or it is time to stop."""
         try:
-            self._remove_all()
+            with _alone(self._data_dir / LOCK) as alone:
+                if not alone:
+                    return False
+                self._remove_all()
         except TunerError as error:
             logger.warning("remover: %s (will try again)", error)
         except Exception:  # outermost loop of the thread: it must not die
@@ -64,9 +80,22 @@ class Remover:
         size = FIRST_PART
         while not self._stopping.is_set():
             begun = time.monotonic()
-            done = delete_part(self._db, size=size)
+            done = delete_part(self._db, size=size, note=self._note)
             if done is None:
                 return
             size = done
             # As long as it took: half of the time is for others.
             self._stopping.wait(max(PAUSE_SECONDS, time.monotonic() - begun))
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Yield whether no other process has the lock; this one then has it for the block."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

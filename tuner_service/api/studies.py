@@ -289,9 +289,7 @@ class PatchError(DefinitionError):
 def delete_study(service: ServiceDep, _: CallerDep, study: Ref) -> Response:
     """Delete it: nobody finds it any more. Its rows and files go soon after."""
     data_dir = service.settings.data_dir
-    gone = studies.get_study(service.db, study).id
-    leftovers.mark_deleted(data_dir, gone)
-    delete(service.db, gone)
+    gone = delete(service.db, study)
     service.remover.wake()
     return Response(
         status_code=204, background=BackgroundTask(leftovers.remove_files, data_dir, gone)

@@ -11,7 +11,7 @@ from tuner_service.storage import Database
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 600.0
-STOP_SECONDS = 1.0
+STOP_SECONDS = 5.0  # for a folder that is large, or on a slow disk
 
 
 class Sweeper:
@@ -32,7 +32,7 @@ class Sweeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread after what it is at, and wait a moment for it; it may be cut short."""
+        """Stop the thread after the folder it is at, and wait a moment for it."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
@@ -40,7 +40,9 @@ class Sweeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                removed = sweep(self._db, self._data_dir, self._seen)
+                removed = sweep(
+                    self._db, self._data_dir, self._seen, is_stopping=self._stopping.is_set
+                )
             except TunerError as error:
                 logger.warning("sweeper: %s (will try again)", error)
             except Exception:  # outermost loop of the thread: it must not die

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from tuner_service.api.answers import StudyAnswer
-from tuner_service.errors import NotFoundError, UnavailableError
+from tuner_service.errors import UnavailableError
 from tuner_service.lifecycle.studies import Standing, standings
 from tuner_service.storage import Database
 
@@ -115,6 +115,10 @@ class RevisionWaiters:
                     await self._look()
                 except UnavailableError as error:
                     logger.debug("cannot see what has changed: %s", error)
+                except Exception as error:  # outermost loop: whoever waits must hear of it
+                    logger.exception("cannot see what has changed")
+                    for waiter in self._waiters:
+                        _refuse(waiter, error)
                 await asyncio.sleep(POLL_SECONDS)
         finally:
             self._poller = None
@@ -139,7 +143,11 @@ class RevisionWaiters:
             return
         try:
             answer = await self._read(study)
-        except NotFoundError as error:
+        except UnavailableError as error:
+            logger.debug("cannot read study %s: %s", study, error)
+            return
+        except Exception as error:  # of one study: the others' waiters must not suffer it
+            logger.exception("cannot read study %s", study)
             for waiter in waiters:
                 _refuse(waiter, error)
             return
@@ -151,7 +159,7 @@ class RevisionWaiters:
             await asyncio.sleep(0)
 
 
-def _refuse(waiter: _Waiter, error: NotFoundError) -> None:
+def _refuse(waiter: _Waiter, error: Exception) -> None:
     if not waiter.changed.done():
         waiter.changed.set_exception(error)
         waiter.changed.exception()  # one who hung up meanwhile does not ask for it

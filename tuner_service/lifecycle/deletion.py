@@ -7,6 +7,7 @@ whoever comes by: a part that was deleted is done, and what is left after a cras
 """
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Connection, select, update
@@ -57,8 +58,14 @@ def delete(db: Database, ref: str) -> str:
     return str(row["public_id"])
 
 
-def delete_part(db: Database, *, size: int) -> int | None:
+def delete_part(
+    db: Database, *, size: int, note: Callable[[str], None] = lambda _: None
+) -> int | None:
     """Delete up to `size` trials or slots of a study that was marked; when none is left, itself.
+
+    Args:
+        note: Called with its id before anything of it goes: after the last part the database
+            does not know that it was deleted.
 
     Returns:
         The size for the next part; None if no study is marked.
@@ -67,10 +74,13 @@ def delete_part(db: Database, *, size: int) -> int | None:
         UnavailableError: The database cannot be reached.
     """
     with db.read() as connection:
-        marked = select(studies.c.id).where(studies.c.state == GONE).order_by(studies.c.id)
-        study_id = connection.execute(marked.limit(1)).scalar()
-    if study_id is None:
+        gone = select(studies.c.id, studies.c.public_id).where(studies.c.state == GONE)
+        marked = gone.order_by(studies.c.id)
+        found = connection.execute(marked.limit(1)).first()
+    if found is None:
         return None
+    study_id, public_id = found
+    note(public_id)
     begun = time.monotonic()
     with db.write() as connection:
         for row in lock_rows(connection, [study_id]).values():

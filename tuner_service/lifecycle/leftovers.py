@@ -2,7 +2,7 @@
 
     checkpoints/STUDY/SLOT.…          needed until the slot is done or failed, or its study is over
     models/STUDY/SLOT-EPOCH.…         needed while a trial names it, or its lease may yet do so
-    deleted/STUDY                     the study is being deleted, and so are its files
+    deleted/STUDY                     the study was deleted, and so are its files
 
 A worker drops the files of what it ends itself. What remains is swept here: of slots whose last
 attempt ended elsewhere, of processes that died between a commit and the files' removal, and of
@@ -15,7 +15,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +39,7 @@ Seen = dict[str, int]
 
 
 def mark_deleted(data_dir: Path, study: str) -> None:
-    """Note that a study is about to be deleted, so that its files go even if this process dies."""
+    """Note that a study was deleted, so that its files go, also what is written late."""
     with contextlib.suppress(OSError):  # a full disk is what studies are deleted for
         (data_dir / DELETED).mkdir(mode=0o700, parents=True, exist_ok=True)
         (data_dir / DELETED / study).touch(mode=0o600)
@@ -56,40 +56,55 @@ def remove_files(data_dir: Path, study: str) -> None:
             logger.warning("cannot remove %s/%s (will try again): %s", folder, study, error)
 
 
-def sweep(db: Database, data_dir: Path, seen: Seen) -> int:
+def sweep(
+    db: Database, data_dir: Path, seen: Seen, *, is_stopping: Callable[[], bool] = lambda: False
+) -> int:
     """Remove what nothing needs; return how many files. Idempotent, and safe at any time.
 
     Args:
         seen: Of the sweep before, brought up to date; empty at first.
+        is_stopping: Asked between folders: what is left is for the next sweep.
 
     Raises:
         UnavailableError: The database cannot be reached.
     """
-    _sweep_deleted(db, data_dir / DELETED)
+    _sweep_deleted(db, data_dir / DELETED, is_stopping)
     removed = 0
     for folder in _folders(data_dir / "checkpoints"):
+        if is_stopping():
+            return removed
         removed += _remove(_spent_checkpoints(db, folder))
         with contextlib.suppress(OSError):  # not empty, or written to just now
             if _is_over(db, folder.name):
                 folder.rmdir()
     folders = _folders(data_dir / "models")
     for folder in folders:
+        if is_stopping():
+            return removed
         removed += _sweep_models(db, folder, seen)
     for gone in seen.keys() - {folder.name for folder in folders}:
         del seen[gone]
     return removed
 
 
-def _sweep_deleted(db: Database, marks: Path) -> None:
+def _sweep_deleted(db: Database, marks: Path, is_stopping: Callable[[], bool]) -> None:
     for mark in _entries(marks):
-        study = mark.name
+        if is_stopping():
+            return
         with db.read() as connection:
-            exists = _study(connection, study) is not None
+            exists = _study(connection, mark.name) is not None  # a backup from before was restored
         if not exists:
-            remove_files(marks.parent, study)
+            remove_files(marks.parent, mark.name)
         with contextlib.suppress(OSError):
-            if time.time() - mark.stat().st_mtime > GHOST_SECONDS:
+            if exists or _is_through(mark):
                 mark.unlink()
+
+
+def _is_through(mark: Path) -> bool:
+    """Return whether a deleted study's files have gone, and nobody writes more of them."""
+    folders = [mark.parent.parent / folder / mark.name for folder in FOLDERS]
+    is_old = time.time() - mark.stat().st_mtime > GHOST_SECONDS
+    return is_old and not any(folder.exists() for folder in folders)
 
 
 def _is_over(db: Database, study: str) -> bool:

@@ -65,8 +65,15 @@ def get_study(db: Database, ref: str) -> StudyView:
 
 
 def study_view(connection: Connection, study_id: int, *, now: float) -> StudyView:
-    """Return the view of a study within a transaction."""
-    row = connection.execute(select(studies).where(studies.c.id == study_id)).mappings().one()
+    """Return the view of a study within a transaction.
+
+    Raises:
+        NotFoundError: It was deleted.
+    """
+    there = studies.c.id == study_id, studies.c.state != GONE
+    row = connection.execute(select(studies).where(*there)).mappings().first()
+    if row is None:
+        raise NotFoundError("the study was deleted a moment ago")
     return _view(connection, row, now)
 
 

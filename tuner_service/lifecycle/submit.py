@@ -17,7 +17,13 @@ from tuner_service.definition import (
     total_slots,
     warnings_of,
 )
-from tuner_service.errors import DefinitionError, Fault, IdempotencyError, UnavailableError
+from tuner_service.errors import (
+    DefinitionError,
+    Fault,
+    IdempotencyError,
+    NotFoundError,
+    UnavailableError,
+)
 from tuner_service.lifecycle.ability import insert_required, would_wait
 from tuner_service.lifecycle.quotas import check_quota
 from tuner_service.lifecycle.slotrows import insert_slots, slot_rows
@@ -97,8 +103,10 @@ def submit(
                     asked=asked or definition,
                     settings=settings,
                 )
-        except IntegrityError:
-            continue  # another submit took the name or the key a moment before: look again
+        except (IntegrityError, NotFoundError):
+            # Another submit took the name or the key a moment before, or the key's study was
+            # deleted: look again.
+            continue
     raise UnavailableError(f"the name {definition.name!r} is fought over; try again")
 
 

@@ -1,5 +1,6 @@
 """Deleted studies lose their rows soon, also those that an API before this one left."""
 
+import fcntl
 import time
 
 from sqlalchemy import func, select
@@ -7,6 +8,7 @@ from starlette.testclient import TestClient
 
 from tests.integration.api.test_api import definition
 from tuner_service.api.app import create_app
+from tuner_service.api.remover import LOCK
 from tuner_service.lifecycle.deletion import delete
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
@@ -35,6 +37,19 @@ def test_a_deleted_studys_rows_go(client: TestClient, settings: Settings) -> Non
     assert client.get(f"/v1/studies/{study}").status_code == 404
     assert client.delete(f"/v1/studies/{study}").status_code == 404
     until_gone(Database.open(settings.resolved_database_url))
+
+
+def test_of_two_removers_one_removes(settings: Settings, client: TestClient) -> None:
+    with (settings.data_dir / LOCK).open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        study = client.post("/v1/studies", json=definition()).json()["id"]
+        client.post(f"/v1/studies/{study}/cancel")
+        assert client.delete(f"/v1/studies/{study}").status_code == 204
+        time.sleep(0.5)
+        db = Database.open(settings.resolved_database_url)
+        with db.read() as connection:
+            assert connection.execute(select(func.count()).select_from(slots)).scalar_one() > 0
+    until_gone(db)
 
 
 def test_what_was_left_of_a_deleted_study_goes_at_the_next_start(settings: Settings) -> None:

@@ -34,7 +34,11 @@ def test_a_deleted_studys_files_go_with_it(settings: Settings) -> None:
         log = written(settings.data_dir / "logs" / study / "0-1.log")
         assert client.delete("/v1/studies/named").status_code == 409
         assert log.exists()
+        assert not (settings.data_dir / "deleted").exists(), "it was not deleted"
         client.post("/v1/studies/named/pause")
         assert client.delete("/v1/studies/named").status_code == 204
         assert not log.parent.exists()
-        assert (settings.data_dir / "deleted" / study).exists(), "for what its trials write late"
+        deadline = time.monotonic() + 20.0  # for what its trials write late
+        while not (settings.data_dir / "deleted" / study).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

@@ -138,7 +138,7 @@ def deleted(db: Database, hand: Hand, tmp_path: Path) -> str:
 
 
 def test_files_of_a_deleted_study_go_and_what_comes_late_too(
-    db: Database, deleted: str, tmp_path: Path
+    db: Database, deleted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
         sweep(db, tmp_path, {})
@@ -146,8 +146,26 @@ def test_files_of_a_deleted_study_go_and_what_comes_late_too(
         written(tmp_path / "checkpoints" / deleted, "0.3.safetensors")  # by a trial that ran yet
     mark = tmp_path / "deleted" / deleted
     os.utime(mark, (0, 0))
+    with monkeypatch.context() as broken:
+        broken.setattr(leftovers.shutil, "rmtree", refuse)
+        sweep(db, tmp_path, {})
+        assert mark.exists(), "its files are there yet"
     sweep(db, tmp_path, {})
     assert not mark.exists()
+
+
+def refuse(path: Path) -> None:
+    raise PermissionError(f"not {path}")
+
+
+def test_a_sweep_that_is_to_stop_leaves_the_rest_to_the_next(
+    db: Database, deleted: str, tmp_path: Path
+) -> None:
+    study = submitted(db)
+    written(tmp_path / "models" / study.id, "0-1.safetensors")
+    assert sweep(db, tmp_path, {}, is_stopping=lambda: True) == 0
+    assert left(tmp_path / "logs" / deleted) == ["0-1.log"]
+    assert sweep(db, tmp_path, {}) == 1
 
 
 def test_a_study_that_is_not_known_or_was_not_deleted_after_all_keeps_its_files(
@@ -163,3 +181,4 @@ def test_a_study_that_is_not_known_or_was_not_deleted_after_all_keeps_its_files(
         written(place.parent, place.name)
     assert sweep(db, tmp_path, {}) == 0
     assert all(place.exists() for place in places)
+    assert not (tmp_path / "deleted" / study.id).exists(), "another restore may not know it"

@@ -14,6 +14,8 @@ from tests.integration.lifecycle.hands import (
 )
 from tests.invariants import check_invariants
 from tuner_service.errors import ConflictError, IdempotencyError
+from tuner_service.lifecycle import submit as submitting
+from tuner_service.lifecycle.deletion import delete
 from tuner_service.lifecycle.history import load_history
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
@@ -215,6 +217,21 @@ def test_submit_is_idempotent_by_key_and_names_are_made_free(db: Database) -> No
     assert "taken" in other.warnings[0]
     with pytest.raises(IdempotencyError):
         submit(db, definition(budget={"trials": 9}), settings=SETTINGS, idempotency_key="k")
+
+
+def test_a_submit_whose_study_is_deleted_meanwhile_is_a_new_one(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = submitted(db)
+    with db.read() as connection:
+        found = connection.execute(select(table.c.id)).scalar_one()
+    pause(db, first.id)
+    delete(db, first.id)
+    seen = iter([None, found])  # by the first look, and by the second just before the delete
+    monkeypatch.setattr(submitting, "_known", lambda *_: next(seen, None))
+    again, new = submit(db, definition(), settings=SETTINGS, idempotency_key="k")
+    assert new
+    assert get_study(db, again.id).name == first.name
 
 
 def test_lists_are_paged(db: Database, hand: Hand) -> None:

@@ -41,6 +41,15 @@ def script(part: str, kind: str) -> str:
     return "".join(found)
 
 
+def test_a_backup_of_a_file_that_is_missing_fails(tmp_path: Path) -> None:
+    text = script("backup", "sqlite").replace("saved=/backup/", f"saved={tmp_path}/")
+    env = os.environ | {"TUNER_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(["bash", "-e", "-c", text], env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "unable to open database file" in done.stderr
+    assert not (tmp_path / "tuner.db").exists()
+
+
 def test_the_documented_commands_bring_everything_back(
     migrated_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -23,16 +23,21 @@ class Revisions:
         self.asked = 0
         self.reads = 0
         self.down = False
+        self.broken = ""
 
     def __call__(self, _db: object, ids: Sequence[str]) -> dict[str, Standing]:
         self.asked += 1
         if self.down:
             raise UnavailableError("away")
+        if self.broken == "revisions":
+            raise ZeroDivisionError
         return {one: Standing(self.now[one], one in self.ended) for one in ids if one in self.now}
 
     async def read(self, ref: str) -> StudyAnswer:
         """Return a study as it is."""
         self.reads += 1
+        if (self.broken, ref) == ("study", "a"):
+            raise ZeroDivisionError
         if ref not in self.now:
             raise NotFoundError(f"there is no study {ref}")
         return StudyAnswer(ref, self.now[ref], ref in self.ended, b"{}")
@@ -152,6 +157,30 @@ def test_an_outage_does_not_end_the_poller(revisions: Revisions) -> None:
 
     run(revisions, scenario)
     assert revisions.asked >= 3
+
+
+@pytest.mark.parametrize("where", ["revisions", "study"])
+def test_an_error_reaches_those_who_wait_and_nobody_else(
+    revisions: Revisions, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    async def scenario(waiters: RevisionWaiters) -> None:
+        first = asyncio.create_task(waiters.wait("a", 1, 30))
+        while not revisions.asked:
+            await asyncio.sleep(0)
+        other = asyncio.create_task(waiters.wait("b", 1, 30))
+        await asyncio.sleep(0)
+        revisions.broken = where
+        revisions.now["a"] = 2
+        with pytest.raises(ZeroDivisionError):
+            await first
+        if where == "revisions":
+            with pytest.raises(ZeroDivisionError):
+                await other
+            return
+        revisions.now["b"] = 2
+        assert await asyncio.wait_for(other, 10) is not None
+
+    run(revisions, scenario)
 
 
 def test_release_lets_all_go_and_none_wait_again(revisions: Revisions) -> None:
