@@ -1,13 +1,13 @@
 """Reconciling: what any process may do at any time, and as often as it likes.
 
-Reap expired leases, end studies that are through or out of time, and say which queues to ring.
+Reap expired leases, shorten those that a clock set back made long, end studies that are through or
+out of time, and say which queues to ring.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, or_, select, update
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.claimable import workers_to_ring
@@ -15,13 +15,10 @@ from tuner_service.lifecycle.ending import ACTIVE, settle, timed_out
 from tuner_service.lifecycle.outside import adopt, ended_outside, without
 from tuner_service.lifecycle.tally import Tally, lock_rows
 from tuner_service.lifecycle.views import Failure
-from tuner_service.lifecycle.workers import is_live
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
 from tuner_service.storage.pipeline import Row
-from tuner_service.storage.schema import slots, studies, workers
-
-LONGEST_LEASE_SECONDS: Final = 2 * 3600.0  # settings allow half of it
+from tuner_service.storage.schema import slots, studies
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,36 +38,45 @@ def reconcile(db: Database, *, settings: Settings) -> Reconciled:
     """
     with db.read() as connection:
         now = db.now(connection)
-        needy = _with_expired_leases(connection, now, settings) | _maybe_ending(connection, now)
+        needy = _with_leases_to_mend(connection, now, settings) | _maybe_ending(connection, now)
         rings = workers_to_ring(connection, now)
     reaped, finished = 0, []
     for study_id in sorted(needy):
         with db.write() as connection:
             rows = lock_rows(connection, [study_id])
             now = db.now(connection)
+            _shorten(connection, rows, settings, now)
             reaped += _reap(connection, rows, settings, now)
             finished += settle(connection, lock_rows(connection, rows).values(), now=now)
     return Reconciled(reaped, finished, rings)
 
 
-def _expired(now: float, settings: Settings) -> ColumnElement[bool]:
-    """A lease that ran out, or a stray one, from before the clock was set back.
+def _overlong(now: float, settings: Settings) -> ColumnElement[bool]:
+    """A lease from before the clock was set back; other processes' settings may differ a little."""
+    return slots.c.lease_expires_at > now + 2 * settings.lease_seconds
 
-    A worker that lives renews a stray lease within a second or two. Of one that is lost nobody
-    would, and its trial would stay RUNNING for as long as the clock went back.
+
+def _with_leases_to_mend(connection: Connection, now: float, settings: Settings) -> set[int]:
+    """Return studies with leases that ran out or are overlong."""
+    mend = or_(slots.c.lease_expires_at < now, _overlong(now, settings))
+    leased = select(slots.c.study_id).where(slots.c.state == "leased", mend)
+    return set(connection.execute(leased.distinct()).scalars())
+
+
+def _shorten(
+    connection: Connection, rows: Mapping[int, Row], settings: Settings, now: float
+) -> None:
+    """Leave overlong leases of a locked study one lease's time.
+
+    A worker that lives renews them in it. Those of a lost one would last for as long as the clock
+    went back, and with them its RUNNING trials.
     """
-    ends = slots.c.lease_expires_at
-    lives = select(workers.c.id).where(workers.c.id == slots.c.owner, is_live(now)).exists()
-    stray = or_(
-        and_(ends > now + settings.lease_seconds, ~lives),
-        ends > now + LONGEST_LEASE_SECONDS,
+    connection.execute(
+        update(slots)
+        .where(slots.c.study_id.in_(list(rows)), slots.c.state == "leased")
+        .where(_overlong(now, settings))
+        .values(lease_expires_at=now + settings.lease_seconds)
     )
-    return and_(slots.c.state == "leased", or_(ends < now, stray))
-
-
-def _with_expired_leases(connection: Connection, now: float, settings: Settings) -> set[int]:
-    expired = _expired(now, settings)
-    return set(connection.execute(select(slots.c.study_id).where(expired).distinct()).scalars())
 
 
 def _maybe_ending(connection: Connection, now: float) -> set[int]:
@@ -95,7 +101,11 @@ def _reap(connection: Connection, rows: Mapping[int, Row], settings: Settings, n
     optuna_rows.lock_studies(connection, (row["optuna_study_id"] for row in rows.values()))
     gone = list(
         connection.execute(
-            select(slots).where(slots.c.study_id.in_(list(rows)), _expired(now, settings))
+            select(slots).where(
+                slots.c.study_id.in_(list(rows)),
+                slots.c.state == "leased",
+                slots.c.lease_expires_at < now,
+            )
         ).mappings()
     )
     tally = Tally()

@@ -6,9 +6,10 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
 from tests.integration.lifecycle.hands import SETTINGS, Hand, expire, plain_optuna, submitted
+from tests.integration.lifecycle.worlds import jump
 from tests.invariants import check_invariants
 from tuner_service.errors import ConflictError, InputError
 from tuner_service.lifecycle.attempts import LOST_LEASES, LOST_LEASES_BEFORE_ALONE
@@ -21,7 +22,7 @@ from tuner_service.lifecycle.unit import Unit
 from tuner_service.lifecycle.views import Failure
 from tuner_service.lifecycle.workers import register_worker
 from tuner_service.storage import Database
-from tuner_service.storage.schema import slots, studies, workers
+from tuner_service.storage.schema import slots, studies
 
 LOST = Failure(kind="worker_lost", message="the trainer died")
 
@@ -372,7 +373,7 @@ def test_retries_back_off(db: Database, hand: Hand) -> None:
 def test_a_clock_that_was_set_back_strands_nothing(
     db: Database, hand: Hand, seconds: float
 ) -> None:
-    """It may cost a needless retry; it must not keep a slot for as long as the clock went back."""
+    """It must not keep a lost worker's slot for as long as the clock went back."""
     study = submitted(db, budget={"trials": 2})
     one, two = hand.claim(2).leases
     hand.start(one)
@@ -383,6 +384,11 @@ def test_a_clock_that_was_set_back_strands_nothing(
             update(slots).where(slots.c.id == one.slot_id).values(lease_expires_at=later)
         )
         connection.execute(update(slots).where(slots.c.id == two.slot_id).values(not_before=later))
+    assert reconcile(db, settings=SETTINGS).reaped == 0
+    with db.read() as connection:
+        left = slot(db, one)["lease_expires_at"] - db.now(connection)
+    assert left <= SETTINGS.lease_seconds
+    jump(db, left + 0.1)
     assert reconcile(db, settings=SETTINGS).reaped == 1
     for lease in hand.claim(2).leases:
         hand.finish(lease, hand.start(lease), 0.5)
@@ -390,21 +396,34 @@ def test_a_clock_that_was_set_back_strands_nothing(
     check_invariants(db, settings=SETTINGS)
 
 
+@pytest.mark.parametrize("seconds", [60, 3 * 3600])
 def test_a_clock_that_was_set_back_takes_nothing_from_a_worker_that_lives(
+    db: Database, hand: Hand, seconds: float
+) -> None:
+    """Whoever reconciles first: its heartbeat and its leases are from before."""
+    submitted(db, budget={"trials": 1})
+    registered(db, hand.name)
+    lease, trial_id = hand.claim_and_start()
+    jump(db, -seconds)
+    for _ in range(2):
+        assert reconcile(db, settings=SETTINGS).reaped == 0
+    assert hand.flush(renew=[lease]).lost == set()
+    with db.read() as connection:
+        assert 29 < slot(db, lease)["lease_expires_at"] - db.now(connection) < 31
+    assert hand.finish(lease, trial_id, 0.5).lost == set()
+
+
+def test_a_lease_longer_than_the_reconcilers_is_renewed_and_not_reaped(
     db: Database, hand: Hand
 ) -> None:
     submitted(db, budget={"trials": 1})
-    registered(db, hand.name)
-    lease, _ = hand.claim_and_start()
-    expire(db, lease, seconds=-3600)
+    (lease,) = hand.claim(lease_seconds=120.0).leases
     assert reconcile(db, settings=SETTINGS).reaped == 0
-    assert hand.flush(renew=[lease]).lost == set()
+    jump(db, 16)
+    assert reconcile(db, settings=SETTINGS).reaped == 0
+    assert hand.flush(lease_seconds=120.0, renew=[lease]).lost == set()
     with db.read() as connection:
-        assert slot(db, lease)["lease_expires_at"] < db.now(connection) + 31
-    with db.write() as connection:
-        connection.execute(delete(workers))
-    expire(db, lease, seconds=-3600)
-    assert reconcile(db, settings=SETTINGS).reaped == 1
+        assert slot(db, lease)["lease_expires_at"] > db.now(connection) + 110
 
 
 def test_a_clock_that_was_set_back_holds_no_handed_back_slot(db: Database, hand: Hand) -> None:
