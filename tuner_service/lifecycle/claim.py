@@ -62,9 +62,7 @@ def claim(
 
     Slots are dealt out one by one, so that two studies both progress when many lanes are free.
     `parallel_trials` is never passed: the studies' rows are locked. A slot that must run alone
-    comes first and by itself, unless such slots are excluded. A study that has such slots after
-    one of its slots failed goes after all others, and joins none: its trials take trainers down,
-    and with them whatever else is on board.
+    comes first and by itself, unless such slots are excluded; of several, in the same order.
 
     Args:
         fair_share: Take no more of a study than an equal part of what may run at once, by the
@@ -93,11 +91,9 @@ def claim(
         now = float(clock[0]["now"])
         rows = {row["id"]: row for row in locked if _open(row, now)}
         shares = _shares(connection, rows, worker_id, queue, now) if fair_share else {}
-        suspects = _suspects(rows, alone)
-        others = {i: row for i, row in rows.items() if i not in suspects}
-        chosen = _choose(_offers(connection, others, waiting, wanted, shares), alone, wanted)
-        if suspects and not chosen and not exclude_alone:
-            chosen = _choose(_offers(connection, rows, waiting, wanted, shares), alone, wanted)
+        offers = _offers(connection, rows, waiting, wanted, shares)
+        lone = None if exclude_alone else _first_lone(offers, alone)
+        chosen = _deal(offers, wanted) if lone is None else [lone]
         leases = _lease_slots(connection, chosen, worker_id=worker_id, expires=now + lease_seconds)
         used = {lease.study_id for lease in leases}
         return Claimed(leases, {i: _work(rows[i], now) for i in used})
@@ -158,23 +154,11 @@ def _offers(
     }
 
 
-def _suspects(rows: Mapping[int, Row], alone: Sequence[Row]) -> set[int]:
-    """Return the studies that have a slot which must run alone, and one that failed."""
-    return {i for i in {row["study_id"] for row in alone} & rows.keys() if rows[i]["slots_failed"]}
-
-
-def _choose(offers: Mapping[int, "_Offer"], alone: Sequence[Row], wanted: Wanted) -> list[int]:
-    """Return the ids of slots to lease."""
-    lone = None if wanted.exclude_alone else _first_lone(offers, alone)
-    chosen = _deal(offers, wanted) if lone is None else [lone]
-    return chosen
-
-
 def _first_lone(offers: Mapping[int, "_Offer"], alone: Sequence[Row]) -> int | None:
-    """Return a slot that must run alone, if there is one to have."""
-    for row in alone:
-        offer = offers.get(row["study_id"])
-        if offer is not None and offer.fits(running=row["trial_id"] is not None):
+    """Return a slot that must run alone, of the first study that has one to give."""
+    mine = [row for row in alone if row["study_id"] in offers]
+    for row in sorted(mine, key=lambda row: (*offers[row["study_id"]].place, row["id"])):
+        if offers[row["study_id"]].fits(running=row["trial_id"] is not None):
             return int(row["id"])
     return None
 

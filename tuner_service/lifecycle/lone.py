@@ -23,8 +23,7 @@ def lone_slot_to_serve(
     """Return the id of a ready slot that must run alone and for which this worker is to make room.
 
     Of all live workers that can run it the first by name makes room, so that no two do. It does so
-    for no slot of a lower priority than all that it is busy with; nor for a study of which a slot
-    has failed so already: its trials go after all others.
+    for no slot of a lower priority than all that it is busy with.
 
     Args:
         busy_with: The studies of the trials that the worker has.
@@ -46,7 +45,6 @@ def lone_slot_to_serve(
         first.join(workers, able)
         .where(
             studies.c.id.in_({row["study_id"] for row in alone}),
-            studies.c.slots_failed == 0,
             studies.c.priority >= (connection.execute(lowest).scalar() or 0),
         )
         .group_by(studies.c.id)

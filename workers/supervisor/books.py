@@ -51,6 +51,9 @@ class Books:
         self._unsure = False
         self._found_nothing = False
         self._gave_up = False
+        # Slots that must run alone and all others take turns: one whose trials end their trainer
+        # would else have the worker to itself, since each of their ends empties the board.
+        self._was_alone = False
         self._claim_at = self._renewed_at = shift.now()
         self._greedy_at = inf
 
@@ -181,14 +184,9 @@ class Books:
         if limit <= 0 or shift.now() < self._claim_at:
             return
         was_empty = not shift.board.runs
-        claimed = self._ledger.claim(
-            limit=limit,
-            exclude_alone=not was_empty,
-            exclude_studies=self._surplus.left
-            | (shift.board.study_ids if self._is_full else set()),
-            fair_share=shift.now() < self._greedy_at,
-            loops=max(0, shift.loops - sum(run.study.definition.is_loop for run in shift.board)),
-        )
+        claimed = self._claim(limit, exclude_alone=self._was_alone or not was_empty)
+        if was_empty and self._was_alone and not claimed.leases:
+            claimed = self._claim(limit, exclude_alone=False)
         now = shift.now()
         self._plan_claims(now, got_all=len(claimed.leases) == limit)
         self._found_nothing = not claimed.leases
@@ -196,6 +194,17 @@ class Books:
             self._renewed_at = now
             self._lone.claimed()
         self._take_on(claimed, was_empty=was_empty)
+
+    def _claim(self, limit: int, *, exclude_alone: bool) -> Claimed:
+        shift = self._shift
+        return self._ledger.claim(
+            limit=limit,
+            exclude_alone=exclude_alone,
+            exclude_studies=self._surplus.left
+            | (shift.board.study_ids if self._is_full else set()),
+            fair_share=shift.now() < self._greedy_at,
+            loops=max(0, shift.loops - sum(run.study.definition.is_loop for run in shift.board)),
+        )
 
     def _plan_claims(self, now: float, *, got_all: bool) -> None:
         # What is flushed next makes the next claim due; these times are for when nothing is.
@@ -211,6 +220,7 @@ class Books:
         mine, others = split_alone(claimed.leases, board_is_empty=was_empty)
         for lease in mine:
             shift.board.add(lease, self._studies.get(claimed.studies[lease.study_id]))
+            self._was_alone = lease.alone
         for lease in others:
             shift.outbox.close(HandBack(lease, lease.checkpoint_step), shift.now())
 

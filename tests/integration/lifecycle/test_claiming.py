@@ -301,27 +301,16 @@ def test_a_study_whose_module_was_broken_later_is_told_where_the_reason_is(db: D
     assert not Hand(db, "one").claim(1).leases
 
 
-def test_a_study_that_takes_trainers_down_goes_after_all_others(db: Database, hand: Hand) -> None:
-    deadly = submitted(db, name="deadly", budget={"trials": 4}, resources={"parallel_trials": 2})
-    for _ in range(2):  # together; then two of its slots must run alone
+def test_of_slots_that_must_run_alone_the_higher_priority_goes_first(
+    db: Database, hand: Hand
+) -> None:
+    for name, priority in (("low", 0), ("high", 5)):
+        submitted(db, name=name, budget={"trials": 1}, priority=priority)
+    for _ in range(2):
         for lease in hand.claim(2).leases:
             shared_death(hand, lease, hand.start(lease))
-    submitted(db, name="other", budget={"trials": 3}, priority=-1)
-    for _ in range(2):
-        (lease,) = hand.claim(9).leases
-        assert (names(db, [lease]), lease.alone) == (["deadly"], True)
-        hand.fail(lease, hand.start(lease))
-    assert get_study(db, deadly.id).progress.failed == 1
-    first = hand.claim(1).leases
-    assert names(db, first) == ["other"]
-    rest = hand.claim(9, exclude_alone=True).leases
-    assert names(db, rest) == ["other", "other"]
-    assert not hand.claim(9, exclude_alone=True).leases, "none of the deadly study's joins them"
     (lone,) = hand.claim(9).leases
-    assert (names(db, [lone]), lone.alone) == (["deadly"], True)
-    hand.finish(lone, hand.start(lone), 0.5)
-    assert names(db, hand.claim(9, exclude_alone=True).leases) == ["deadly", "deadly"]
-    check_invariants(db, settings=SETTINGS)
+    assert (names(db, [lone]), lone.alone) == (["high"], True)
 
 
 def test_a_fair_share_counts_the_workers_that_can(db: Database) -> None:
@@ -370,6 +359,3 @@ def test_one_worker_makes_room_for_a_slot_that_must_run_alone(db: Database, hand
     assert to_serve("worker-2") is None, "it has nothing but what goes first"
     patch(db, other.id, StudyPatch(priority=0), settings=SETTINGS)
     assert to_serve("worker-2") == lease.slot_id
-    with db.write() as connection:
-        connection.execute(update(studies).values(slots_failed=1))
-    assert to_serve("worker-2") is None, "a study that takes trainers down goes after all others"

@@ -373,13 +373,22 @@ def test_a_share_is_taken_at_once_and_what_others_leave_a_little_later(bench: Ma
 def test_an_alone_slot_runs_by_itself(bench: Make) -> None:
     b = bench()
     b.ledger.add_study(1, [{"epochs": 2} for _ in range(4)])
-    slot = b.ledger.slots[1002]
-    slot.lease = type(slot.lease)(
-        **{f: getattr(slot.lease, f) for f in slot.lease.__dataclass_fields__} | {"alone": True}
-    )
+    b.ledger.make_alone(1002)
     b.serve()
     assert b.ledger.states() == ["done"] * 4
     assert b.ledger.finishes[0].lease.number == 2, "an empty board takes the lonely one first"
+
+
+def test_alone_slots_and_others_take_turns(bench: Make) -> None:
+    b = bench()
+    b.ledger.add_study(1, [{"behaviour": "crash"}])
+    b.ledger.make_alone(1000)
+    b.ledger.add_study(2, [{"epochs": 2} for _ in range(3)])
+    b.serve_aside()
+    b.ledger.wait_for(lambda: len(b.ledger.finishes) == 3)
+    b.ledger.wait_for(lambda: len(b.ledger.fails) >= 2)
+    b.stopping.set()
+    b.join()
 
 
 def test_a_definition_that_cannot_be_asked_fails_its_slot_only(
