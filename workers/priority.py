@@ -5,14 +5,16 @@ little, and soon: someone waits for them.
 """
 
 import os
+import random
+import threading
 import time
 from pathlib import Path
 from typing import Final
 
 NICENESS: Final = 5
 _AUTOGROUP: Final = Path("/proc/self/autogroup")
-_TRIES: Final = 10
-_PAUSE_SECONDS: Final = 0.12  # Linux takes one such wish in a tenth of a second
+_TRIES: Final = 100
+_PAUSE_SECONDS: Final = 0.2  # Linux takes one such wish in a tenth of a second, of all processes
 
 
 def let_others_go_first() -> None:
@@ -22,16 +24,22 @@ def let_others_go_first() -> None:
 
 
 def weigh_session() -> None:
-    """Give the session that this process leads the weight of its niceness.
+    """Give the session that this process leads the weight of its niceness, in a moment.
 
     Linux may weigh whole sessions against each other (`sched_autogroup_enabled`, see sched(7)); a
     process's niceness then counts within its session only, and a new session weighs as any other.
     """
+    if os.nice(0):
+        # A thread, as others may be before it: a short loop would be through before its turn.
+        threading.Thread(target=_weigh, args=(_AUTOGROUP,), daemon=True).start()
+
+
+def _weigh(group: Path) -> None:
     for _ in range(_TRIES):
         try:
-            _AUTOGROUP.write_text(str(os.nice(0)))
+            group.write_text(str(os.nice(0)))
         except BlockingIOError:
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_PAUSE_SECONDS * random.random())  # noqa: S311  spreads processes in time
         except OSError:  # not Linux, or without groups of sessions
             return
         else:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 
 LIMITED = 70  # the exit code of a process that cannot have its limits back
+LIMITED_SAYS = b"A module lowered a limit of the process for good (setrlimit).\n"
 _STREAMS = (1, 2)  # standard output and error
 _LIMITS = (
     resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_DATA,
@@ -74,7 +75,8 @@ class Containment:
             try:
                 resource.setrlimit(limit, kept)
             except (OSError, ValueError):
-                os.write(2, b"A module lowered a limit of the process for good (setrlimit).\n")
+                with contextlib.suppress(OSError):  # the process ends, whatever became of its log
+                    os.write(self._kept[1] or 2, LIMITED_SAYS)
                 os._exit(LIMITED)
 
     def _reopen(self) -> None:

@@ -3,6 +3,7 @@
 import functools
 import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, run_all, spec, start
 from workers.protocol import Event
+from workers.training.containment import LIMITED, LIMITED_SAYS
 from workers.training.engine import Engine
 
 __all__ = ["registries"]
@@ -113,6 +115,26 @@ def test_what_it_does_to_the_process_is_undone(
     before = state()
     run_beside(tmp_path, place=place, deed=deed)
     assert state() == before
+
+
+LIMIT = """
+import os, resource
+from workers.training.containment import Containment
+
+def refuse(*_):
+    raise ValueError("not allowed to raise maximum limit")
+
+with Containment().contained():
+    os.close(2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (5000, hard))
+    resource.setrlimit = refuse  # as the system does, to those without privileges
+"""
+
+
+def test_a_limit_that_is_lowered_for_good_ends_the_process_also_without_its_log() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMIT], capture_output=True, timeout=60.0)
+    assert (done.returncode, done.stderr) == (LIMITED, LIMITED_SAYS)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 and later

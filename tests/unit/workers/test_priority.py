@@ -4,19 +4,81 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from workers.priority import NICENESS
+import pytest
+
+from workers import priority
+from workers.priority import NICENESS, weigh_session
+from workers.training.loops import child
 
 PROGRAM = """
-import os, pathlib
+import os
 from workers.priority import let_others_go_first
 let_others_go_first()
-group = pathlib.Path("/proc/self/autogroup")
-print(os.nice(0), group.read_text().split()[-1] if group.exists() else os.nice(0))
+print(os.nice(0))
 """
 
 
-def test_a_process_and_its_session_become_nice() -> None:
+class Group:
+    """A session's file that is busy for so many writes."""
+
+    def __init__(self, busy: int, error: type[OSError] = BlockingIOError) -> None:
+        self.busy = busy
+        self.error = error
+        self.written: list[str] = []
+
+    def write_text(self, text: str) -> None:
+        self.busy -= 1
+        if self.busy >= 0:
+            raise self.error
+        self.written.append(text)
+
+
+class Thread:
+    """Runs what it is given at once."""
+
+    def __init__(self, *, target: Any, args: Any = (), daemon: bool) -> None:
+        assert daemon
+        self.start = lambda: target(*args)
+
+
+@pytest.mark.parametrize(
+    ("niceness", "group", "written"),
+    [
+        (5, Group(0), ["5"]),
+        (5, Group(20), ["5"]),  # other sessions were first
+        (5, Group(1, PermissionError), []),
+        (0, Group(0), []),  # as any session weighs
+    ],
+)
+def test_a_session_weighs_as_nice_as_its_process(
+    monkeypatch: pytest.MonkeyPatch, niceness: int, group: Group, written: list[str]
+) -> None:
+    monkeypatch.setattr(priority, "_AUTOGROUP", group)
+    monkeypatch.setattr(priority, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.priority.threading.Thread", Thread)
+    monkeypatch.setattr("workers.priority.os.nice", lambda _: niceness)
+    weigh_session()
+    assert group.written == written
+
+
+def test_the_session_of_a_loop_is_weighed_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(child, "weigh_session", lambda: done.append("weighed"))
+    monkeypatch.setattr(child, "run", lambda *_: done.append("run"))
+    monkeypatch.setattr(child, "Ear", lambda hearing: hearing.close())
+    monkeypatch.setattr(child, "Speaker", lambda pipe, **_: pipe.close())
+    monkeypatch.setattr("workers.training.loops.child.os._exit", lambda _: None)
+    (commands, order), (heard, events) = os.pipe(), os.pipe()
+    os.write(order, b"{}\n")
+    child.serve(commands, events)
+    os.close(order)
+    os.close(heard)
+    assert done == ["weighed", "run"]
+
+
+def test_a_process_becomes_nice() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=Path(__file__).parents[3],
@@ -26,4 +88,4 @@ def test_a_process_and_its_session_become_nice() -> None:
         check=True,
         timeout=60.0,
     )
-    assert done.stdout.split() == [str(min(os.nice(0) + NICENESS, 19))] * 2
+    assert done.stdout.split() == [str(min(os.nice(0) + NICENESS, 19))]

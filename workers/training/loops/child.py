@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from workers.pipes import Speaker
+from workers.priority import weigh_session
 from workers.training.loops.journal import Journal
 from workers.training.loops.trial import DivergedError, Trial, numbers
 
@@ -238,6 +239,7 @@ def serve(commands: int, events: int) -> None:
     """Run the trial that the pipe `commands` orders, and end this process."""
     for descriptor in (commands, events):
         os.set_inheritable(descriptor, False)
+    weigh_session()  # a new one: the trainer's weight is not inherited
     hearing = os.fdopen(commands, "rb")
     order = json.loads(hearing.readline())
     run(order, Speaker(os.fdopen(events, "wb"), orphan_code=1), Ear(hearing))

@@ -17,7 +17,6 @@ import socket
 import sys
 from pathlib import Path
 
-from workers.priority import weigh_session
 from workers.training.loops.child import die_with_parent, serve
 
 WARM = ("numpy", "torch")
@@ -94,7 +93,6 @@ def _become_trial(
     """Be the process of a trial, as if it had been started anew; never return."""
     die_with_parent()
     os.setsid()
-    weigh_session()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control.close()
