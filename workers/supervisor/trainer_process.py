@@ -6,6 +6,7 @@ and error go to its log, whose end tells why it died.
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -151,6 +152,10 @@ class TrainerProcess:
 
     def _spawn(self, command: TrainerCommand) -> tuple[IO[bytes], IO[bytes]]:
         with command.log_path.open("ab") as log:
+            with contextlib.suppress(
+                OSError
+            ):  # held by what inherits the log, until all of it ends
+                fcntl.flock(log, fcntl.LOCK_SH)
             self._process, commands, events = spawn(
                 command.arguments, stdout=log, stderr=log, env=dict(command.environment)
             )
@@ -196,9 +201,11 @@ def _prepare_log(path: Path) -> int:
 
 
 def _drop_old_logs(folder: Path) -> None:
-    """Remove the logs to which nobody has written for a week."""
+    """Remove the logs to which nobody has written for a week, but those of the living."""
     oldest = time.time() - _LOG_SECONDS
     for log in folder.glob("*.log"):
         with contextlib.suppress(OSError):
             if log.stat().st_mtime < oldest:
-                log.unlink()
+                with log.open("rb") as opened:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    log.unlink()

@@ -71,6 +71,17 @@ def test_logs_of_a_week_ago_go(launch: Callable[..., TrainerProcess], tmp_path: 
     assert (old.exists(), new.exists()) == (False, True)
 
 
+def test_the_log_of_a_trainer_that_lives_stays(tmp_path: Path) -> None:
+    quiet, other = (tmp_path / "logs" / name for name in ("quiet.log", "other.log"))
+    said = ("-c", "import time; time.sleep(600)")
+    living = TrainerProcess(TrainerCommand(said, dict(os.environ), quiet))
+    os.utime(quiet, (0, 0))
+    for left in (True, False):
+        TrainerProcess(TrainerCommand(("-c", "pass"), dict(os.environ), other)).close(20.0)
+        assert quiet.exists() == left
+        living.kill()
+
+
 def test_its_last_words_are_in_the_log(launch: Callable[..., TrainerProcess]) -> None:
     trainer = launch("-c", "print('x' * 10_000); raise SystemExit('out of luck')")
     assert trainer.exit_code(wait_seconds=20.0) == 1
