@@ -52,4 +52,4 @@ class Lone:
             self._seen = (slot_id, now)
         if self._waited >= WAIT_SECONDS + CLEAR_SECONDS:
             movable = [run for run in board.leased if not run.study.definition.is_loop]
-            self._shift.stop(movable, "checkpoint")
+            self._shift.offer(movable)

@@ -92,12 +92,12 @@ class Shift:
             self.send({"type": "stop", "trials": asked})
 
     def offer(self, runs: Iterable[Run]) -> None:
-        """Hand runs back that the trainer has, when it comes to it: nobody waits for it.
+        """Hand runs back, those that the trainer has when it comes to it: nobody waits for it.
 
         It may be at something long, such as tracing. Whoever hangs meanwhile hangs as if nothing
         had been asked.
         """
-        offered = list(runs)
+        offered = [run for run in runs if run.stop_mode is None]
         self.stop(offered, "checkpoint")
         for run in offered:
             run.offered = True
