@@ -35,7 +35,8 @@ test-gpu: setup  ## what needs a CUDA device
 bench: setup  ## the quick benchmarks: name, measured, goal
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.run
 
-chaos: setup servers  ## the long fault runs
+chaos: setup servers  ## thousands of generated requests, then the long fault run
+	@$(ONE_THREAD) TUNER_CONTRACT_EXAMPLES=40 $(BIN)/pytest -q tests/integration/api/test_contract.py
 	@$(ONE_THREAD) $(BIN)/python -m tests.chaos
 
 guards: setup servers  ## every guard of the invariants taken out once: is it missed?
