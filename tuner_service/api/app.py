@@ -38,7 +38,7 @@ definition lists everything that is wrong with it. Lists come in pages: pass `ne
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application on a migrated database.
 
-    Its lifespan runs the reconciler and the remover, and closes everything at the end.
+    Its lifespan runs the reconciler, the sweeper and the remover, and closes everything at the end.
 
     Args:
         settings: By default those of the environment.

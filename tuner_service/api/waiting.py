@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from tuner_service.api.answers import StudyAnswer
-from tuner_service.errors import UnavailableError
+from tuner_service.errors import NotFoundError, UnavailableError
 from tuner_service.lifecycle.studies import Standing, standings
 from tuner_service.storage import Database
 
@@ -147,7 +147,8 @@ class RevisionWaiters:
             logger.debug("cannot read study %s: %s", study, error)
             return
         except Exception as error:  # of one study: the others' waiters must not suffer it
-            logger.exception("cannot read study %s", study)
+            if not isinstance(error, NotFoundError):  # it was deleted
+                logger.exception("cannot read study %s", study)
             for waiter in waiters:
                 _refuse(waiter, error)
             return

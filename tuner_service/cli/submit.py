@@ -61,11 +61,10 @@ def validate(
 ) -> None:
     """Check a study file and say what it would do, without submitting it."""
     definition = _read(file)
-    if not run:
-        _refuse_modules(given, modules)
     if run:
         _try_here(definition, file, modules, device, as_json)
         return
+    _refuse_modules(given, modules)
     try:
         with closing(connect(url, api_key)) as client:
             plan = client.validate(definition)

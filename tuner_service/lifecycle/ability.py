@@ -57,10 +57,13 @@ def has_modules(worker_id: Any) -> ColumnElement[bool]:
 
 def some_worker(queue: str, now: float | ColumnElement[Any]) -> ColumnElement[bool]:
     """Of a query over studies: a live worker of the queue has every module they need."""
-    able = select(workers.c.id).where(
-        workers.c.queue == queue, is_live(now), has_modules(workers.c.id)
-    )
+    able = select(workers.c.id).where(can_run(queue, now))
     return able.correlate(studies).exists()
+
+
+def can_run(queue: str, now: float | ColumnElement[Any]) -> ColumnElement[bool]:
+    """Of a query over studies and workers: a live worker of the queue that has their modules."""
+    return and_(workers.c.queue == queue, is_live(now), has_modules(workers.c.id))
 
 
 def is_loop() -> ColumnElement[bool]:
@@ -78,7 +81,7 @@ def able_workers(
     idle: bool = False,
 ) -> dict[int, int]:
     """Return how many live workers of a queue, or idle ones, can run each of these studies."""
-    able = and_(workers.c.queue == queue, is_live(now), has_modules(workers.c.id))
+    able = can_run(queue, now)
     rows = connection.execute(
         select(studies.c.id, func.count())
         .join(workers, and_(able, workers.c.state == "idle") if idle else able)

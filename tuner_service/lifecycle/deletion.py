@@ -13,9 +13,9 @@ from typing import Final
 from sqlalchemy import Connection, select, update
 from sqlalchemy import delete as sql_delete
 
-from tuner_service.errors import ConflictError, NotFoundError
+from tuner_service.errors import ConflictError
 from tuner_service.lifecycle.ending import ACTIVE
-from tuner_service.lifecycle.lookup import find_study
+from tuner_service.lifecycle.lookup import lock_study
 from tuner_service.lifecycle.tally import lock_rows
 from tuner_service.storage import Database, optuna_rows
 from tuner_service.storage.pipeline import Row
@@ -45,10 +45,7 @@ def delete(db: Database, ref: str) -> str:
         ConflictError: It is queued or running: cancel it first.
     """
     with db.write() as connection:
-        study_id = find_study(connection, ref)["id"]
-        row = lock_rows(connection, [study_id]).get(study_id)
-        if row is None or row["state"] == GONE:  # while we waited for the lock
-            raise NotFoundError(f"there is no study with the id or name {ref!r}")
+        row = lock_study(connection, ref)
         if row["state"] in ACTIVE:
             raise ConflictError(
                 f"only a study that is paused or has ended can be deleted, but "

@@ -5,9 +5,8 @@ from typing import Literal
 
 from sqlalchemy import Connection, and_, func, select
 
-from tuner_service.lifecycle.ability import has_modules
+from tuner_service.lifecycle.ability import can_run
 from tuner_service.lifecycle.claimable import MOST_STUDIES, Wanted, claimable, lone_slots
-from tuner_service.lifecycle.workers import is_live
 from tuner_service.storage.pipeline import integers
 from tuner_service.storage.schema import studies, workers
 
@@ -33,12 +32,7 @@ def lone_slot_to_serve(
     alone = connection.execute(lone_slots(connection.dialect.name), ids).mappings().all()
     if not alone:
         return None
-    able = and_(
-        workers.c.queue == queue,
-        workers.c.state != "stopping",
-        is_live(now),
-        has_modules(workers.c.id),
-    )
+    able = and_(can_run(queue, now), workers.c.state != "stopping")
     lowest = select(func.min(studies.c.priority)).where(studies.c.id.in_(busy_with))
     first = select(studies.c.id, func.min(workers.c.id)).select_from(studies)
     rows = connection.execute(

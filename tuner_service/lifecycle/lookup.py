@@ -3,6 +3,8 @@
 from sqlalchemy import Connection, RowMapping, or_, select
 
 from tuner_service.errors import NotFoundError
+from tuner_service.lifecycle.tally import lock_rows
+from tuner_service.storage.pipeline import Row
 from tuner_service.storage.schema import GONE, studies
 
 
@@ -24,3 +26,16 @@ def find_study(connection: Connection, ref: str) -> RowMapping:
     if not found:
         raise NotFoundError(f"there is no study with the id or name {ref!r}")
     return min(found, key=lambda row: row["public_id"] != ref)
+
+
+def lock_study(connection: Connection, ref: str) -> Row:
+    """Lock a study, and return its row as it then stands.
+
+    Raises:
+        NotFoundError: There is none, or it was deleted while we waited for the lock.
+    """
+    study_id = find_study(connection, ref)["id"]
+    row = lock_rows(connection, [study_id]).get(study_id)
+    if row is None or row["state"] == GONE:
+        raise NotFoundError(f"there is no study with the id or name {ref!r}")
+    return row

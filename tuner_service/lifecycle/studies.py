@@ -25,7 +25,7 @@ from tuner_service.lifecycle.ending import (
     settle,
     worked_seconds,
 )
-from tuner_service.lifecycle.lookup import find_study
+from tuner_service.lifecycle.lookup import find_study, lock_study
 from tuner_service.lifecycle.quotas import check_quota
 from tuner_service.lifecycle.slotrows import insert_slots, slot_rows
 from tuner_service.lifecycle.stored import stored_definition
@@ -175,18 +175,10 @@ def patch(db: Database, ref: str, change: StudyPatch, *, settings: Settings) -> 
 def _change(db: Database, ref: str, action: Action) -> StudyView:
     """Lock the study, apply the action, and return the study as it is then."""
     with db.write() as connection:
-        row = _locked(connection, ref)
+        row = lock_study(connection, ref)
         now = db.now(connection)
         action(connection, row, now)
         return study_view(connection, row["id"], now=now)
-
-
-def _locked(connection: Connection, ref: str) -> Row:
-    study_id = find_study(connection, ref)["id"]
-    rows = lock_rows(connection, [study_id])
-    if study_id not in rows or rows[study_id]["state"] == GONE:  # while we waited for the lock
-        raise NotFoundError(f"there is no study with the id or name {ref!r}")
-    return rows[study_id]
 
 
 def _set(connection: Connection, row: Row, **values: Any) -> None:

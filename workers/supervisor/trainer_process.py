@@ -29,9 +29,8 @@ from workers.protocol import ReadyMessage
 logger = logging.getLogger(__name__)
 
 _TAIL_BYTES = 4000
-_UNREADABLE = re.compile(
-    r"[\ufffd\x00-\x08\x0b-\x1f\x7f-\x9f]+"
-)  # and what moves a terminal's cursor
+# Also what moves a terminal's cursor.
+_UNREADABLE = re.compile(r"[\ufffd\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 _LOG_CAP_BYTES = 10_000_000
 _LOG_SECONDS = 7 * 24 * 3600.0  # a worker's log has its name, and no worker's name comes again
 
@@ -134,10 +133,10 @@ class TrainerProcess:
 
     def _family(self) -> list[psutil.Process]:
         """Return what it has started. What left its process group is found only while it lives."""
-        family: list[psutil.Process] = []
-        with contextlib.suppress(psutil.Error):
-            family += psutil.Process(self.pid).children(recursive=True)
-        return family
+        try:
+            return list(psutil.Process(self.pid).children(recursive=True))
+        except psutil.Error:
+            return []
 
     def log_tail(self) -> str:
         """Return the end of what this process printed."""
@@ -152,10 +151,8 @@ class TrainerProcess:
 
     def _spawn(self, command: TrainerCommand) -> tuple[IO[bytes], IO[bytes]]:
         with command.log_path.open("ab") as log:
-            with contextlib.suppress(
-                OSError
-            ):  # held by what inherits the log, until all of it ends
-                fcntl.flock(log, fcntl.LOCK_SH)
+            with contextlib.suppress(OSError):
+                fcntl.flock(log, fcntl.LOCK_SH)  # held by what inherits it, until all of that ends
             self._process, commands, events = spawn(
                 command.arguments, stdout=log, stderr=log, env=dict(command.environment)
             )
