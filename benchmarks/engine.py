@@ -40,17 +40,19 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
-from tuner_service.definition.spec import TrialSpec  # noqa: E402
-from workers.protocol import TrialStart  # noqa: E402
-from workers.training import native_library, networks, optimizers  # noqa: E402
-from workers.training.datasets import DatasetCache, PreparedData  # noqa: E402
-from workers.training.engine import Engine  # noqa: E402
-from workers.training.fused import FusedStep  # noqa: E402
-from workers.training.groups import group_of, hyper_of  # noqa: E402
-from workers.training.ladder import Ladder  # noqa: E402
-from workers.training.randomness import epoch_orders  # noqa: E402
-from workers.training.runners import Compiled  # noqa: E402
-from workers.training.steps import PlainSteps  # noqa: E402
+from tuner_service.definition.trial_spec import TrialSpec  # noqa: E402
+from workers.protocol.messages import TrialStart  # noqa: E402
+from workers.training.data import DatasetCache, PreparedData  # noqa: E402
+from workers.training.engine.engine import Engine  # noqa: E402
+from workers.training.nets import networks  # noqa: E402
+from workers.training.nets.randomness import epoch_orders  # noqa: E402
+from workers.training.optim import plain  # noqa: E402
+from workers.training.steps.factory import PlainSteps  # noqa: E402
+from workers.training.steps.fused.executors import Compiled  # noqa: E402
+from workers.training.steps.fused.step import FusedStep  # noqa: E402
+from workers.training.steps.groups import group_of, hyper_of  # noqa: E402
+from workers.training.steps.native import library  # noqa: E402
+from workers.training.steps.select import Ladder  # noqa: E402
 
 PROCESSES = 2
 OPTIMIZERS: list[dict[str, Any]] = [
@@ -136,7 +138,7 @@ class Contestants:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._device = torch.device(device)
         self._data = DatasetCache(self._device, directories=())
-        self._ladder = Ladder(self._device, cache=native_library.cache_directory())
+        self._ladder = Ladder(self._device, cache=library.cache_directory())
         self._engines = {
             "engine": Engine(device, steps=self._ladder),
             "plain": Engine(device, steps=PlainSteps()),
@@ -210,8 +212,8 @@ def _prepare_loop(row: Row, data: PreparedData, number: int) -> tuple[nn.Module,
     module = networks.build(row.network, inputs=data.shape, outputs=data.outputs)
     networks.initialise(module, spec.seed).to(data.train.inputs.device)
     options = {k: v for k, v in spec.optimizer.items() if k not in ("type", "learning_rate")}
-    optimizer = optimizers.build(spec.optimizer["type"], options, module.parameters())
-    optimizers.set_rate(optimizer, spec.optimizer["learning_rate"])
+    optimizer = plain.build(spec.optimizer["type"], options, module.parameters())
+    plain.set_rate(optimizer, spec.optimizer["learning_rate"])
     return module, optimizer
 
 

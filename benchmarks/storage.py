@@ -28,8 +28,8 @@ from tuner_service.definition import parse_definition
 from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import Batch, Finish, Lease, Report, Start
-from tuner_service.lifecycle.studies import get_study
 from tuner_service.lifecycle.submit import submit
+from tuner_service.reads.studies import get_study
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
 

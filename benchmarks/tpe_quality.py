@@ -29,9 +29,9 @@ from tuner_service.definition.space import (  # noqa: E402
     ordered,
 )
 from tuner_service.search.distributions import distributions  # noqa: E402
-from tuner_service.search.draw import draw  # noqa: E402
 from tuner_service.search.history import History  # noqa: E402
-from tuner_service.search.tpe.search import TpeSearch  # noqa: E402
+from tuner_service.search.samplers.tpe.search import TpeSearch  # noqa: E402
+from tuner_service.search.samplers.uniform import draw  # noqa: E402
 
 SEEDS = range(20)
 TRIALS = 128

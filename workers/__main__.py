@@ -4,9 +4,9 @@ import argparse
 import os
 import uuid
 
-from tuner_service.lifeline import hold
 from tuner_service.settings import Settings
-from workers.app import app
+from tuner_service.up.parent_watch import hold
+from workers.celery_app import app
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import socket
 import sys
 
 from tuner_service.errors import TunerError
-from tuner_service.lifecycle.workers import LIVE_SECONDS, list_workers
+from tuner_service.reads.workers import LIVE_SECONDS, list_workers
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 

@@ -17,19 +17,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tuner_service.datasets import DatasetStore
-from tuner_service.definition import (
-    parse_definition,
-    resolve,
-    resolve_loop,
-    total_slots,
-)
+from tuner_service.definition import parse_definition, resolve, resolve_loop, total_slots
 from tuner_service.errors import DefinitionError
 from tuner_service.search.spread import first_point
-from workers.modules import Contents, open_folder
 from workers.options import add_training_options, data_directories
-from workers.trainer import pick_device
-from workers.training.datasets import STREAMED, Room
-from workers.training.rehearsal import RehearsalError, rehearse, rehearse_loop
+from workers.trainer.main import pick_device
+from workers.training.data import STREAMED, Room
+from workers.training.engine.preflight import RehearsalError, rehearse, rehearse_loop
+from workers.user_modules import Contents, open_folder
 
 LOOP_SECONDS = 60.0
 

@@ -1,6 +1,6 @@
 """The one task: a ring."""
 
-from workers.app import app, current_worker
+from workers.celery_app import app, current_worker
 
 
 @app.task(name="workers.serve", ignore_result=True)  # type: ignore[untyped-decorator]  # celery is untyped

@@ -18,7 +18,7 @@ from tests.integration.api.test_api import definition
 from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import Batch, Fail, Finish, Report, Start
-from tuner_service.lifecycle.views import Failure
+from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
 

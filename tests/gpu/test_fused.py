@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.unit.training import builders, lanes
-from workers.training.engine import Engine
-from workers.training.fused import FusedStep
-from workers.training.ladder import Ladder
-from workers.training.runners import Compiled, Traced
+from workers.training.engine.engine import Engine
+from workers.training.steps.fused.executors import Compiled, Traced
+from workers.training.steps.fused.step import FusedStep
+from workers.training.steps.select import Ladder
 
 pytestmark = [
     pytest.mark.gpu,

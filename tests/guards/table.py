@@ -15,18 +15,18 @@ ENDING: Final = "tuner_service/lifecycle/ending.py"
 FLUSH: Final = "tuner_service/lifecycle/flush.py"
 RECONCILE: Final = "tuner_service/lifecycle/reconcile.py"
 STARTS: Final = "tuner_service/lifecycle/starts.py"
-STUDIES: Final = "tuner_service/lifecycle/studies.py"
+STUDIES: Final = "tuner_service/lifecycle/change.py"
 SUBMIT: Final = "tuner_service/lifecycle/submit.py"
-UNIT: Final = "tuner_service/lifecycle/unit.py"
+UNIT: Final = "tuner_service/lifecycle/flush_transaction.py"
 BEST: Final = "tuner_service/lifecycle/best.py"
-TALLY: Final = "tuner_service/lifecycle/tally.py"
-SLOTROWS: Final = "tuner_service/lifecycle/slotrows.py"
-TRIALS: Final = "tuner_service/lifecycle/trials.py"
-QUOTAS: Final = "tuner_service/lifecycle/quotas.py"
+TALLY: Final = "tuner_service/lifecycle/counters.py"
+SLOTROWS: Final = "tuner_service/lifecycle/slot_rows.py"
+TRIALS: Final = "tuner_service/reads/trials.py"
+QUOTAS: Final = "tuner_service/access/quotas.py"
 OPTUNA: Final = "tuner_service/storage/optuna_rows.py"
 DATABASE: Final = "tuner_service/storage/database.py"
-BOOKS: Final = "workers/supervisor/books.py"
-LISTENER: Final = "workers/supervisor/listener.py"
+BOOKS: Final = "workers/supervisor/database_sync.py"
+LISTENER: Final = "workers/supervisor/trainer_events.py"
 
 SQLITE: Final[tuple[Dialect, ...]] = ("sqlite",)
 POSTGRES: Final[tuple[Dialect, ...]] = ("postgresql",)
@@ -273,7 +273,7 @@ GUARDS: Final = (
     guard(
         "I3",
         "of several that share a trainer's death none is blamed",
-        "workers/supervisor/deaths.py",
+        "workers/supervisor/blame.py",
         "blamed=alone,",
         "blamed=True,",
         "serve: test_a_death_with_several_on_board_blames_none_and_all_finish",
@@ -482,7 +482,7 @@ GUARDS: Final = (
     guard(
         "I5",
         "a study that runs cannot be deleted",
-        "tuner_service/lifecycle/deletion.py",
+        "tuner_service/lifecycle/delete.py",
         'if row["state"] in ACTIVE:\n            raise ConflictError(',
         "if False:\n            raise ConflictError(",
         "people: test_resume_against_delete",

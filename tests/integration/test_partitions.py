@@ -8,11 +8,11 @@ from sqlalchemy import make_url, text
 
 from tests.proxy import Proxy, proxy
 from tests.servers import PostgresServer, RedisServer
-from tuner_service import broker
-from tuner_service.broker import Ringer
+from tuner_service.broker import ring
+from tuner_service.broker.ring import Ringer
 from tuner_service.errors import UnavailableError
 from tuner_service.settings import Settings
-from tuner_service.storage import Database, database, pipeline
+from tuner_service.storage import Database, database, postgres
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_connection_that_falls_silent_in_a_transaction_is_given_up(
 def test_connections_that_fell_silent_while_idle_are_replaced(
     network: Proxy, far_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "IDLE_BEFORE_PING_SECONDS", 0.0)
+    monkeypatch.setattr(postgres, "IDLE_BEFORE_PING_SECONDS", 0.0)
     assert ask(far_db) == 1
     assert network.silence() == 1
     assert ask(far_db) == 1  # the pool's ping gave the old one up
@@ -83,7 +83,7 @@ def test_a_ring_into_a_silent_redis_is_given_up(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(broker, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(ring, "ANSWER_SECONDS", 0.5)
     with proxy(redis_private.port) as network:
         settings = Settings(
             data_dir=tmp_path_factory.mktemp("rings"),

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.training import networks
-from workers.training.datasets import SOURCES
-from workers.training.losses import LOSSES
+from workers.training.data import SOURCES
+from workers.training.nets import networks
+from workers.training.nets.losses import LOSSES
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from tests.e2e.readme import ROOT, Block, blocks
-from tuner_service.api.metrics import Metrics
+from tuner_service.api.routes.metrics import Metrics
 from tuner_service.cli import run
 from tuner_service.settings import Settings
 from tuner_service.storage import Database

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kombu import Connection
 
-from tuner_service import spool
+from tuner_service.broker import file_transport
 
 LONG_SECONDS = 3600.0
 
@@ -20,14 +20,14 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
     for name in ("spool", "control"):
         (tmp_path / name).mkdir()
     options["polling_interval"] = 0.02
-    with Connection(transport=spool.Transport, transport_options=options) as connection:
+    with Connection(transport=file_transport.Transport, transport_options=options) as connection:
         yield connection
 
 
 @pytest.fixture
 def closing(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     event = threading.Event()
-    monkeypatch.setattr(spool, "closing", event)
+    monkeypatch.setattr(file_transport, "closing", event)
     return event
 
 
@@ -35,12 +35,12 @@ def test_a_message_that_comes_late_is_delivered(
     connection: Connection, closing: threading.Event
 ) -> None:
     with connection.SimpleQueue("rings") as queue:
-        later = threading.Timer(3 * spool.LOOK_SECONDS, queue.put, ("ring",))
+        later = threading.Timer(3 * file_transport.LOOK_SECONDS, queue.put, ("ring",))
         later.start()
         assert queue.get(timeout=LONG_SECONDS).payload == "ring"
         later.join()
         with pytest.raises(queue.Empty):
-            queue.get(timeout=spool.LOOK_SECONDS)
+            queue.get(timeout=file_transport.LOOK_SECONDS)
 
 
 @pytest.mark.timeout(60)
@@ -48,7 +48,7 @@ def test_a_process_that_is_to_stop_waits_for_no_message(
     connection: Connection, closing: threading.Event
 ) -> None:
     with connection.SimpleQueue("rings") as queue:
-        later = threading.Timer(spool.LOOK_SECONDS, closing.set)
+        later = threading.Timer(file_transport.LOOK_SECONDS, closing.set)
         later.start()
         with pytest.raises(queue.Empty):
             queue.get(timeout=LONG_SECONDS)

@@ -9,20 +9,19 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuner_service import __version__
-from tuner_service.api import (
+from tuner_service.api.auth import BasicAuth
+from tuner_service.api.http import openapi, problems
+from tuner_service.api.http.access_log import AccessLog
+from tuner_service.api.http.host_guard import HostGuard
+from tuner_service.api.routes import (
     catalogue,
     datasets,
-    documented,
     health,
     pages,
-    problems,
     studies,
     trial_files,
     trials,
 )
-from tuner_service.api.access import AccessLog
-from tuner_service.api.auth import BasicAuth
-from tuner_service.api.guards import HostGuard
 from tuner_service.api.service import Service
 from tuner_service.dashboard import Dashboard, owns
 from tuner_service.settings import Settings
@@ -80,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = service
     problems.install(app)
-    documented.install(app, service.settings)
+    openapi.install(app, service.settings)
     for module in (studies, trials, trial_files, datasets, catalogue, health, pages):
         app.include_router(module.router)
     return app

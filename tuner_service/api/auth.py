@@ -16,8 +16,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tuner_service.api.problems import problem, problem_of
-from tuner_service.api.rates import origin_of
+from tuner_service.access.keys import SCOPES
+from tuner_service.api.http.problems import problem, problem_of
+from tuner_service.api.http.rates import origin_of
 from tuner_service.api.service import Service, ServiceDep
 from tuner_service.errors import (
     AuthenticationError,
@@ -25,7 +26,6 @@ from tuner_service.errors import (
     RateError,
     UnavailableError,
 )
-from tuner_service.lifecycle.keys import SCOPES
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # What stores nothing, though it is no GET: its question is a body.

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tuner_service.api.metrics import Metrics
-from tuner_service.broker import Ringer
+from tuner_service.api.routes.metrics import Metrics
+from tuner_service.broker.ring import Ringer
 from tuner_service.errors import TunerError
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.workers import list_workers
+from tuner_service.reads.workers import list_workers
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from tuner_service.errors import TunerError
-from tuner_service.lifecycle.deletion import FIRST_PART, delete_part
-from tuner_service.lifecycle.leftovers import mark_deleted
+from tuner_service.lifecycle.delete import FIRST_PART, delete_part
+from tuner_service.lifecycle.garbage import mark_deleted
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 

@@ -5,11 +5,11 @@ import socket
 
 import uvicorn
 
+from tuner_service.access.keys import forget_settings_key, require_safe_settings
 from tuner_service.api.app import create_app
-from tuner_service.api.connections import PatientProtocol
+from tuner_service.api.http.connections import PatientProtocol
 from tuner_service.api.service import Service
 from tuner_service.errors import SettingsError
-from tuner_service.lifecycle.keys import forget_settings_key, require_safe_settings
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_file, check_schema
 

@@ -6,20 +6,20 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from tuner_service.api.answers import StudyAnswer
+from tuner_service.access.keys import any_key_made, hash_of, valid_hashes, verify_key
+from tuner_service.api.http.rates import Attempts, Rates
+from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.api.key_rule import KeyRule
-from tuner_service.api.metrics import Metrics
-from tuner_service.api.rates import Attempts, Rates
 from tuner_service.api.reconciler import Reconciler
 from tuner_service.api.remover import Remover
+from tuner_service.api.routes.metrics import Metrics
 from tuner_service.api.shared_reads import SharedReads
 from tuner_service.api.sweeper import Sweeper
 from tuner_service.api.waiting import RevisionWaiters
-from tuner_service.broker import Ringer
+from tuner_service.broker.ring import Ringer
 from tuner_service.datasets import DatasetStore
 from tuner_service.errors import TunerError
-from tuner_service.lifecycle.keys import any_key_made, hash_of, valid_hashes, verify_key
-from tuner_service.lifecycle.studies import get_study
+from tuner_service.reads.studies import get_study
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
 

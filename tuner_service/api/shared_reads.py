@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
 
-from tuner_service.api.answers import StudyAnswer
+from tuner_service.api.http.responses import StudyAnswer
 
 
 class SharedReads:

@@ -4,7 +4,7 @@ import logging
 import threading
 
 from tuner_service.errors import TunerError
-from tuner_service.lifecycle.leftovers import Seen, sweep
+from tuner_service.lifecycle.garbage import Seen, sweep
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
 
-from tuner_service.api.answers import StudyAnswer
+from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.errors import NotFoundError, UnavailableError
-from tuner_service.lifecycle.studies import Standing, standings
+from tuner_service.reads.studies import Standing, standings
 from tuner_service.storage import Database
 
 logger = logging.getLogger(__name__)

@@ -45,11 +45,11 @@ def up(
     modules: Modules = None,
 ) -> None:
     """Run API, dashboard and workers on this machine until Ctrl-C."""
-    from tuner_service import local  # noqa: PLC0415
+    from tuner_service.up import up  # noqa: PLC0415
 
     if modules is not None:
         os.environ["TUNER_MODULES_DIR"] = str(modules.absolute())  # the workers read it
-    local.up(
+    up.up(
         settings_of(host=host, port=port, data_dir=data_dir),
         workers=workers,
         device=device,
@@ -69,7 +69,7 @@ def serve(
 ) -> None:
     """Run the API and the dashboard alone; workers run elsewhere."""
     from tuner_service.api.server import serve as run  # noqa: PLC0415
-    from tuner_service.lifeline import hold  # noqa: PLC0415
+    from tuner_service.up.parent_watch import hold  # noqa: PLC0415
 
     settings = settings_of(host=host, port=port, data_dir=data_dir)
     if lifeline is not None:
@@ -130,7 +130,7 @@ def create_key(
     as_json: AsJson = False,
 ) -> None:
     """Create an API key; it is shown once."""
-    from tuner_service.lifecycle import keys as stored  # noqa: PLC0415
+    from tuner_service.access import keys as stored  # noqa: PLC0415
 
     seconds = None if expires is None else _seconds(expires)
     with _database(data_dir) as db:
@@ -147,7 +147,7 @@ def create_key(
 @keys.command("list")
 def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the API keys, without their secrets."""
-    from tuner_service.lifecycle import keys as stored  # noqa: PLC0415
+    from tuner_service.access import keys as stored  # noqa: PLC0415
 
     with _database(data_dir) as db:
         found = [key.model_dump(mode="json") for key in stored.list_keys(db)]
@@ -171,7 +171,7 @@ def revoke_key(
     data_dir: DataDir = None,
 ) -> None:
     """Revoke an API key; it is refused from now on."""
-    from tuner_service.lifecycle import keys as stored  # noqa: PLC0415
+    from tuner_service.access import keys as stored  # noqa: PLC0415
 
     with _database(data_dir) as db:
         done = stored.revoke_key(db, key_id)

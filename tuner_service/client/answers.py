@@ -1,7 +1,7 @@
 """What the service says about studies and trials, as plain frozen objects.
 
 Each keeps the whole JSON in `data`, so that what a newer service adds is not lost on an older
-client; `tuner_service.lifecycle.views` describes every field of it.
+client; `tuner_service.reads.views` describes every field of it.
 """
 
 from collections.abc import Mapping

@@ -5,12 +5,9 @@ from tuner_service.definition.catalogue import catalogue_view
 from tuner_service.definition.fusing import fusing
 from tuner_service.definition.grid import grid_count, grid_values
 from tuner_service.definition.limits import Limits
-from tuner_service.definition.loading import load_study, load_yaml
-from tuner_service.definition.modules import ModuleDescription
 from tuner_service.definition.options import Option, Scalar
 from tuner_service.definition.parse import parse_definition
-from tuner_service.definition.published import study_schema
-from tuner_service.definition.resolve import (
+from tuner_service.definition.plan import (
     bindings,
     most_epochs,
     parallel_trials,
@@ -20,6 +17,7 @@ from tuner_service.definition.resolve import (
     study_task,
     total_slots,
 )
+from tuner_service.definition.published_schema import study_schema
 from tuner_service.definition.running import Budget, Resources, Training
 from tuner_service.definition.sections import Objective, Pruner, Sampler
 from tuner_service.definition.space import (
@@ -30,15 +28,17 @@ from tuner_service.definition.space import (
     Space,
     space_of,
 )
-from tuner_service.definition.spec import (
+from tuner_service.definition.study import StudyDefinition
+from tuner_service.definition.trial_spec import (
     DatasetSpec,
     EarlyStoppingSpec,
     LoopSpec,
     SplitSpec,
     TrialSpec,
 )
-from tuner_service.definition.study import StudyDefinition
 from tuner_service.definition.uploads import Upload, upload_path
+from tuner_service.definition.user_modules import ModuleDescription
+from tuner_service.definition.yaml12 import load_study, load_yaml
 
 __all__ = [
     "Budget",

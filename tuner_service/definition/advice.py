@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tuner_service.definition.binding import KINDS
-from tuner_service.definition.resolve import most_epochs
+from tuner_service.definition.plan import most_epochs
 from tuner_service.definition.sections import objective_metric
 from tuner_service.definition.space import CategoricalParameter
 from tuner_service.definition.study import StudyDefinition

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tuner_service.definition.options import show
-from tuner_service.definition.suggest import did_you_mean
+from tuner_service.definition.suggestions import did_you_mean
 from tuner_service.errors import DefinitionError, Fault
 
 Path = tuple[str | int, ...]

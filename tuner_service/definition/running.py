@@ -8,8 +8,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from tuner_service.definition.catalogue import TRAINING
+from tuner_service.definition.json_schema import training_schema
 from tuner_service.definition.options import Option, coerce, option_fault
-from tuner_service.definition.schema import training_schema
 from tuner_service.definition.sections import OpenSection, replaced
 from tuner_service.definition.types import Bool, Float, Int, Model, Seconds, Text
 

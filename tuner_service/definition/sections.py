@@ -15,8 +15,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from tuner_service.definition.catalogue import METRICS, PRUNERS, RECORDS, SAMPLERS, Metric
+from tuner_service.definition.json_schema import dataset_schema, method_schema, network_schema
 from tuner_service.definition.options import Option
-from tuner_service.definition.schema import dataset_schema, method_schema, network_schema
 from tuner_service.definition.types import Bool, Float, Int, Model, Text
 
 Direction = Literal["maximize", "minimize"]

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from tuner_service.lifecycle.counters import Tally
 from tuner_service.lifecycle.results import Result, write_results
-from tuner_service.lifecycle.tally import Tally
-from tuner_service.lifecycle.texts import fit
-from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.storable_text import fit
+from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage.bulk import update_rows
-from tuner_service.storage.pipeline import Row
+from tuner_service.storage.postgres import Row
 from tuner_service.storage.schema import slots
 
 SHARED_DEATHS_BEFORE_ALONE: Final = 2

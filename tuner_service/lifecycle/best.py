@@ -6,8 +6,8 @@ from typing import Final
 from sqlalchemy import Connection, Double, and_, bindparam, or_, select, update
 
 from tuner_service.lifecycle.results import Result
-from tuner_service.lifecycle.stored import stored_definition
-from tuner_service.storage.pipeline import DEFERRED, Row
+from tuner_service.reads.stored import stored_definition
+from tuner_service.storage.postgres import DEFERRED, Row
 from tuner_service.storage.schema import studies, trials
 
 _OLD_SCORE: Final = bindparam("sign", type_=Double) * studies.c.best_value

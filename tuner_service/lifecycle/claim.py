@@ -8,7 +8,6 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Select, bindparam, func, select, update
 
-from tuner_service.lifecycle.ability import able_workers
 from tuner_service.lifecycle.claimable import (
     Wanted,
     claimable,
@@ -16,12 +15,13 @@ from tuner_service.lifecycle.claimable import (
     handed_back_slots,
     lone_slots,
 )
-from tuner_service.lifecycle.ending import ACTIVE, timed_out, worked_seconds
+from tuner_service.lifecycle.counters import LOCKED, Tally
 from tuner_service.lifecycle.messages import Claimed, Lease, StudyWork
-from tuner_service.lifecycle.tally import LOCKED, Tally
+from tuner_service.reads.eligibility import able_workers
+from tuner_service.reads.states import ACTIVE, timed_out, worked_seconds
 from tuner_service.storage import Database
 from tuner_service.storage.database import CLOCK
-from tuner_service.storage.pipeline import Row, among, integers, together
+from tuner_service.storage.postgres import Row, among, integers, together
 from tuner_service.storage.schema import slots, studies, trials
 
 _WAITING: Final = (

@@ -10,17 +10,17 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select
 
-from tuner_service.lifecycle.ability import (
+from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
+from tuner_service.reads.eligibility import (
     able_workers,
     has_modules,
     is_loop,
     on_queue,
     some_worker,
 )
-from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
-from tuner_service.lifecycle.ending import ACTIVE
+from tuner_service.reads.states import ACTIVE
 from tuner_service.storage.database import CLOCK
-from tuner_service.storage.pipeline import among, integers
+from tuner_service.storage.postgres import among, integers
 from tuner_service.storage.schema import slots, studies
 
 # How many studies a claim looks at and locks: the first in the order of claiming, one for each slot

@@ -9,18 +9,19 @@ from typing import Final
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.best import keep_best
-from tuner_service.lifecycle.ending import may_succeed, settle, timed_out
+from tuner_service.lifecycle.counters import lock_rows
+from tuner_service.lifecycle.ending import may_succeed, settle
+from tuner_service.lifecycle.flush_transaction import Key, Unit
 from tuner_service.lifecycle.messages import Batch, Fail, Finish, Flushed, HandBack, Lease, Report
 from tuner_service.lifecycle.results import result_of, write_results
 from tuner_service.lifecycle.starts import start_trials
-from tuner_service.lifecycle.tally import lock_rows
-from tuner_service.lifecycle.texts import fit
-from tuner_service.lifecycle.unit import Key, Unit
-from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.storable_text import fit
+from tuner_service.reads.states import timed_out
+from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
 from tuner_service.storage.bulk import insert_rows
-from tuner_service.storage.pipeline import Row
+from tuner_service.storage.postgres import Row
 from tuner_service.storage.schema import epochs
 
 FRESH: Final = 0.8  # a lease that has more than this share of its time left is not renewed

@@ -8,7 +8,7 @@ and comes back in `Flushed.lost`.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tuner_service.lifecycle.views import Failure
+from tuner_service.reads.views import Failure
 
 
 @dataclass(frozen=True, slots=True)

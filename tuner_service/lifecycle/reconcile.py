@@ -11,13 +11,14 @@ from sqlalchemy import ColumnElement, Connection, or_, select, update
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.claimable import workers_to_ring
-from tuner_service.lifecycle.ending import ACTIVE, settle, timed_out
-from tuner_service.lifecycle.outside import adopt, ended_outside, without
-from tuner_service.lifecycle.tally import Tally, lock_rows
-from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.counters import Tally, lock_rows
+from tuner_service.lifecycle.ending import settle
+from tuner_service.lifecycle.foreign_trials import adopt, ended_outside, without
+from tuner_service.reads.states import ACTIVE, timed_out
+from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
-from tuner_service.storage.pipeline import Row
+from tuner_service.storage.postgres import Row
 from tuner_service.storage.schema import slots, studies
 
 

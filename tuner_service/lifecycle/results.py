@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
 from tuner_service.lifecycle.messages import Finish
-from tuner_service.lifecycle.texts import fit_or_none, storable
-from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.storable_text import fit_or_none, storable
+from tuner_service.reads.views import Failure
 from tuner_service.storage import optuna_rows
 from tuner_service.storage.bulk import update_rows
 from tuner_service.storage.schema import studies, trials

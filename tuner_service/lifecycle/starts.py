@@ -7,15 +7,15 @@ from typing import Any, Final
 from sqlalchemy import bindparam, select, update
 
 from tuner_service.definition import space_of
-from tuner_service.lifecycle.ending import ACTIVE, timed_out
+from tuner_service.lifecycle.flush_transaction import Unit
 from tuner_service.lifecycle.messages import Start, StartedTrial
-from tuner_service.lifecycle.stored import stored_definition
-from tuner_service.lifecycle.texts import fit_or_none
-from tuner_service.lifecycle.unit import Unit
+from tuner_service.lifecycle.storable_text import fit_or_none
+from tuner_service.reads.states import ACTIVE, timed_out
+from tuner_service.reads.stored import stored_definition
 from tuner_service.search.distributions import distributions
 from tuner_service.storage import optuna_rows
 from tuner_service.storage.bulk import insert_rows
-from tuner_service.storage.pipeline import DEFERRED, Row, among, integers
+from tuner_service.storage.postgres import DEFERRED, Row, among, integers
 from tuner_service.storage.schema import epochs, slots, studies, trials
 
 _PARAMETERS: Final = select(slots.c.id, slots.c.parameters).where(

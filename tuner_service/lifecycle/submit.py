@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from tuner_service.access.quotas import check_quota
 from tuner_service.definition import (
     StudyDefinition,
     fusing,
@@ -24,11 +25,10 @@ from tuner_service.errors import (
     NotFoundError,
     UnavailableError,
 )
-from tuner_service.lifecycle.ability import insert_required, would_wait
-from tuner_service.lifecycle.quotas import check_quota
-from tuner_service.lifecycle.slotrows import insert_slots, slot_rows
-from tuner_service.lifecycle.studies import study_view
-from tuner_service.lifecycle.views import Plan, StudyView
+from tuner_service.lifecycle.slot_rows import insert_slots, slot_rows
+from tuner_service.reads.eligibility import insert_required, would_wait
+from tuner_service.reads.studies import study_view
+from tuner_service.reads.views import Plan, StudyView
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
 from tuner_service.storage.schema import idempotency_keys, studies

@@ -3,8 +3,8 @@
 from typing import Any, Final
 
 from tuner_service.definition import StudyDefinition, space_of, total_slots
-from tuner_service.search.draw import draw, slot_generator
 from tuner_service.search.grid import grid_points
+from tuner_service.search.samplers.uniform import draw, slot_generator
 
 _FIRST: Final = 1 << 40  # beyond every slot: these draws are none of the study's
 

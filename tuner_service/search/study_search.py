@@ -6,8 +6,8 @@ from typing import Any
 from tuner_service.definition import StudyDefinition, most_epochs, space_of
 from tuner_service.search.distributions import distributions
 from tuner_service.search.history import History, HistoryState, HistoryTrial
-from tuner_service.search.pruners import PRUNERS, PrunerContext
-from tuner_service.search.samplers import SAMPLERS
+from tuner_service.search.pruners.registry import PRUNERS, PrunerContext
+from tuner_service.search.samplers.registry import SAMPLERS
 
 
 class StudySearch:

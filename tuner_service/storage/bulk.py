@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import JSON, Connection, Dialect, Enum, String, Table
 
 from tuner_service.storage.database import to_json
-from tuner_service.storage.pipeline import DEFERRED
+from tuner_service.storage.postgres import DEFERRED
 
 Row = Mapping[str, Any]
 Processor = Callable[[Any], Any]

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from tuner_service.storage.bulk import insert_rows
-from tuner_service.storage.pipeline import among, integers, together
+from tuner_service.storage.postgres import among, integers, together
 
 STUDIES: Final[Table] = models.StudyModel.__table__
 DIRECTIONS: Final[Table] = models.StudyDirectionModel.__table__

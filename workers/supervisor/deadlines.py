@@ -1,8 +1,8 @@
 """What takes too much: a trial over its time, a stop unanswered, a trainer that hangs or grows."""
 
 from tuner_service.settings import Settings
-from workers.supervisor.board import Board, Phase, Run
-from workers.supervisor.deaths import Cause
+from workers.supervisor.blame import Cause
+from workers.supervisor.held_runs import Board, Phase, Run
 from workers.supervisor.trainer_process import Message
 
 # A trainer says every second that it lives, and what its engine is at. One that does not was

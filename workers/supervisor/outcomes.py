@@ -4,9 +4,9 @@ import math
 from typing import Any, get_args
 
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Report
-from tuner_service.lifecycle.views import Failure, FailureKind
-from workers.protocol import Event
-from workers.supervisor.board import Run
+from tuner_service.reads.views import Failure, FailureKind
+from workers.protocol.messages import Event
+from workers.supervisor.held_runs import Run
 from workers.supervisor.outbox import Outcome
 
 _KINDS = get_args(FailureKind)

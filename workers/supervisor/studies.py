@@ -10,7 +10,7 @@ from tuner_service.errors import TunerError
 from tuner_service.lifecycle.messages import Lease, StudyWork
 from tuner_service.search import StudySearch
 from tuner_service.search.spread import spread_points
-from workers.supervisor.ledger import Ledger
+from workers.supervisor.store import Ledger
 
 logger = logging.getLogger(__name__)
 

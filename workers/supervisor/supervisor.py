@@ -16,16 +16,16 @@ from typing import Any
 from tuner_service.lifecycle.messages import HandBack, StudyWork
 from tuner_service.processes import how_it_ended
 from tuner_service.settings import Settings
-from workers.protocol import TrialStart
-from workers.supervisor.board import Phase, Run
-from workers.supervisor.books import Books
+from workers.protocol.messages import TrialStart
+from workers.supervisor.blame import Cause, judge
+from workers.supervisor.database_sync import Books
 from workers.supervisor.deadlines import Watch
-from workers.supervisor.deaths import Cause, judge
-from workers.supervisor.keeper import TrainerKeeper
-from workers.supervisor.ledger import Ledger
-from workers.supervisor.listener import Listener
-from workers.supervisor.shift import Shift
+from workers.supervisor.held_runs import Phase, Run
+from workers.supervisor.restarts import TrainerKeeper
+from workers.supervisor.session import Shift
+from workers.supervisor.store import Ledger
 from workers.supervisor.studies import ActiveStudy, Studies
+from workers.supervisor.trainer_events import Listener
 from workers.supervisor.trainer_process import TrainerProcess
 
 logger = logging.getLogger(__name__)

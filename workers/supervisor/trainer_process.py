@@ -23,8 +23,8 @@ from typing import IO, Any
 
 import psutil
 
-from workers.pipes import spawn
-from workers.protocol import ReadyMessage
+from workers.protocol.messages import ReadyMessage
+from workers.protocol.pipes import spawn
 
 logger = logging.getLogger(__name__)
 

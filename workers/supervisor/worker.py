@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tuner_service import __version__
-from tuner_service.broker import Ringer
+from tuner_service.broker.ring import Ringer
 from tuner_service.errors import SettingsError
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.workers import (
@@ -22,14 +22,14 @@ from tuner_service.lifecycle.workers import (
 )
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
-from workers.modules import ModuleFolder, open_folder
 from workers.settings import WorkerSettings
-from workers.supervisor.database_ledger import DatabaseLedger
+from workers.supervisor.database_store import DatabaseLedger
 from workers.supervisor.environment import scrubbed
-from workers.supervisor.keeper import START_SECONDS, TrainerKeeper
-from workers.supervisor.presence import Presence
+from workers.supervisor.heartbeat import Presence
+from workers.supervisor.restarts import START_SECONDS, TrainerKeeper
 from workers.supervisor.supervisor import Status, Supervisor
 from workers.supervisor.trainer_process import TrainerCommand, TrainerProcess
+from workers.user_modules import ModuleFolder, open_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def trainer_command(
 ) -> TrainerCommand:
     """Return how this worker's trainer is started."""
     arguments = [
-        *("-m", "workers.trainer_start"),
+        *("-m", "workers.trainer"),
         *("--device", worker_settings.device),
         *("--threads", str(worker_settings.threads)),
         *("--data-dir", str(settings.data_dir)),

@@ -11,12 +11,12 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from tests.integration.api.conftest import served
-from tuner_service.api import rates
+from tuner_service.access.keys import create_key, revoke_key
 from tuner_service.api.app import create_app
+from tuner_service.api.http import rates
 from tuner_service.api.server import bind
 from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
-from tuner_service.lifecycle.keys import create_key, revoke_key
 from tuner_service.lifecycle.messages import Batch, Finish, Report, Start
 from tuner_service.settings import Settings
 from tuner_service.storage import Database

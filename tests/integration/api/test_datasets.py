@@ -15,8 +15,8 @@ from examples import make_own_data
 from tests.integration.api.conftest import served
 from tests.integration.api.test_api import definition
 from tests.unit.training.builders import only, run_all, start
-from tuner_service.api import studies as studies_api
 from tuner_service.api.app import create_app
+from tuner_service.api.routes import studies as studies_api
 from tuner_service.cli import run
 from tuner_service.client import TunerClient
 from tuner_service.datasets import DatasetStore
@@ -24,11 +24,11 @@ from tuner_service.definition import StudyDefinition, load_yaml, resolve, space_
 from tuner_service.errors import ConflictError
 from tuner_service.lifecycle.datasets import remove_dataset, sweep_dataset
 from tuner_service.lifecycle.workers import publish_modules, register_worker
-from tuner_service.search.draw import draw
+from tuner_service.search.samplers.uniform import draw
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
-from workers.modules import describe
-from workers.training.engine import Engine
+from workers.training.engine.engine import Engine
+from workers.user_modules import describe
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TABLE = "x,y,kind\n" + "".join(f"{i},{i % 7},{'ab'[i % 2]}\n" for i in range(40))

@@ -8,12 +8,13 @@ from sqlalchemy import insert
 from starlette.testclient import TestClient
 
 from tests.integration.api.test_api import definition
-from tuner_service.api import key_rule, rates
+from tuner_service.access.keys import create_key, hash_of, list_keys, revoke_key
+from tuner_service.api import key_rule
 from tuner_service.api.app import create_app
+from tuner_service.api.http import rates
 from tuner_service.api.key_rule import FORWARDING
 from tuner_service.api.server import prepare
 from tuner_service.errors import SettingsError
-from tuner_service.lifecycle.keys import create_key, hash_of, list_keys, revoke_key
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 from tuner_service.storage.schema import api_keys

@@ -9,7 +9,7 @@ from sqlalchemy import event, update
 
 from tuner_service.definition import ModuleDescription, StudyDefinition, parse_definition
 from tuner_service.lifecycle.claim import claim
-from tuner_service.lifecycle.deletion import delete_part
+from tuner_service.lifecycle.delete import delete_part
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import (
     Batch,
@@ -22,7 +22,7 @@ from tuner_service.lifecycle.messages import (
     Start,
 )
 from tuner_service.lifecycle.submit import submit
-from tuner_service.lifecycle.views import Failure, StudyView
+from tuner_service.reads.views import Failure, StudyView
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots

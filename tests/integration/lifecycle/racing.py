@@ -11,7 +11,7 @@ from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import Batch, Finish, Lease
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.trials import list_trials
+from tuner_service.reads.trials import list_trials
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots
 

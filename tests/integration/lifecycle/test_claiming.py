@@ -8,20 +8,16 @@ from sqlalchemy import select, update
 from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, submitted
 from tests.invariants import check_invariants
 from tuner_service.definition import ModuleDescription
+from tuner_service.lifecycle.change import StudyPatch, patch
 from tuner_service.lifecycle.claimable import SPARE_STUDIES
-from tuner_service.lifecycle.lone import lone_slot_to_serve
+from tuner_service.lifecycle.exclusive import lone_slot_to_serve
 from tuner_service.lifecycle.messages import HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import StudyPatch, get_study, patch
 from tuner_service.lifecycle.submit import plan, submit
-from tuner_service.lifecycle.views import Failure, StudyView
-from tuner_service.lifecycle.workers import (
-    list_workers,
-    listed_modules,
-    publish_modules,
-    register_worker,
-    worker_heartbeat,
-)
+from tuner_service.lifecycle.workers import publish_modules, register_worker, worker_heartbeat
+from tuner_service.reads.studies import get_study
+from tuner_service.reads.views import Failure, StudyView
+from tuner_service.reads.workers import list_workers, listed_modules
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies, workers
 

@@ -17,17 +17,14 @@ from tests.integration.lifecycle.racers import Racer, call
 from tests.integration.lifecycle.racing import claiming, finishing, flushing
 from tests.invariants import check_invariants
 from tests.servers import MissingServerError, postgres_server
+from tuner_service.lifecycle.change import StudyPatch, patch, pause, resume
 from tuner_service.lifecycle.messages import Claimed, Fail, HandBack, Lease, Start
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import StudyPatch, get_study, patch, pause, resume
 from tuner_service.lifecycle.submit import submit
-from tuner_service.lifecycle.views import Failure, StudyView
-from tuner_service.lifecycle.workers import (
-    LIVE_SECONDS,
-    list_workers,
-    register_worker,
-    worker_heartbeat,
-)
+from tuner_service.lifecycle.workers import register_worker, worker_heartbeat
+from tuner_service.reads.studies import get_study
+from tuner_service.reads.views import Failure, StudyView
+from tuner_service.reads.workers import LIVE_SECONDS, list_workers
 from tuner_service.storage import migrate
 
 HOUR = 3600.0

@@ -7,9 +7,10 @@ from sqlalchemy import func, select
 from tests.integration.lifecycle.hands import SETTINGS, Hand, plain_optuna, remove, submitted
 from tests.invariants import check_invariants
 from tuner_service.errors import ConflictError, NotFoundError
-from tuner_service.lifecycle.deletion import delete, delete_part, next_size
+from tuner_service.lifecycle.change import pause
+from tuner_service.lifecycle.delete import delete, delete_part, next_size
 from tuner_service.lifecycle.messages import Report
-from tuner_service.lifecycle.studies import get_study, list_studies, pause, standings
+from tuner_service.reads.studies import get_study, list_studies, standings
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies, trials
 

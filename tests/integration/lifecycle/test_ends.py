@@ -13,14 +13,15 @@ from tests.integration.lifecycle.worlds import jump
 from tests.invariants import check_invariants
 from tuner_service.errors import ConflictError, InputError
 from tuner_service.lifecycle.attempts import LOST_LEASES, LOST_LEASES_BEFORE_ALONE
-from tuner_service.lifecycle.history import load_history
+from tuner_service.lifecycle.change import StudyPatch, cancel, patch, pause, resume
+from tuner_service.lifecycle.flush_transaction import Unit
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import StudyPatch, cancel, get_study, patch, pause, resume
-from tuner_service.lifecycle.trials import best_trials, coverage, get_trial, list_trials
-from tuner_service.lifecycle.unit import Unit
-from tuner_service.lifecycle.views import Failure
 from tuner_service.lifecycle.workers import register_worker
+from tuner_service.reads.history import load_history
+from tuner_service.reads.studies import get_study
+from tuner_service.reads.trials import best_trials, coverage, get_trial, list_trials
+from tuner_service.reads.views import Failure
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies
 

@@ -9,12 +9,12 @@ from sqlalchemy import update
 
 from tests.integration.lifecycle.hands import SETTINGS, Hand, expire, submitted
 from tests.integration.lifecycle.test_ends import use_up
-from tuner_service.lifecycle import leftovers
-from tuner_service.lifecycle.deletion import delete
-from tuner_service.lifecycle.leftovers import Seen, mark_deleted, sweep
+from tuner_service.lifecycle import garbage
+from tuner_service.lifecycle.change import StudyPatch, cancel, patch, pause
+from tuner_service.lifecycle.delete import delete
+from tuner_service.lifecycle.garbage import Seen, mark_deleted, sweep
 from tuner_service.lifecycle.messages import Finish, HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import StudyPatch, cancel, patch, pause
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots
 
@@ -132,7 +132,7 @@ def deleted(db: Database, hand: Hand, tmp_path: Path) -> str:
     pause(db, study.id)
     mark_deleted(tmp_path, study.id)
     delete(db, study.id)
-    for folder in leftovers.FOLDERS:
+    for folder in garbage.FOLDERS:
         written(tmp_path / folder / study.id, "0-1.log")
     return study.id
 
@@ -147,7 +147,7 @@ def test_files_of_a_deleted_study_go_and_what_comes_late_too(
     mark = tmp_path / "deleted" / deleted
     os.utime(mark, (0, 0))
     with monkeypatch.context() as broken:
-        broken.setattr(leftovers.shutil, "rmtree", refuse)
+        broken.setattr(garbage.shutil, "rmtree", refuse)
         sweep(db, tmp_path, {})
         assert mark.exists(), "its files are there yet"
     sweep(db, tmp_path, {})
@@ -173,7 +173,7 @@ def test_a_study_that_is_not_known_or_was_not_deleted_after_all_keeps_its_files(
 ) -> None:
     study = submitted(db)
     mark_deleted(tmp_path, study.id)
-    places: list[Any] = [tmp_path / folder / name / "0-1.x" for folder in leftovers.FOLDERS[:2]
+    places: list[Any] = [tmp_path / folder / name / "0-1.x" for folder in garbage.FOLDERS[:2]
                          for name in ("another", study.id)]  # fmt: skip
     with db.write() as connection:
         connection.execute(update(slots).values(state="leased", epoch=1))

@@ -15,28 +15,21 @@ from tests.integration.lifecycle.hands import (
 from tests.invariants import check_invariants
 from tuner_service.errors import ConflictError, IdempotencyError
 from tuner_service.lifecycle import submit as submitting
-from tuner_service.lifecycle.deletion import delete
-from tuner_service.lifecycle.history import load_history
+from tuner_service.lifecycle.change import StudyPatch, cancel, patch, pause, resume
+from tuner_service.lifecycle.delete import delete
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import (
-    StudyPatch,
-    cancel,
-    get_study,
-    list_studies,
-    patch,
-    pause,
-    resume,
-)
 from tuner_service.lifecycle.submit import submit
-from tuner_service.lifecycle.trials import (
+from tuner_service.reads.history import load_history
+from tuner_service.reads.studies import get_study, list_studies
+from tuner_service.reads.trials import (
     best_trials,
     coverage,
     export_rows,
     get_trial,
     list_trials,
 )
-from tuner_service.lifecycle.views import Failure, StudyView
+from tuner_service.reads.views import Failure, StudyView
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots
 from tuner_service.storage.schema import studies as table

@@ -51,20 +51,14 @@ from tests.integration.lifecycle.worlds import (
 )
 from tests.invariants import Watch, check_invariants
 from tuner_service.errors import ConflictError, IdempotencyError, InputError, NotFoundError
-from tuner_service.lifecycle.deletion import delete, delete_part
+from tuner_service.lifecycle.change import StudyPatch, cancel, patch, pause, resume
+from tuner_service.lifecycle.delete import delete, delete_part
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import (
-    StudyPatch,
-    cancel,
-    get_study,
-    patch,
-    pause,
-    resume,
-)
 from tuner_service.lifecycle.submit import submit
-from tuner_service.lifecycle.views import Failure
 from tuner_service.lifecycle.workers import register_worker
+from tuner_service.reads.studies import get_study
+from tuner_service.reads.views import Failure
 from tuner_service.storage import Database
 from tuner_service.storage.schema import GONE, slots, studies, trials
 

@@ -4,7 +4,7 @@ import optuna
 from optuna_dashboard import get_note
 
 from tests.integration.lifecycle.hands import Hand, plain_optuna, submitted
-from tuner_service.lifecycle.views import Failure
+from tuner_service.reads.views import Failure
 from tuner_service.storage import Database
 
 

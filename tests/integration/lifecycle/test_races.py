@@ -19,9 +19,9 @@ from tests.integration.lifecycle.racing import (
 )
 from tuner_service.lifecycle.messages import Fail, Finish, Flushed, HandBack, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import get_study
-from tuner_service.lifecycle.trials import list_trials
-from tuner_service.lifecycle.views import Failure
+from tuner_service.reads.studies import get_study
+from tuner_service.reads.trials import list_trials
+from tuner_service.reads.views import Failure
 from tuner_service.storage import Database
 
 

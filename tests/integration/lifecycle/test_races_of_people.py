@@ -19,18 +19,11 @@ from tests.integration.lifecycle.racing import (
     states,
 )
 from tuner_service.errors import ConflictError, NotFoundError, QuotaError
-from tuner_service.lifecycle.deletion import delete
+from tuner_service.lifecycle.change import StudyPatch, cancel, patch, pause, resume
+from tuner_service.lifecycle.delete import delete
 from tuner_service.lifecycle.messages import Finish, HandBack, Report, Start
-from tuner_service.lifecycle.studies import (
-    StudyPatch,
-    cancel,
-    get_study,
-    list_studies,
-    patch,
-    pause,
-    resume,
-)
 from tuner_service.lifecycle.submit import submit
+from tuner_service.reads.studies import get_study, list_studies
 from tuner_service.storage import Database
 from tuner_service.storage.schema import api_keys
 

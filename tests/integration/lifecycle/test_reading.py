@@ -9,11 +9,12 @@ from sqlalchemy import event
 
 from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, plain_optuna, submitted
 from tuner_service.errors import InputError, NotFoundError
+from tuner_service.lifecycle.change import pause
 from tuner_service.lifecycle.messages import Finish, Report
-from tuner_service.lifecycle.studies import get_study, list_studies, pause, standings
 from tuner_service.lifecycle.submit import plan, submit
-from tuner_service.lifecycle.trials import get_trial, list_trials
-from tuner_service.storage import Database, pipeline
+from tuner_service.reads.studies import get_study, list_studies, standings
+from tuner_service.reads.trials import get_trial, list_trials
+from tuner_service.storage import Database, postgres
 
 VALUES = [0.5, None, 0.9, 0.5, 0.1, None, 0.7]
 
@@ -210,7 +211,7 @@ def test_a_flush_of_reports_waits_for_postgresql_twice(
     submitted(db)
     leases = hand.claim(3).leases
     started = hand.flush(starts=hand.starts(leases)).started
-    monkeypatch.setattr(pipeline, "IDLE_BEFORE_PING_SECONDS", math.inf)
+    monkeypatch.setattr(postgres, "IDLE_BEFORE_PING_SECONDS", math.inf)
     waits = []
     for name, module in (("sync", psycopg.Pipeline), ("commit", psycopg.Connection)):
         original = getattr(module, name)

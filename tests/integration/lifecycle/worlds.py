@@ -11,10 +11,11 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy import delete as sql_delete
 
 from tests.integration.lifecycle.hands import SETTINGS, Hand
+from tuner_service.lifecycle.change import resume
 from tuner_service.lifecycle.messages import Lease, Start
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import get_study, resume
-from tuner_service.lifecycle.trials import get_trial
+from tuner_service.reads.studies import get_study
+from tuner_service.reads.trials import get_trial
 from tuner_service.storage import Database
 from tuner_service.storage.optuna_rows import delete_study
 from tuner_service.storage.schema import (

@@ -18,12 +18,12 @@ from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import Batch, Finish, Start
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
-from workers.training.datasets import Request, Room
-from workers.training.datasets.prepare import read_raw
-from workers.training.datasets.sources import Array
-from workers.training.datasets.split import split_rows
-from workers.training.engine import Engine
-from workers.training.losses import LOSSES
+from workers.training.data import Request, Room
+from workers.training.data.prepare import read_raw
+from workers.training.data.sources import Array
+from workers.training.data.split import split_rows
+from workers.training.engine.engine import Engine
+from workers.training.nets.losses import LOSSES
 
 
 def definition(**changes: Any) -> dict[str, Any]:

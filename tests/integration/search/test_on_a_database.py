@@ -9,9 +9,9 @@ import pytest
 
 from tests.integration.lifecycle.hands import SETTINGS, plain_optuna, submitted
 from tuner_service.lifecycle.messages import Batch, Finish, Report, Start
-from tuner_service.lifecycle.trials import list_trials
+from tuner_service.reads.trials import list_trials
 from tuner_service.storage import Database
-from workers.supervisor.database_ledger import DatabaseLedger
+from workers.supervisor.database_store import DatabaseLedger
 from workers.supervisor.studies import ActiveStudy
 
 PARAMETERS: dict[str, Any] = {

@@ -14,13 +14,13 @@ from tests.integration.lifecycle.hands import SETTINGS
 from tests.integration.storage.written import answers, write_everything
 from tests.invariants import check_invariants
 from tests.servers import PostgresServer, postgres_bin
-from tuner_service.lifecycle.keys import create_key, list_keys
+from tuner_service.access.keys import create_key, list_keys
 from tuner_service.storage import Database, check_schema
 
 PAGE = "docs/reliability.md"
 CRASH = """
 import os, signal, sys
-from tuner_service.lifecycle.keys import create_key
+from tuner_service.access.keys import create_key
 from tuner_service.storage import Database
 db = Database.open(sys.argv[1])
 for number in range(100):

@@ -20,7 +20,7 @@ from tuner_service.errors import SettingsError, UnavailableError
 from tuner_service.storage import Database, migrate
 from tuner_service.storage import database as database_module
 from tuner_service.storage.database import to_json
-from tuner_service.storage.pipeline import DEFERRED
+from tuner_service.storage.postgres import DEFERRED
 from tuner_service.storage.schema import api_keys
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from tuner_service.access.keys import create_key, list_keys
 from tuner_service.api.app import create_app
 from tuner_service.api.server import prepare
 from tuner_service.errors import DamagedError
-from tuner_service.lifecycle.keys import create_key, list_keys
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
 

@@ -14,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 
 from tuner_service.errors import UnavailableError
 from tuner_service.storage import Database, migrate
-from tuner_service.storage import pipeline as pipeline_module
+from tuner_service.storage import postgres as pipeline_module
 from tuner_service.storage.bulk import insert_rows
-from tuner_service.storage.pipeline import DEFERRED, among, integers, together
+from tuner_service.storage.postgres import DEFERRED, among, integers, together
 from tuner_service.storage.schema import api_keys
 
 IDS = select(api_keys.c.id).order_by(api_keys.c.id)

@@ -20,10 +20,11 @@ from tests.integration.storage.written import (
 )
 from tests.invariants import check_invariants
 from tests.servers import PostgresServer
-from tuner_service.lifecycle.keys import list_keys
+from tuner_service.access.keys import list_keys
+from tuner_service.lifecycle.change import resume
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import get_study, resume
 from tuner_service.lifecycle.submit import submit
+from tuner_service.reads.studies import get_study
 from tuner_service.storage import Database, check_schema, migrate
 from tuner_service.storage.migrate import head_revision
 

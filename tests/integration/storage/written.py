@@ -18,14 +18,15 @@ from typing import Any
 
 from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, expire, submitted
 from tests.servers import PostgresServer, postgres_bin, postgres_server
-from tuner_service.lifecycle.keys import create_key
+from tuner_service.access.keys import create_key
+from tuner_service.lifecycle.change import cancel, pause
 from tuner_service.lifecycle.messages import Finish, HandBack, Report
 from tuner_service.lifecycle.reconcile import reconcile
-from tuner_service.lifecycle.studies import cancel, list_studies, pause
 from tuner_service.lifecycle.submit import submit
-from tuner_service.lifecycle.trials import get_trial, list_trials
-from tuner_service.lifecycle.views import Failure
 from tuner_service.lifecycle.workers import publish_modules, register_worker
+from tuner_service.reads.studies import list_studies
+from tuner_service.reads.trials import get_trial, list_trials
+from tuner_service.reads.views import Failure
 from tuner_service.storage import Database, migrate
 from tuner_service.storage.migrate import head_revision
 

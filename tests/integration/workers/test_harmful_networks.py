@@ -15,7 +15,7 @@ from tests.unit.workers.fakes import FakeLedger
 from tuner_service.lifecycle.messages import Batch, Flushed
 from tuner_service.settings import Settings
 from workers.settings import WorkerSettings
-from workers.supervisor.keeper import TrainerKeeper
+from workers.supervisor.restarts import TrainerKeeper
 from workers.supervisor.supervisor import Supervisor
 from workers.supervisor.trainer_process import TrainerProcess
 from workers.supervisor.worker import trainer_command, wait_ready

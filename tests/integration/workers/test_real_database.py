@@ -12,15 +12,16 @@ import pytest
 
 from tests.e2e.studies import GRID_POINTS, grid, sampled
 from tuner_service.definition import parse_definition
-from tuner_service.lifecycle.studies import cancel, get_study, pause, resume
+from tuner_service.lifecycle.change import cancel, pause, resume
 from tuner_service.lifecycle.submit import submit
-from tuner_service.lifecycle.trials import list_trials
-from tuner_service.lifecycle.views import StudyView, TrialView
+from tuner_service.reads.studies import get_study
+from tuner_service.reads.trials import list_trials
+from tuner_service.reads.views import StudyView, TrialView
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 from workers.settings import WorkerSettings
-from workers.supervisor.database_ledger import DatabaseLedger
-from workers.supervisor.keeper import TrainerKeeper
+from workers.supervisor.database_store import DatabaseLedger
+from workers.supervisor.restarts import TrainerKeeper
 from workers.supervisor.supervisor import Supervisor
 from workers.supervisor.trainer_process import TrainerProcess
 from workers.supervisor.worker import trainer_command, wait_ready

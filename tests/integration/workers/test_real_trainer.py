@@ -17,7 +17,7 @@ from tuner_service.lifecycle.messages import HandBack, StudyWork
 from tuner_service.settings import Settings
 from workers.priority import NICENESS
 from workers.settings import WorkerSettings
-from workers.supervisor.keeper import TrainerKeeper
+from workers.supervisor.restarts import TrainerKeeper
 from workers.supervisor.studies import ActiveStudy
 from workers.supervisor.supervisor import Supervisor
 from workers.supervisor.trainer_process import TrainerProcess

@@ -12,7 +12,7 @@ from tuner_service.lifecycle.submit import submit
 from tuner_service.lifecycle.workers import register_worker, worker_heartbeat
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
-from workers.supervisor.database_ledger import DatabaseLedger
+from workers.supervisor.database_store import DatabaseLedger
 
 
 def ledgers(db: Database, settings: Settings, count: int) -> list[DatabaseLedger]:

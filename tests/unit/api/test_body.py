@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tuner_service.api.body import MAX_DEPTH, MalformedBodyError, parse_json
+from tuner_service.api.http.body import MAX_DEPTH, MalformedBodyError, parse_json
 
 
 @pytest.mark.parametrize(

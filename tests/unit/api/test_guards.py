@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tuner_service.api.guards import HostGuard
+from tuner_service.api.http.host_guard import HostGuard
 from tuner_service.settings import Settings
 
 

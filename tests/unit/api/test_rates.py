@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from tuner_service.api.rates import (
+from tuner_service.access.keys import KeyHolder, hash_of
+from tuner_service.api.http.rates import (
     MOST_BUCKETS,
     RELOAD_SECONDS,
     WRONG_KEYS_AT_ONCE,
@@ -15,7 +16,6 @@ from tuner_service.api.rates import (
     origin_of,
 )
 from tuner_service.errors import RateError, UnavailableError
-from tuner_service.lifecycle.keys import KeyHolder, hash_of
 from tuner_service.settings import Settings
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tuner_service.api import reconciler
-from tuner_service.api.metrics import Metrics
 from tuner_service.api.reconciler import Reconciler
+from tuner_service.api.routes.metrics import Metrics
 from tuner_service.errors import UnavailableError
 from tuner_service.lifecycle.reconcile import Reconciled
-from tuner_service.lifecycle.views import WorkerView
+from tuner_service.reads.views import WorkerView
 from tuner_service.settings import Settings
 
 PATIENCE = 10.0

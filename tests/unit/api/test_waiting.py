@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tuner_service.api import waiting
-from tuner_service.api.answers import StudyAnswer
+from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.errors import NotFoundError, UnavailableError
-from tuner_service.lifecycle.studies import Standing
+from tuner_service.reads.studies import Standing
 
 
 class Revisions:

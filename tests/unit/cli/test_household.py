@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tuner_service import local
 from tuner_service.errors import SettingsError
-from tuner_service.local import household as household_module
-from tuner_service.local.household import Child, Household, aside_of
-from tuner_service.local.machine import default_workers, free_port, only_one, visible_gpus
 from tuner_service.settings import Settings
+from tuner_service.up import services as household_module
+from tuner_service.up import up
+from tuner_service.up.machine import default_workers, free_port, only_one, visible_gpus
+from tuner_service.up.services import Child, Household, aside_of
 
 SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPS
@@ -161,7 +161,7 @@ def test_what_a_child_has_started_does_not_stay(
 
 LIFELINE = (
     "import signal, sys, time\n"
-    "from tuner_service.lifeline import hold\n"
+    "from tuner_service.up.parent_watch import hold\n"
     "if IGNORES: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     "hold(int(sys.argv[1]), grace_seconds=0.2)\n"
     "time.sleep(60)\n"
@@ -186,10 +186,10 @@ def test_an_api_that_does_not_start_is_told_with_its_log(
     household = home(DIES)
     settings = Settings(data_dir=tmp_path, port=1)
     with (
-        pytest.raises(local.StartError, match=r"(?s)The API does not start.*why I died"),
+        pytest.raises(up.StartError, match=r"(?s)The API does not start.*why I died"),
         household.running() as lifeline,
     ):
-        local._await_api(household, settings, lifeline)
+        up._await_api(household, settings, lifeline)
 
 
 def test_a_data_directory_serves_one(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_one_worker_per_gpu_else_per_core_up_to_four() -> None:
     ],
 )
 def test_the_address_is_one_that_this_machine_can_open(host: str, url: str) -> None:
-    assert local.address(Settings(host=host, port=8000)) == url
+    assert up.address(Settings(host=host, port=8000)) == url
 
 
 def test_a_full_log_is_set_aside_and_the_child_writes_on(
@@ -273,13 +273,13 @@ def test_a_module_that_workers_refuse_is_told_once(
 ) -> None:
     household = home(SLEEPS, SLEEPS, SLEEPS)
     with household.running() as lifeline:
-        local._attend(household, lifeline)
+        up._attend(household, lifeline)
         until(lambda: all(map(is_up, household.children)))
         for child in household.children[1:]:
             with child.log.open("a") as log:
                 log.write("WARNING module net.py is not offered: no Python [worker=w-1]\nmore")
         for _ in range(3):
-            local._attend(household, lifeline)
+            up._attend(household, lifeline)
     assert said == ["Module net.py is not offered: no Python"]
 
 
@@ -318,6 +318,6 @@ def test_a_service_that_starts_keeps_no_log_of_the_one_before(tmp_path: Path) ->
     log = tmp_path / "api.log"
     log.write_text("old")
     aside_of(log).write_text("older")
-    local._fresh(log)
+    up._fresh(log)
     assert [path.name for path in tmp_path.iterdir()] == ["api.log"]
     assert log.read_text() == ""

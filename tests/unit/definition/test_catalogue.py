@@ -19,10 +19,12 @@ from tuner_service.definition.catalogue import (
     catalogue_view,
 )
 from tuner_service.definition.options import Option, option_fault
-from tuner_service.definition.suggest import did_you_mean, suggestion
+from tuner_service.definition.suggestions import did_you_mean, suggestion
 from tuner_service.errors import NotFoundError
-from workers.training import layers, losses, metrics, native, networks, optimizers, schedules
-from workers.training.datasets import SOURCES
+from workers.training.data import SOURCES
+from workers.training.nets import layers, losses, metrics, networks
+from workers.training.optim import plain, schedules
+from workers.training.steps.native import step as native_step
 
 ENTRIES = [
     pytest.param(entry, id=f"{kind}-{name}")
@@ -69,7 +71,7 @@ def _domain(option: Option) -> tuple[object, ...]:
 def test_it_names_what_the_trainer_builds() -> None:
     assert set(NETWORKS) <= set(networks.NETWORKS)
     assert set(ACTIVATIONS) <= set(layers.ACTIVATIONS)
-    assert set(OPTIMIZERS) <= set(optimizers.OPTIMIZERS)
+    assert set(OPTIMIZERS) <= set(plain.OPTIMIZERS)
     assert set(SCHEDULES) <= set(schedules.SCHEDULES)
     assert set(LOSSES) <= set(losses.LOSSES)
     assert set(DATASETS) <= set(SOURCES)
@@ -88,13 +90,13 @@ def test_tasks_of_losses_and_metrics_are_the_trainers() -> None:
 
 def test_fusible_optimizers_and_zero_preserving_activations_are_the_trainers() -> None:
     for name, optimizer in OPTIMIZERS.items():
-        assert optimizer.fusible is optimizers.OPTIMIZERS[name].fusible
+        assert optimizer.fusible is plain.OPTIMIZERS[name].fusible
     for name, activation in ACTIVATIONS.items():
         assert activation.zero_at_zero is (name in layers.ZERO_PRESERVING)
 
 
 def test_networks_with_native_code_are_the_trainers() -> None:
-    assert set(NATIVE_LIMITS) == {name for name in NETWORKS if native.suits({"type": name})}
+    assert set(NATIVE_LIMITS) == {name for name in NETWORKS if native_step.suits({"type": name})}
     for name, limits in NATIVE_LIMITS.items():
         assert set(limits) <= {option.name for option in NETWORKS[name].options}
 

@@ -10,12 +10,12 @@ from examples import make_own_data
 from tests.unit.training.builders import DATA, needs, only, run_all, start
 from tuner_service.definition import load_yaml, parse_definition, resolve, space_of
 from tuner_service.definition.catalogue import DATASETS, NETWORKS
-from tuner_service.search.draw import draw
-from workers.modules import describe
-from workers.training.datasets.builtin import BUILTIN
-from workers.training.datasets.cifar import TEST, TRAIN
-from workers.training.datasets.idx import IDX
-from workers.training.engine import Engine
+from tuner_service.search.samplers.uniform import draw
+from workers.training.data.builtin import BUILTIN
+from workers.training.data.cifar import TEST, TRAIN
+from workers.training.data.idx import IDX
+from workers.training.engine.engine import Engine
+from workers.user_modules import describe
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))

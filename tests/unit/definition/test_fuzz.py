@@ -28,9 +28,9 @@ from tuner_service.definition import (
     total_slots,
     warnings_of,
 )
-from tuner_service.definition.published import EXAMPLES
+from tuner_service.definition.published_schema import EXAMPLES
 from tuner_service.errors import DefinitionError
-from tuner_service.search.draw import draw
+from tuner_service.search.samplers.uniform import draw
 
 SCHEMA = study_schema()
 VALIDATOR = jsonschema_rs.Draft202012Validator(SCHEMA)

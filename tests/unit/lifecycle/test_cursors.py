@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner_service.errors import InputError
-from tuner_service.lifecycle.cursors import decode_cursor, encode_cursor
+from tuner_service.reads.cursors import decode_cursor, encode_cursor
 
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False), number=st.integers(0, 2**40))

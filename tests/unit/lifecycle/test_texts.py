@@ -3,8 +3,8 @@
 import pytest
 
 from tuner_service.lifecycle.results import _note
-from tuner_service.lifecycle.texts import fit, fit_or_none, storable
-from tuner_service.lifecycle.views import Failure
+from tuner_service.lifecycle.storable_text import fit, fit_or_none, storable
+from tuner_service.reads.views import Failure
 
 
 @pytest.mark.parametrize(

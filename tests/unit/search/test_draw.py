@@ -16,7 +16,7 @@ from tests.unit.definition.spaces import spaces
 from tests.unit.search.builders import choice, floats, ints, space
 from tuner_service.definition.space import Parameter, Space, contains
 from tuner_service.search.distributions import distribution_of, distributions
-from tuner_service.search.draw import at, draw
+from tuner_service.search.samplers.uniform import at, draw
 
 SEEDS = st.integers(0, 2**31 - 1)
 

@@ -5,7 +5,7 @@ import pytest
 from optuna.samplers._tpe import _truncnorm
 from scipy.stats import norm
 
-from tuner_service.search.tpe.gaussian import log_cell_mass, log_mass, quantile
+from tuner_service.search.samplers.tpe.gaussian import log_cell_mass, log_mass, quantile
 
 
 def kernels(count: int = 3000) -> tuple[np.ndarray, np.ndarray]:

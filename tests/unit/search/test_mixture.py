@@ -15,8 +15,8 @@ from optuna.distributions import (
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 
 from tests.unit.search.stock import PARAMETERS, stable_stock
-from tuner_service.search.draw import at
-from tuner_service.search.tpe.mixture import Mixture, log_sum_exp, trial_weights
+from tuner_service.search.samplers.tpe.mixture import Mixture, log_sum_exp, trial_weights
+from tuner_service.search.samplers.uniform import at
 
 __all__ = ["stable_stock"]
 

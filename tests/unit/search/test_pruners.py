@@ -23,11 +23,11 @@ from optuna.pruners import (
 )
 from optuna.trial import TrialState
 
-from tuner_service.search import pruners as ours
-from tuner_service.search.halving import SuccessiveHalvingPruner as Halving
-from tuner_service.search.halving import bracket_count
 from tuner_service.search.history import History, HistoryTrial
-from tuner_service.search.pruners import PRUNERS, Pruner, PrunerContext
+from tuner_service.search.pruners.halving import SuccessiveHalvingPruner as Halving
+from tuner_service.search.pruners.halving import bracket_count
+from tuner_service.search.pruners.registry import PRUNERS, Pruner, PrunerContext
+from tuner_service.search.pruners.registry import registry as ours
 
 NAN = math.nan
 STUDY = "a-study"

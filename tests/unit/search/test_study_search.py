@@ -16,9 +16,9 @@ from tuner_service.definition import StudyDefinition, space_of
 from tuner_service.definition.space import Space, contains
 from tuner_service.search import StudySearch
 from tuner_service.search.distributions import distributions
-from tuner_service.search.draw import draw
 from tuner_service.search.history import History, HistoryTrial
-from tuner_service.search.tpe.search import TpeSearch
+from tuner_service.search.samplers.tpe.search import TpeSearch
+from tuner_service.search.samplers.uniform import draw
 
 FLAT = {name: PARAMETERS[name] for name in ("learning_rate", "hidden_units")}
 

@@ -12,7 +12,7 @@ from optuna.testing.pytest_samplers import (
     RelativeSamplerTestCase,
 )
 
-from tuner_service.search.tpe.sampler import ColumnTpeSampler
+from tests.unit.search.column_tpe import ColumnTpeSampler
 
 
 class TestColumnTpe(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):

@@ -11,8 +11,8 @@ import pytest
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from tests.unit.search.column_tpe import ColumnTpeSampler
 from tests.unit.search.stock import stable_stock
-from tuner_service.search.tpe.sampler import ColumnTpeSampler
 
 __all__ = ["stable_stock"]
 

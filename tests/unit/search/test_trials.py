@@ -11,7 +11,7 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuner_service.search.tpe.trials import Trials, partition, rank
+from tuner_service.search.samplers.tpe.trials import Trials, partition, rank
 
 VALUE = st.one_of(st.integers(0, 5).map(float), st.floats(-1e3, 1e3), st.just(math.inf))
 X = FloatDistribution(0, 1)

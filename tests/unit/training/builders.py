@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tuner_service.definition.spec import TrialSpec
-from workers.protocol import Event, TrialStart
-from workers.training.engine import Engine
+from tuner_service.definition.trial_spec import TrialSpec
+from workers.protocol.messages import Event, TrialStart
+from workers.training.engine.engine import Engine
 
 DATA = Path(os.environ.get("TUNER_TEST_DATA", Path(__file__).parents[3] / "../shared/data"))
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from workers.training.groups import GroupSpec
-from workers.training.plain import PlainStep
-from workers.training.randomness import epoch_orders
-from workers.training.step import LaneHyper
+from workers.training.nets.randomness import epoch_orders
+from workers.training.steps.groups import GroupSpec
+from workers.training.steps.plain import PlainStep
+from workers.training.steps.step import LaneHyper
 
 OPTIMIZERS = [
     ("sgd", {}),

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.training.groups import GroupSpec, without_dropout
-from workers.training.plain import PlainStep
-from workers.training.step import LaneHyper, LaneState, Step
+from workers.training.steps.groups import GroupSpec, without_dropout
+from workers.training.steps.plain import PlainStep
+from workers.training.steps.step import LaneHyper, LaneState, Step
 
 
 class PlainLanes:

@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 from tests.unit.training import builders
 from tuner_service.errors import DataError
-from workers.training.augmentation import augmented
-from workers.training.datasets import DatasetCache
-from workers.training.groups import group_of
+from workers.training.data import DatasetCache
+from workers.training.nets.augmentation import augmented
+from workers.training.steps.groups import group_of
 
 ROWS = 300
 IMAGES = torch.arange(ROWS * 2 * 4 * 5, dtype=torch.float64).reshape(ROWS, 2, 4, 5)

@@ -14,10 +14,10 @@ from tests.unit.datasets.files import flowers, npz, picture, zipped
 from tests.unit.training.builders import dataset, only, run_all, spec, start
 from tests.unit.training.test_datasets import load, parts
 from tuner_service.errors import DataError
-from workers.training.datasets.labels import labels_of, numbers_of
-from workers.training.datasets.prepare import SOURCES
-from workers.training.datasets.sources import RawData, Rows, Source
-from workers.training.engine import Engine
+from workers.training.data.labels import labels_of, numbers_of
+from workers.training.data.prepare import SOURCES
+from workers.training.data.sources import RawData, Rows, Source
+from workers.training.engine.engine import Engine
 
 GENERATOR = np.random.default_rng(0)
 SEQUENCES = GENERATOR.normal(3.0, 2.0, (40, 5, 3)).astype(np.float32)

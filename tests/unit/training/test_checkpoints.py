@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.training import checkpoints
-from workers.training.checkpoints import CheckpointError, read_tensors, write_tensors
+from workers.training.trials import checkpoints
+from workers.training.trials.checkpoints import CheckpointError, read_tensors, write_tensors
 
 TENSORS = {
     "a": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)),

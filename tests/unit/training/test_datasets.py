@@ -14,11 +14,11 @@ import torch
 from sklearn import datasets as sklearn_datasets
 
 from tests.unit.training.builders import dataset, needs
-from tuner_service.definition.spec import DatasetSpec, SplitSpec
+from tuner_service.definition.trial_spec import DatasetSpec, SplitSpec
 from tuner_service.errors import DataError
-from workers.training.datasets import DatasetCache, PreparedData
-from workers.training.datasets.split import split_rows
-from workers.training.losses import TargetKind
+from workers.training.data import DatasetCache, PreparedData
+from workers.training.data.split import split_rows
+from workers.training.nets.losses import TargetKind
 
 CPU = torch.device("cpu")
 

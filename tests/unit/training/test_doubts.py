@@ -8,12 +8,12 @@ import pytest
 
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, spec, start
-from tuner_service.definition.spec import LoopSpec
-from workers.protocol import Event
-from workers.training.engine import Engine
-from workers.training.loops.loops import LoopTrials
-from workers.training.models import ModelKeeper
-from workers.training.preparation import Prepared
+from tuner_service.definition.trial_spec import LoopSpec
+from workers.protocol.messages import Event
+from workers.training.engine.engine import Engine
+from workers.training.trials.best_models import ModelKeeper
+from workers.training.trials.preparation import Prepared
+from workers.training.user_loops.pool import LoopTrials
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -144,7 +144,7 @@ def test_what_is_only_kept_warm_goes_before_a_point_is_out_of_memory(
         if desk.engine._loops:
             raise MemoryError
 
-    monkeypatch.setattr("workers.training.engine.try_one_batch", tight)
+    monkeypatch.setattr("workers.training.engine.engine.try_one_batch", tight)
     desk.engine.try_points(1, desk.points(5))
     assert "hopeless" not in only(desk.advance(3), 1, "failed")["failure"]
 

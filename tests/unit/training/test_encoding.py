@@ -12,8 +12,8 @@ from torch import nn
 from tests.unit.training.builders import dataset
 from tests.unit.training.test_datasets import load, parts
 from tuner_service.errors import DataError
-from workers.training import predict
-from workers.training.datasets import PreparedData
+from workers.training.bundle import predict
+from workers.training.data import PreparedData
 
 ROWS = [
     f"{'' if i % 8 == 3 else i},{'' if i % 10 == 7 else ['red', 'green', 'blue'][i % 3]},{i % 4},"

@@ -23,14 +23,14 @@ from tests.unit.training.builders import (
     start,
 )
 from tests.unit.training.lanes_of_plain import LanesOf, PlainLanes
-from workers.protocol import Event
-from workers.training import networks
-from workers.training.checkpoints import read_tensors
-from workers.training.engine import Engine
-from workers.training.groups import GroupSpec
-from workers.training.loop import GroupLoop
-from workers.training.step import Step
-from workers.training.steps import PlainSteps
+from workers.protocol.messages import Event
+from workers.training.engine.engine import Engine
+from workers.training.engine.group_trainer import GroupLoop
+from workers.training.nets import networks
+from workers.training.steps.factory import PlainSteps
+from workers.training.steps.groups import GroupSpec
+from workers.training.steps.step import Step
+from workers.training.trials.checkpoints import read_tensors
 
 STOPPING = {"patience": 2, "min_delta": 0.0}
 ENDLESS = spec(epochs=10_000)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, start
-from tuner_service.definition.spec import TrialSpec
-from workers.protocol import Event
-from workers.training.engine import Engine
-from workers.training.ladder import Ladder
+from tuner_service.definition.trial_spec import TrialSpec
+from workers.protocol.messages import Event
+from workers.training.engine.engine import Engine
+from workers.training.steps.select import Ladder
 
 KINDS = ("sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 

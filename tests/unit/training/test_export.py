@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from workers.training import export, predict
-from workers.training.models import scripts
+from workers.training.bundle import export, predict
+from workers.training.trials.best_models import scripts
 
 LOAD = """
 import numpy, sys, torch

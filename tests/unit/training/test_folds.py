@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 
 from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, start
-from tuner_service.definition.spec import SplitSpec
+from tuner_service.definition.trial_spec import SplitSpec
 from tuner_service.errors import DataError
-from workers.protocol import Event
-from workers.training.datasets.split import split_rows
-from workers.training.engine import Engine
-from workers.training.ladder import Ladder
+from workers.protocol.messages import Event
+from workers.training.data.split import split_rows
+from workers.training.engine.engine import Engine
+from workers.training.steps.select import Ladder
 
 FOLDS = 3
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.unit.training import lanes
-from workers.training.fused import FusedStep
-from workers.training.plain import PlainStep
-from workers.training.runners import Compiled, Traced
+from workers.training.steps.fused.executors import Compiled, Traced
+from workers.training.steps.fused.step import FusedStep
+from workers.training.steps.plain import PlainStep
 
 NETWORKS = {
     "mlp": ({"type": "mlp", "hidden_units": 8}, (10,)),

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from tests.unit.training import lanes
-from workers.training import ladder as ladders
-from workers.training import native, native_library, networks, runners
-from workers.training.fused import FusedStep
-from workers.training.ladder import Ladder
-from workers.training.plain import PlainStep
-from workers.training.runners import Traced
+from workers.training.nets import networks
+from workers.training.steps.factory import select as ladders
+from workers.training.steps.fused import executors
+from workers.training.steps.fused.executors import Traced
+from workers.training.steps.fused.step import FusedStep
+from workers.training.steps.native import library
+from workers.training.steps.native import step as native_step
+from workers.training.steps.plain import PlainStep
+from workers.training.steps.select import Ladder
 
 CPU = torch.device("cpu")
 SMALL = {"type": "mlp", "hidden_units": 8}
@@ -73,7 +76,7 @@ def test_group_of_one_optimizer_with_its_own_update_is_fused(monkeypatch, probe)
     ladder = Ladder(CPU, compile=False, probe=probe)
     step = ladder.make_step(spec, ladder.lanes_for(spec, 50))
     assert isinstance(step, FusedStep)
-    assert native.unsuitable(spec) == "optimizer lion has no native code"
+    assert native_step.unsuitable(spec) == "optimizer lion has no native code"
     hypers = [lanes.hyper("lion", seed=seed) for seed in range(step.lanes)]
     expected, _ = lanes.plain_curve(spec, hypers[3], 1)
     assert torch.allclose(lanes.curve(step, spec, hypers, 1)[:, 3], expected, rtol=1e-9)
@@ -162,9 +165,9 @@ def test_group_network_is_without_dropout_and_bucketed():
 @pytest.mark.parametrize("lost", ["compiler", "header"])
 def test_missing_compiler_leaves_the_traced_rung_and_says_so(monkeypatch, tmp_path, lost):
     if lost == "compiler":
-        monkeypatch.setattr(runners.shutil, "which", lambda name: None)
+        monkeypatch.setattr(executors.shutil, "which", lambda name: None)
     else:
-        monkeypatch.setattr(runners.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+        monkeypatch.setattr(executors.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     step = Ladder(CPU, probe=False).make_step(lanes.group(SMALL), 2)
     assert step.rung == "traced"
     assert {"compiler": "g++", "header": "Python.h"}[lost] in step.rung_reason
@@ -256,7 +259,7 @@ def test_one_that_cannot_be_traced_says_so_once_it_is_known(family):
 
 
 def test_native_code_and_declared_refusals_wait_for_nothing(tmp_path):
-    ladder = Ladder(CPU, cache=native_library.cache_directory(), patience_seconds=3.0)
+    ladder = Ladder(CPU, cache=library.cache_directory(), patience_seconds=3.0)
     assert ladder.lanes_for(lanes.group(ladder.group_network(SMALL)), 50) > 1
     spec = dataclasses.replace(lanes.group(SMALL), fuse=False, fuse_reason="training.fuse is false")
     assert ladder.lanes_for(spec, 50) == 1

@@ -9,10 +9,10 @@ import torch
 from sklearn import datasets as sklearn_datasets
 
 from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, start
-from tuner_service.definition.spec import DatasetSpec
-from workers.training.datasets import DatasetCache, PreparedData, Room
-from workers.training.datasets.split import SplitRows, split_rows
-from workers.training.engine import Engine
+from tuner_service.definition.trial_spec import DatasetSpec
+from workers.training.data import DatasetCache, PreparedData, Room
+from workers.training.data.split import SplitRows, split_rows
+from workers.training.engine.engine import Engine
 
 Array = np.ndarray[Any, Any]
 DESCRIBED = dataset("csv", path="t.csv", target=-1, header=False)
@@ -167,7 +167,7 @@ def test_the_test_part_is_looked_at_once_at_the_end(
     looks: list[int] = []
     engine = Engine("cpu")
     engine.submit(start(1, spec(epochs=5), folder=tmp_path))
-    from workers.training.examiner import Examiner  # noqa: PLC0415
+    from workers.training.engine.test_scores import Examiner  # noqa: PLC0415
 
     examine = Examiner.examine
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tuner_service.definition import load_yaml, parse_definition, resolve_loop
-from workers.modules import describe
-from workers.protocol import Event, TrialStart
-from workers.training.checkpoints import read_tensors
-from workers.training.loops.loops import LoopTrials
-from workers.training.models import ModelKeeper
+from workers.protocol.messages import Event, TrialStart
+from workers.training.trials.best_models import ModelKeeper
+from workers.training.trials.checkpoints import read_tensors
+from workers.training.user_loops.pool import LoopTrials
+from workers.user_modules import describe
 
 LAST_WORDS = ("finished", "stopped", "failed")
 SECONDS = 60.0  # a busy machine may take long to import torch

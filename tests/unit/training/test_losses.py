@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.training.losses import LOSSES, row_losses
+from workers.training.nets.losses import LOSSES, row_losses
 
 ROWS, CLASSES = 17, 5
 

@@ -11,9 +11,9 @@ import torch
 
 from tests.unit.training.builders import mlp, only, run_all, spec, start
 from tests.unit.training.lanes_of_plain import LanesOf, PlainLanes
-from workers.training.engine import Engine
-from workers.training.groups import GroupSpec
-from workers.training.step import Step
+from workers.training.engine.engine import Engine
+from workers.training.steps.groups import GroupSpec
+from workers.training.steps.step import Step
 
 WARM, MORE = 100, 500
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tuner_service.definition.catalogue import TOP
 from tuner_service.errors import DataError
-from workers.training.datasets import Part
-from workers.training.evaluation import confusion
-from workers.training.metrics import (
+from workers.training.data import Part
+from workers.training.nets.metrics import (
     CLASS_METRICS,
     NUMBER_METRICS,
     Scores,
     metric_set,
 )
+from workers.training.trials.evaluation import confusion
 
 LANES, ROWS = 3, 61
 Labels = Any

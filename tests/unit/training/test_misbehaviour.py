@@ -13,9 +13,9 @@ import torch
 
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, run_all, spec, start
-from workers.protocol import Event
-from workers.training.containment import LIMITED, LIMITED_SAYS
-from workers.training.engine import Engine
+from workers.protocol.messages import Event
+from workers.training.engine.engine import Engine
+from workers.training.engine.isolation import LIMITED, LIMITED_SAYS
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -119,7 +119,7 @@ def test_what_it_does_to_the_process_is_undone(
 
 LIMIT = """
 import os, resource
-from workers.training.containment import Containment
+from workers.training.engine.isolation import Containment
 
 def refuse(*_):
     raise ValueError("not allowed to raise maximum limit")

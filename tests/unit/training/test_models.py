@@ -6,9 +6,9 @@ from typing import cast
 
 import pytest
 
-from workers.protocol import TrialStart
-from workers.training.models import ModelKeeper
-from workers.training.runs import Direction
+from workers.protocol.messages import TrialStart
+from workers.training.trials.best_models import ModelKeeper
+from workers.training.trials.runs import Direction
 
 
 def started(number: int, *, keep: int = 1, study: int = 1) -> TrialStart:

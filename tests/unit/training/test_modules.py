@@ -9,13 +9,13 @@ import torch
 
 from tests.unit.registries import registries
 from tests.unit.training.builders import dataset, of, only, regression, run_all, spec, start
-from workers.protocol import Event
-from workers.training import networks
-from workers.training.checkpoints import read_tensors
-from workers.training.engine import Engine
-from workers.training.ladder import Ladder
-from workers.training.losses import LOSSES
-from workers.training.recipes import Recipe
+from workers.protocol.messages import Event
+from workers.training.engine.engine import Engine
+from workers.training.nets import networks
+from workers.training.nets.losses import LOSSES
+from workers.training.steps.fused.recipe import Recipe
+from workers.training.steps.select import Ladder
+from workers.training.trials.checkpoints import read_tensors
 
 PLAIN_NET = """
 import torch

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from tests.unit.training import lanes
-from workers.training import native, native_library
-from workers.training.ladder import Ladder, probe
-from workers.training.native import NativeStep
-from workers.training.native_library import NativeError
-from workers.training.plain import PlainStep
+from workers.training.steps.native import library as native_library
+from workers.training.steps.native import step as native_step
+from workers.training.steps.native.library import NativeError
+from workers.training.steps.native.step import NativeStep
+from workers.training.steps.plain import PlainStep
+from workers.training.steps.select import Ladder, probe
 
 CPU = torch.device("cpu")
 
@@ -23,7 +24,7 @@ def mlp(**options):
 def library():
     if not any(map(shutil.which, native_library.COMPILERS)):
         pytest.skip("no C++ compiler on this machine")
-    return native_library.build(native_library.cache_directory())
+    return native_library.build(library.cache_directory())
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def assert_equal_plain(library):
     return check
 
 
-@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("activation", native_step.ACTIVATIONS)
 def test_native_trials_equal_plain_trials_for_every_optimizer(activation, assert_equal_plain):
     spec = lanes.group(mlp(activation=activation))
     epochs = 10 if activation == "relu" else 2
@@ -84,7 +85,7 @@ def test_native_norms_equal_plain_norms(norm, batch_size, assert_equal_plain):
     assert_equal_plain(spec, lanes.every_optimizer(dropout=0.2)[::3], epochs=2)
 
 
-@pytest.mark.parametrize("loss", native.LOSSES)
+@pytest.mark.parametrize("loss", native_step.LOSSES)
 def test_native_trials_equal_plain_trials_for_every_loss(loss, assert_equal_plain):
     spec = lanes.group(mlp(), loss=loss)
     hypers = [
@@ -220,11 +221,11 @@ def test_probe_finds_native_code_faithful(library, monkeypatch):
     ],
 )
 def test_what_native_code_takes(network, precision, reason):
-    assert native.unsuitable(lanes.group(network, precision=precision)) == reason
+    assert native_step.unsuitable(lanes.group(network, precision=precision)) == reason
 
 
 def test_ladder_groups_networks_of_one_type_together(library):
-    ladder = Ladder(CPU, cache=native_library.cache_directory(), probe=False)
+    ladder = Ladder(CPU, cache=library.cache_directory(), probe=False)
     assert ladder.group_network(mlp(dropout=0.1, norm="batch")) == {"type": "mlp"}
     assert ladder.group_network({"type": "cnn", "channels": 7}) == {"type": "cnn"}
     assert ladder.group_network(mlp(hidden_units=1300)) == mlp(hidden_units=1536)
@@ -249,7 +250,7 @@ def test_lanes_of_different_networks_train_side_by_side(assert_equal_plain):
 
 
 def test_missing_compiler_leaves_the_other_rungs(tmp_path, monkeypatch):
-    monkeypatch.setattr(native_library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
     with pytest.raises(NativeError, match="no C\\+\\+ compiler"):
         native_library.build(tmp_path)
     ladder = Ladder(CPU, cache=tmp_path, probe=False)

@@ -6,9 +6,10 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from tuner_service.errors import DataError
-from workers.training import networks, predict
-from workers.training.layers import Dropout, GroupNorm
-from workers.training.sequences import EncoderBlock, Transformer
+from workers.training.bundle import predict
+from workers.training.nets import networks
+from workers.training.nets.layers import Dropout, GroupNorm
+from workers.training.nets.sequences import EncoderBlock, Transformer
 
 SHAPES = {"mlp": (64,), "cnn": (1, 8, 8), "resnet": (2, 8, 8)}  # the others: (6, 3)
 TORCHS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}

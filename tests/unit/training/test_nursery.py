@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.unit.training.test_loops import LAST_WORDS, SECONDS, kind, loops, start, until
-from workers.training.loops import nursery, template
-from workers.training.loops.loops import LoopTrials
-from workers.training.loops.nursery import IDLE_SECONDS, Fork, Nursery
+from workers.training.user_loops import fork_main, fork_server
+from workers.training.user_loops.fork_server import IDLE_SECONDS, Fork, Nursery
+from workers.training.user_loops.pool import LoopTrials
 
 PROBE = """
 import os, sys
@@ -194,7 +194,7 @@ def test_a_fork_that_fails_is_said_and_the_template_goes_on(
     ours, theirs = socket.socketpair()
     wakeup, ends = os.pipe(), (*os.pipe(), *os.pipe())
     with ours, theirs:
-        serving = threading.Thread(target=template._serve, args=(theirs, wakeup))
+        serving = threading.Thread(target=fork_main._serve, args=(theirs, wakeup))
         serving.start()
         for _ in range(2):
             socket.send_fds(ours, [b"f"], ends)
@@ -229,8 +229,8 @@ class FakeTemplate:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> list[FakeTemplate]:
     made: list[FakeTemplate] = []
     monkeypatch.setattr(FakeTemplate, "made", made, raising=False)
-    monkeypatch.setattr(nursery, "Template", FakeTemplate)
-    monkeypatch.setattr(nursery, "_fresh", lambda: "fresh")
+    monkeypatch.setattr(fork_server, "Template", FakeTemplate)
+    monkeypatch.setattr(fork_server, "_fresh", lambda: "fresh")
     return made
 
 
@@ -253,10 +253,10 @@ def test_a_template_that_cannot_be_started_fails_no_trial(
     def fail() -> None:
         raise OSError("Too many open files")
 
-    monkeypatch.setattr(nursery, "Template", fail)
+    monkeypatch.setattr(fork_server, "Template", fail)
     births = Nursery()
     assert [births.bear() for _ in range(2)] == ["fresh"] * 2
-    monkeypatch.setattr(nursery, "Template", FakeTemplate)
+    monkeypatch.setattr(fork_server, "Template", FakeTemplate)
     births.bear()
     assert len(fakes) == 1
 

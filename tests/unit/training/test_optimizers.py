@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from tuner_service.definition.catalogue import OPTIMIZERS
-from workers.training import networks, optimizers, stacked
+from workers.training.nets import networks
+from workers.training.optim import fused, plain
 
 CASES = [
     ("sgd", {}),
@@ -38,7 +39,7 @@ def problem(seed=0):
 
 def train(module, optimizer, batches):
     for rows in batches:
-        optimizers.set_rate(optimizer, RATE)
+        plain.set_rate(optimizer, RATE)
         optimizer.zero_grad()
         module(rows).square().mean().backward()
         optimizer.step()
@@ -65,7 +66,7 @@ def test_an_optimizer_is_torchs_under_its_name(kind, given):
     if "beta1" in theirs:
         theirs["betas"] = (theirs.pop("beta1"), theirs.pop("beta2"))
     (ours, batches), (reference, _) = problem(), problem()
-    train(ours, optimizers.build(kind, options, ours.parameters()), batches)
+    train(ours, plain.build(kind, options, ours.parameters()), batches)
     train(reference, TORCHS[kind, given](reference.parameters(), lr=RATE, **theirs), batches)
     close = 1e-6 if kind == "nadam" else 1e-12  # torch has its product of momenta in float32
     for mine, other in zip(ours.parameters(), reference.parameters(), strict=True):
@@ -80,13 +81,13 @@ def test_every_optimizer_has_a_reference():
 @pytest.mark.parametrize(("kind", "options"), CASES + OWN)
 def test_state_survives_a_change_of_optimizer_object(kind, options):
     (straight, data), (moved, _) = problem(), problem()
-    train(straight, optimizers.build(kind, options, straight.parameters()), data)
+    train(straight, plain.build(kind, options, straight.parameters()), data)
 
-    first = optimizers.build(kind, options, moved.parameters())
+    first = plain.build(kind, options, moved.parameters())
     train(moved, first, data[:10])
-    state = optimizers.state_of(kind, first, moved.named_parameters(), steps=10)
-    second = optimizers.build(kind, options, moved.parameters())
-    optimizers.load_state(kind, second, moved.named_parameters(), state)
+    state = plain.state_of(kind, first, moved.named_parameters(), steps=10)
+    second = plain.build(kind, options, moved.parameters())
+    plain.load_state(kind, second, moved.named_parameters(), state)
     train(moved, second, data[10:])
 
     assert torch.equal(straight.weight, moved.weight)
@@ -94,9 +95,9 @@ def test_state_survives_a_change_of_optimizer_object(kind, options):
 
 def test_state_has_canonical_names_and_is_a_copy():
     module, data = problem()
-    optimizer = optimizers.build("adam", {}, module.parameters())
+    optimizer = plain.build("adam", {}, module.parameters())
     train(module, optimizer, data[:2])
-    state = optimizers.state_of("adam", optimizer, module.named_parameters(), steps=2)
+    state = plain.state_of("adam", optimizer, module.named_parameters(), steps=2)
     slots = {f"optimizer/{slot}/{name}" for slot in ("first", "second") for name in PARAMETERS}
     assert set(state) == {"optimizer/steps", *slots}
     held = state["optimizer/first/weight"].clone()
@@ -106,8 +107,8 @@ def test_state_has_canonical_names_and_is_a_copy():
 
 def test_nesterov_without_momentum_is_plain_sgd():
     (plain, data), (nesterov, _) = problem(), problem()
-    train(plain, optimizers.build("sgd", {}, plain.parameters()), data)
-    train(nesterov, optimizers.build("nesterov", {"momentum": 0}, nesterov.parameters()), data)
+    train(plain, plain.build("sgd", {}, plain.parameters()), data)
+    train(nesterov, plain.build("nesterov", {"momentum": 0}, nesterov.parameters()), data)
     assert torch.equal(plain.weight, nesterov.weight)
 
 
@@ -123,13 +124,13 @@ def stacked_train(cases, module, batches, *, rate=0.05, own=None):
     parameters = module.weight.detach().expand(len(cases), -1, -1).clone()
     average, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
     rates = torch.full((len(cases), len(batches)), rate, dtype=torch.float64)
-    lane = double([stacked.lane_coefficients(*case) for case in cases])
-    pace = double([stacked.pace_coefficients(*case) for case in cases])
-    steps = stacked.step_coefficients(pace, rates, torch.zeros(len(cases)), kind=own)
+    lane = double([fused.lane_coefficients(*case) for case in cases])
+    pace = double([fused.pace_coefficients(*case) for case in cases])
+    steps = fused.step_coefficients(pace, rates, torch.zeros(len(cases)), kind=own)
     for index, rows in enumerate(batches):
         weights = parameters.clone().requires_grad_()
         (gradient,) = torch.autograd.grad((rows @ weights.mT).square().mean((1, 2)).sum(), weights)
-        parameters, average, square = stacked.update_of(own)(
+        parameters, average, square = fused.update_of(own)(
             parameters, gradient, average, square, lane=lane, step=steps[index]
         )
     return parameters
@@ -143,26 +144,26 @@ def test_stacked_update_equals_the_plain_steps_optimizer(own):
         module, data = problem()
         module.bias.data.zero_()
         module.bias.requires_grad_(False)
-        train(module, optimizers.build(kind, options, [module.weight]), data)
+        train(module, plain.build(kind, options, [module.weight]), data)
         assert torch.allclose(lanes[index], module.weight, rtol=1e-12, atol=1e-12), kind
 
 
 def test_update_without_squares_equals_the_full_one_for_sgd():
     torch.manual_seed(0)
     p, g, a = torch.rand(3, 2, 5, 4, dtype=torch.float64).unbind()
-    kinds = [stacked.lane_coefficients("nesterov", {"momentum": m}) for m in (0.0, 0.9)]
+    kinds = [fused.lane_coefficients("nesterov", {"momentum": m}) for m in (0.0, 0.9)]
     lane = double(kinds)
     step = double([[0.0, 0.1, 1.0]] * 2)
-    full = stacked.stacked_update(p, g, a, torch.zeros_like(p), lane=lane, step=step)
-    short = stacked.stacked_update(p, g, a, None, lane=lane, step=step)
+    full = fused.stacked_update(p, g, a, torch.zeros_like(p), lane=lane, step=step)
+    short = fused.stacked_update(p, g, a, None, lane=lane, step=step)
     assert torch.equal(full[0], short[0])
     assert torch.equal(full[1], short[1])
     assert short[2] is None
 
 
 def test_bias_correction_is_right_at_late_steps():
-    pace = double([stacked.pace_coefficients("adam", {}), stacked.pace_coefficients("sgd", {})])
-    table = stacked.step_coefficients(pace, double([[1.0], [1.0]]), torch.tensor([99, 99]))
+    pace = double([fused.pace_coefficients("adam", {}), fused.pace_coefficients("sgd", {})])
+    table = fused.step_coefficients(pace, double([[1.0], [1.0]]), torch.tensor([99, 99]))
     scale, size, shrink = table[0, 0].tolist()
     assert size == pytest.approx(1 / (1 - 0.9**100), rel=1e-14)
     assert scale == pytest.approx((1 - 0.999**100) ** -0.5, rel=1e-14)
@@ -172,16 +173,16 @@ def test_bias_correction_is_right_at_late_steps():
 
 def test_nadam_equals_torchs_whose_product_of_momenta_is_in_single_precision():
     (ours, data), (theirs, _) = problem(), problem()
-    train(ours, optimizers.build("nadam", {}, ours.parameters()), data)
+    train(ours, plain.build("nadam", {}, ours.parameters()), data)
     train(theirs, torch.optim.NAdam(theirs.parameters()), data)
     assert torch.allclose(ours.weight, theirs.weight, rtol=1e-5)
 
 
 def test_nadams_product_of_momenta_goes_on_from_any_step():
-    pace = double([stacked.pace_coefficients("nadam", {"beta1": b}) for b in (0.0, 0.9, 0.99)])
+    pace = double([fused.pace_coefficients("nadam", {"beta1": b}) for b in (0.0, 0.9, 0.99)])
     rates = torch.full((3, 1500), 0.1, dtype=torch.float64)
-    whole = stacked.step_coefficients(pace, rates, torch.zeros(3), kind="nadam")
-    late = stacked.step_coefficients(pace, rates[:, :3], torch.tensor([0, 1497, 900]), kind="nadam")
+    whole = fused.step_coefficients(pace, rates, torch.zeros(3), kind="nadam")
+    late = fused.step_coefficients(pace, rates[:, :3], torch.tensor([0, 1497, 900]), kind="nadam")
     for lane, begun in enumerate((0, 1497, 900)):
         assert torch.allclose(late[:, lane], whole[begun : begun + 3, lane], rtol=1e-13)
 
@@ -190,11 +191,11 @@ def test_lion_equals_the_papers_update():
     """Algorithm 2 of Chen et al. 2023, number by number."""
     optimizer_options = {"weight_decay": 0.1, "beta1": 0.8, "beta2": 0.95}
     weight = nn.Parameter(double([0.5, -0.2, 0.1]))
-    optimizer = optimizers.build("lion", optimizer_options, [weight])
+    optimizer = plain.build("lion", optimizer_options, [weight])
     theta, m, rate = weight.tolist(), [0.0] * 3, 0.03
     for gradients in ([0.3, -0.1, 0.0], [-0.9, 0.2, 0.4], [0.1, 0.1, -0.2], [0.0, -0.3, 0.1]):
         weight.grad = double(gradients)
-        optimizers.set_rate(optimizer, rate)
+        plain.set_rate(optimizer, rate)
         optimizer.step()
         for i, g in enumerate(gradients):
             c = 0.8 * m[i] + 0.2 * g
@@ -208,8 +209,8 @@ def test_defaults_are_the_catalogues(kind):
     options = {option.name: option.default for option in OPTIMIZERS[kind].options}
     options.pop("learning_rate")
     left_out, given = (
-        optimizers.build(kind, o, [nn.Parameter(torch.ones(2))]).defaults for o in ({}, options)
+        plain.build(kind, o, [nn.Parameter(torch.ones(2))]).defaults for o in ({}, options)
     )
     assert left_out == given
-    for coefficients in (stacked.lane_coefficients, stacked.pace_coefficients):
+    for coefficients in (fused.lane_coefficients, fused.pace_coefficients):
         assert coefficients(kind, {}) == coefficients(kind, options)

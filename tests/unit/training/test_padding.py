@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.unit.training import lanes
-from workers.training import padding
-from workers.training.fused import FusedStep
-from workers.training.layers import ZERO_PRESERVING
-from workers.training.runners import Traced
+from workers.training.nets.layers import ZERO_PRESERVING
+from workers.training.steps.fused import padding
+from workers.training.steps.fused.executors import Traced
+from workers.training.steps.fused.step import FusedStep
 
 WIDE = 12
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.unit.training.builders import mlp, regression, spec
-from tuner_service.definition.spec import TrialSpec
-from workers.training import networks
-from workers.training.datasets import DatasetCache, PreparedData
-from workers.training.groups import GroupSpec, dtype_of, group_of, hyper_of, without_dropout
-from workers.training.losses import LOSSES
-from workers.training.plain import PlainStep, precision
-from workers.training.randomness import epoch_order
-from workers.training.step import LaneHyper
+from tuner_service.definition.trial_spec import TrialSpec
+from workers.training.data import DatasetCache, PreparedData
+from workers.training.nets import networks
+from workers.training.nets.losses import LOSSES
+from workers.training.nets.randomness import epoch_order
+from workers.training.steps.groups import GroupSpec, dtype_of, group_of, hyper_of, without_dropout
+from workers.training.steps.plain import PlainStep, precision
+from workers.training.steps.step import LaneHyper
 
 CPU = torch.device("cpu")
 EPOCHS = 3

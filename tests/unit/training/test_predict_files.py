@@ -14,8 +14,8 @@ from pandas._libs.parsers import STR_NA_VALUES
 from safetensors.torch import save_file
 from torch import nn
 
-from workers.training import predict
-from workers.training.models import scripts
+from workers.training.bundle import predict
+from workers.training.trials.best_models import scripts
 
 ENCODING: list[dict[str, Any]] = [
     {"kind": "one_hot", "categories": ["Basel", "Bern"], "fill": "Bern"},

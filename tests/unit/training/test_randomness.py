@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from workers.training.randomness import epoch_order, epoch_orders, keep_mask, key, mix
+from workers.training.nets.randomness import epoch_order, epoch_orders, keep_mask, key, mix
 
 
 def mask(rate=0.3, seed=1, step=0, salt=0, shape=(16, 32)):

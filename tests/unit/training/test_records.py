@@ -8,8 +8,8 @@ import torch
 
 from tests.unit.training.builders import dataset, of, only, run_all, spec, start
 from tests.unit.training.test_streaming import native_steps, traced_steps
-from workers.training.engine import Engine
-from workers.training.steps import PlainSteps
+from workers.training.engine.engine import Engine
+from workers.training.steps.factory import PlainSteps
 
 EPOCH = {"step", "train_loss", "val_loss", "val_accuracy", "learning_rate", "seconds"}
 TRIAL = {

@@ -11,10 +11,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from tests.unit.training.builders import dataset, mlp, needs, only, run_all, spec, start
-from tuner_service.definition.spec import TrialSpec
-from workers.training.datasets import DatasetCache, PreparedData
-from workers.training.engine import Engine
-from workers.training.losses import LOSSES
+from tuner_service.definition.trial_spec import TrialSpec
+from workers.training.data import DatasetCache, PreparedData
+from workers.training.engine.engine import Engine
+from workers.training.nets.losses import LOSSES
 
 SEEDS = (0, 1, 2)
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
 from tuner_service.definition.catalogue import SCHEDULES as CATALOGUED
-from workers.training.schedules import SCHEDULES, Span, learning_rates
+from workers.training.optim.schedules import SCHEDULES, Span, learning_rates
 
 BASE, EPOCHS, STEPS = 0.3, 7, 5
 TOTAL = EPOCHS * STEPS

@@ -17,13 +17,14 @@ import torch
 from tests.unit.datasets.files import flowers, zipped
 from tests.unit.training import lanes
 from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, start
-from tuner_service.definition.spec import DatasetSpec
+from tuner_service.definition.trial_spec import DatasetSpec
 from tuner_service.errors import DataError
-from workers.training import native, native_library
-from workers.training.datasets import DatasetCache, PreparedData, Room, scaling
-from workers.training.engine import Engine
-from workers.training.ladder import STREAMED, Ladder
-from workers.training.steps import PlainSteps, Steps
+from workers.training.data import DatasetCache, PreparedData, Room, scaling
+from workers.training.engine.engine import Engine
+from workers.training.steps.factory import PlainSteps, Steps
+from workers.training.steps.native import library
+from workers.training.steps.native import step as native_step
+from workers.training.steps.select import STREAMED, Ladder
 
 CPU = torch.device("cpu")
 GENERATOR = np.random.default_rng(0)
@@ -78,7 +79,7 @@ def test_streamed_data_is_the_same_to_the_bit(tmp_path: Path, made: Any) -> None
 
 
 def native_steps() -> Steps:
-    return Ladder(CPU, cache=native_library.cache_directory(), probe=False)
+    return Ladder(CPU, cache=library.cache_directory(), probe=False)
 
 
 def traced_steps() -> Steps:
@@ -198,7 +199,7 @@ def test_streamed_images_of_several_channels_are_not_copied_for_native_code() ->
     for channels, reason in ((1, None), (3, "several channels")):
         group = lanes.group(network, shape=(channels, 6, 6), precision="float32")
         group = dataclasses.replace(group, streamed=True)
-        found = native.unsuitable(group)
+        found = native_step.unsuitable(group)
         assert (found is None) if reason is None else (reason in str(found))
 
 
@@ -217,6 +218,6 @@ def test_lanes_are_as_many_as_there_is_room_for_their_orders(
 ) -> None:
     group = lanes.group(mlp())
     wide = Ladder(CPU, compile=False, probe=False).lanes_for(group, 64)
-    monkeypatch.setattr("workers.training.ladder.CPU_ORDER_BYTES", 3 * 32 * group.rows)
+    monkeypatch.setattr("workers.training.steps.select.CPU_ORDER_BYTES", 3 * 32 * group.rows)
     narrow = Ladder(CPU, compile=False, probe=False).lanes_for(group, 64)
     assert (wide, narrow) == (32, 2)

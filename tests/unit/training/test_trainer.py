@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.unit.training.builders import dataset, mlp, of, run_all, spec, start
-from workers.training.engine import Engine
+from workers.training.engine.engine import Engine
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 100.0
@@ -29,7 +29,7 @@ class Child:
     def __init__(self, folder: Path, *arguments: str) -> None:
         commands_in, commands_out = os.pipe()
         events_in, events_out = os.pipe()
-        command = [sys.executable, "-m", "workers.trainer_start", "--device", "cpu"]
+        command = [sys.executable, "-m", "workers.trainer", "--device", "cpu"]
         command += ["--commands", str(commands_in), "--events", str(events_out)]
         with (folder / "trainer.log").open("wb") as log:
             self.process = subprocess.Popen(

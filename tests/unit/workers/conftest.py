@@ -11,7 +11,7 @@ import pytest
 from tests.unit.workers.fakes import FakeLedger, open_fake_study
 from tuner_service.settings import Settings
 from workers.supervisor.environment import scrubbed
-from workers.supervisor.keeper import TrainerKeeper
+from workers.supervisor.restarts import TrainerKeeper
 from workers.supervisor.supervisor import Supervisor
 from workers.supervisor.trainer_process import TrainerCommand, TrainerProcess
 

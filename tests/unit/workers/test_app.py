@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub
 
-from workers import app as module
-from workers.app import app
+from workers import celery_app as module
+from workers.celery_app import app
 
 
 @pytest.fixture(autouse=True)

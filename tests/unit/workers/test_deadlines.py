@@ -7,8 +7,8 @@ import pytest
 
 from tests.unit.workers.test_deaths import run
 from tuner_service.settings import Settings
-from workers.supervisor.board import Board, Run
 from workers.supervisor.deadlines import Watch
+from workers.supervisor.held_runs import Board, Run
 
 
 def board_of(*runs: Run) -> Board:

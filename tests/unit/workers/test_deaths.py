@@ -8,8 +8,8 @@ import pytest
 from tests.unit.workers.fakes import open_fake_study
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, StudyWork
 from workers.supervisor import outcomes
-from workers.supervisor.board import Phase, Run
-from workers.supervisor.deaths import Cause, judge
+from workers.supervisor.blame import Cause, judge
+from workers.supervisor.held_runs import Phase, Run
 
 _keys = itertools.count(1)
 CRASH = Cause("crashed", "The trainer ended with exit code 3.")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.workers.conftest import Bench
-from workers.supervisor import lone
+from workers.supervisor import exclusive
 
 LONG: dict[str, Any] = {"epochs": 10_000, "seconds": 0.01}
 
@@ -15,7 +15,7 @@ LONG: dict[str, Any] = {"epochs": 10_000, "seconds": 0.01}
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that a test can wait for."""
     for name, seconds in (("WAIT", 0.3), ("LOOK", 0.05), ("CLEAR", 0.2)):
-        monkeypatch.setattr(lone, f"{name}_SECONDS", seconds)
+        monkeypatch.setattr(exclusive, f"{name}_SECONDS", seconds)
 
 
 def busy(bench: Callable[..., Bench], count: int, **study: Any) -> Bench:
@@ -60,7 +60,7 @@ def test_long_trials_are_handed_back_for_it_and_go_on_after_it(
 def test_nothing_new_is_claimed_before_it_but_a_loop_is_not_cut_short(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lone, "CLEAR_SECONDS", 0.0)
+    monkeypatch.setattr(exclusive, "CLEAR_SECONDS", 0.0)
     b = busy(bench, 8, is_loop=True)
     started = len(b.ledger.reports)
     add_lone(b)
@@ -75,7 +75,7 @@ def test_nothing_new_is_claimed_before_it_but_a_loop_is_not_cut_short(
 def test_one_that_somebody_else_takes_moves_nothing(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lone, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(exclusive, "WAIT_SECONDS", 0.5)
     b = busy(bench, 2)
     add_lone(b)
     with b.ledger.lock:

@@ -14,9 +14,9 @@ from tuner_service.definition import (
     resolve,
     resolve_loop,
 )
-from tuner_service.definition.modules import NOT_OFFERED
+from tuner_service.definition.user_modules import NOT_OFFERED
 from tuner_service.errors import DefinitionError, SettingsError
-from workers.modules import Contents, ModuleFaultError, ModuleFolder, describe, open_folder
+from workers.user_modules import Contents, ModuleFaultError, ModuleFolder, describe, open_folder
 
 SOURCE = '''"""A tower of layers.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.supervisor.pace import Pace
+from workers.supervisor.completion_rate import Pace
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.registries import registries
 from tuner_service.datasets import DatasetStore
 from workers.preflight import run
-from workers.training.rehearsal import usual_seconds
+from workers.training.engine.preflight import usual_seconds
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -60,7 +60,7 @@ def test_a_time_is_the_median_of_a_few(
     monkeypatch: pytest.MonkeyPatch, seconds: list[float], usual: float, runs: int
 ) -> None:
     clock, left = [0.0], list(seconds)
-    monkeypatch.setattr("workers.training.rehearsal.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("workers.training.engine.preflight.time.perf_counter", lambda: clock[0])
 
     def work() -> None:
         clock[0] += left.pop(0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tuner_service.errors import UnavailableError
-from workers.supervisor.presence import Presence
+from workers.supervisor.heartbeat import Presence
 from workers.supervisor.supervisor import Status
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from workers import priority
 from workers.priority import NICENESS, weigh_session
-from workers.training.loops import child
+from workers.training.user_loops import child
 
 PROGRAM = """
 import os
@@ -69,7 +69,7 @@ def test_the_session_of_a_loop_is_weighed_before_it_runs(monkeypatch: pytest.Mon
     monkeypatch.setattr(child, "run", lambda *_: done.append("run"))
     monkeypatch.setattr(child, "Ear", lambda hearing: hearing.close())
     monkeypatch.setattr(child, "Speaker", lambda pipe, **_: pipe.close())
-    monkeypatch.setattr("workers.training.loops.child.os._exit", lambda _: None)
+    monkeypatch.setattr("workers.training.user_loops.child.os._exit", lambda _: None)
     (commands, order), (heard, events) = os.pipe(), os.pipe()
     os.write(order, b"{}\n")
     child.serve(commands, events)

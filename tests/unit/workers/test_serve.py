@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.workers.conftest import Bench
 from tests.unit.workers.fakes import open_fake_study
-from workers.supervisor.board import Phase
+from workers.supervisor.held_runs import Phase
 from workers.supervisor.trainer_process import TrainerProcess
 
 Make = Callable[..., Bench]
@@ -414,7 +414,7 @@ def test_a_failure_of_the_loop_hands_everything_back(
     b = bench()
     b.ledger.add_study(1, [{"epochs": 1000, "seconds": 0.02}])
     monkeypatch.setattr(
-        "workers.supervisor.listener.outcomes.report_of",
+        "workers.supervisor.trainer_events.outcomes.report_of",
         lambda run, event: (_ for _ in ()).throw(KeyError("step")),
     )
     with pytest.raises(KeyError):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tuner_service.lifecycle.messages import Lease, StudyWork
+from workers.supervisor.backoff import Outage
+from workers.supervisor.data_directory import Places
 from workers.supervisor.environment import is_secret, scrubbed
-from workers.supervisor.outage import Outage
-from workers.supervisor.places import Places
 
 WORK = StudyWork(1, "abc", "study", 1, {}, None)
 
@@ -90,5 +90,5 @@ def test_dropping_a_slots_checkpoint_leaves_its_neighbours(tmp_path: Path) -> No
 
 
 def test_the_worker_process_does_not_import_torch() -> None:
-    code = "import sys, workers.app, workers.tasks; sys.exit('torch' in sys.modules)"
+    code = "import sys, workers.celery_app, workers.tasks; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

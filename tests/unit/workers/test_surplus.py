@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.workers.conftest import Bench
-from workers.supervisor import surplus
+from workers.supervisor import balance
 
 LONG = {"epochs": 30, "seconds": 0.05}
 BEHIND = {"queued": True}
@@ -16,7 +16,7 @@ BEHIND = {"queued": True}
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that a test can wait for."""
     for name, seconds in (("WAIT", 0.2), ("LOOK", 0.1), ("LEAVE", 0.5), ("TRAINED", 0.3)):
-        monkeypatch.setattr(surplus, f"{name}_SECONDS", seconds)
+        monkeypatch.setattr(balance, f"{name}_SECONDS", seconds)
 
 
 def handed_back(b: Bench) -> list[int]:

@@ -1,0 +1,210 @@
+"""Names and options of the data set, the network, the sampler, the pruner and the training loop."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Group, bind, owners
+from tuner_service.definition.catalogue import (
+    DATASETS,
+    OPTIMIZERS,
+    PRUNERS,
+    SAMPLERS,
+    SCHEDULES,
+    UPLOAD_FORMATS,
+    Entry,
+)
+from tuner_service.definition.checks.context import Context
+from tuner_service.definition.faults import Path
+from tuner_service.definition.options import option_fault, show
+from tuner_service.definition.running import Training
+from tuner_service.definition.sections import DEFAULT_TEST_SHARE, Dataset, Method, Split
+from tuner_service.definition.suggestions import did_you_mean
+from tuner_service.definition.uploads import MOST_COLUMNS_KNOWN
+
+
+def check_dataset(context: Context) -> None:
+    """The data is known, its options are its own, and the split leaves rows in every part."""
+    dataset = context.draft.dataset
+    if dataset is None:
+        if not context.faults.below("/dataset"):
+            context.faults.add(("dataset",), "dataset is required", code="missing")
+        return
+    _check_version(context, dataset)
+    if context.dataset is None:
+        known = (*DATASETS, *context.uploads, *context.loaders)
+        context.add_unknown(("dataset", "name"), "data set", dataset.name, known)
+        return
+    _check_named(context, context.dataset, dataset.options, ("dataset",), own=("split",))
+    _check_columns(context, dataset)
+    _check_split(context, dataset.split)
+
+
+def _check_version(context: Context, dataset: Dataset) -> None:
+    """Only uploaded data has a format and a hash; the service fills both in."""
+    for key in ("format", "sha256"):
+        if getattr(dataset, key) is not None and dataset.name in DATASETS:
+            detail = f"{dataset.name} is no uploaded data set; leave {key} out"
+            context.faults.add(("dataset", key), detail, code="does_not_apply")
+    upload = context.uploads.get(dataset.name)
+    known = tuple(UPLOAD_FORMATS) if upload is None else (upload.format,)
+    if dataset.format is not None and dataset.name not in DATASETS and dataset.format not in known:
+        context.faults.unknown(("dataset", "format"), "format", dataset.format, known)
+
+
+def _check_columns(context: Context, dataset: Dataset) -> None:
+    """An uploaded table has the columns that are named, as far as the service knows its header."""
+    upload = context.uploads.get(dataset.name)
+    if upload is None or dataset.sha256 not in (None, upload.sha256):
+        return
+    known = upload.columns or ()
+    delimiter = dataset.options.get("delimiter", ",")
+    # The upload's delimiter was a guess: a name that holds the study's own tells that it was wrong.
+    guessed = upload.format == "csv" and any(str(delimiter) in name for name in known)
+    headless = dataset.options.get("header", True) is not True
+    if not known or len(known) >= MOST_COLUMNS_KNOWN or guessed or headless:
+        return
+    for option in ("target", "columns", "categorical"):
+        given = dataset.options.get(option)
+        for name in given if isinstance(given, list) else [given]:
+            if isinstance(name, str) and name.strip() not in {one.strip() for one in known}:
+                context.faults.unknown(("dataset", option), "column", name, known)
+
+
+def _check_split(context: Context, split: Split) -> None:
+    entry = context.dataset
+    if entry is None:
+        return
+    path: Path = ("dataset", "split")
+    if entry.own_test and split.test:
+        detail = f"{entry.name} has a test part of its own; leave test out"
+        context.faults.add((*path, "test"), detail, code="conflict")
+    if split.folds and split.validation != Split().validation:
+        detail = f"each of the {split.folds} folds is the validation part in turn; leave it out"
+        context.faults.add((*path, "validation"), detail, code="conflict")
+    taken = 0.0 if entry.own_test else DEFAULT_TEST_SHARE
+    if split.test is None and not split.folds and split.validation + taken >= 1:
+        detail = (
+            f"`validation + test < 1` must hold, but got (validation={split.validation:g}, "
+            f"test={taken:g}, the default); give test too"
+        )
+        context.faults.add((*path, "validation"), detail, code="out_of_range")
+    rows = entry.rows
+    if rows is None:
+        return
+    if split.folds and rows * (1 - (split.test or 0)) < 2 * split.folds:
+        detail = f"{rows} rows are too few for {split.folds} folds; take fewer folds"
+        context.faults.add((*path, "folds"), detail, code="out_of_range")
+    for part, share in (("validation", split.validation), ("test", split.test)):
+        if share and round(rows * share) < 1:
+            detail = f"{share:g} of {rows} rows is no row; take a larger share"
+            context.faults.add((*path, part), detail, code="out_of_range")
+
+
+def check_network(context: Context) -> None:
+    """The network is known, takes this kind of data, and its options are its own."""
+    network, entry = context.draft.network, context.network
+    if network is None:
+        return
+    if entry is None:
+        context.add_unknown(("network", "type"), "network", network.type, context.networks)
+        return
+    _check_named(context, entry, network.options, ("network",), own=("type",))
+    inputs = context.dataset.inputs if context.dataset else None
+    if context.dataset is not None and inputs is not None and inputs not in entry.inputs:
+        takes = " or ".join(f"{kind}s" for kind in entry.inputs)
+        got = f"{context.dataset.name} is a {context.dataset.inputs}"
+        detail = f"{entry.name} takes {takes}, but {got}; use mlp"
+        context.faults.add(("network", "type"), detail, code="does_not_fit")
+
+
+def check_methods(context: Context) -> None:
+    """Sampler and pruner are known, and their options are their own."""
+    _check_method(context, context.draft.sampler, SAMPLERS, "sampler")
+    _check_method(context, context.draft.pruner, PRUNERS, "pruner")
+
+
+def _check_method(
+    context: Context, method: Method | None, entries: Mapping[str, Entry], key: str
+) -> None:
+    if method is None:
+        return
+    entry = entries.get(method.type)
+    if entry is None:
+        context.faults.unknown((key, "type"), key, method.type, entries)
+        return
+    _check_named(context, entry, method.options, (key,), own=("type",))
+
+
+def _check_named(
+    context: Context, entry: Entry, given: Mapping[str, Any], path: Path, *, own: Iterable[str]
+) -> None:
+    known = [option.name for option in entry.options]
+    for name in given:
+        if name not in known:
+            context.faults.add(
+                (*path, name),
+                f"{entry.name} has no option {show(name)}{_elsewhere(name, (*known, *own))}",
+                code="unknown_key",
+            )
+    context.check_options(given, entry.options, path)
+
+
+def _elsewhere(name: str, known: Iterable[str]) -> str:
+    """Return where the name would be known, or the nearest of the known names."""
+    if bind(name, network=None, dataset=None) is not None:
+        return f"; {name} stands in training when it is fixed, in parameters when it is searched"
+    others = owners(name)
+    return f"; {', '.join(others)} has" if others else did_you_mean(name, known)
+
+
+def check_training(context: Context) -> None:
+    """Optimizer and schedule are known, and every further key is an option of one in use."""
+    training = context.draft.training
+    if training is None:
+        return
+    for group, kinds in KINDS.items():
+        fixed = getattr(training, group)
+        if fixed is not None and fixed not in kinds:
+            context.faults.unknown(("training", group), group, fixed, kinds)
+    for name, value in training.options.items():
+        _check_training_option(context, name, value)
+
+
+def _check_training_option(context: Context, name: str, value: object) -> None:
+    path: Path = ("training", name)
+    binding = bind(name, network=None, dataset=None)
+    if binding is None:
+        context.faults.add(
+            path, f"training knows no {show(name)}{_misplaced(context, name)}", code="unknown_key"
+        )
+        return
+    fault = option_fault(binding.option, value)
+    if fault:
+        context.faults.add(path, fault, code="bad_option")
+    possible = context.possible_kinds(binding.group)
+    if possible and not set(possible) & set(binding.kinds):
+        _add_useless(context, path, name, group=binding.group, kinds=binding.kinds)
+
+
+def _misplaced(context: Context, name: str) -> str:
+    for section, entry in (("network", context.network), ("dataset", context.dataset)):
+        if entry is not None and entry.option(name) is not None:
+            return f"; it stands in {section}"
+    others = owners(name)
+    if others:
+        return f"; {', '.join(others)} has"
+    known = [
+        option.name
+        for kinds in (OPTIMIZERS, SCHEDULES)
+        for e in kinds.values()
+        for option in e.options
+    ]
+    return did_you_mean(name, dict.fromkeys((*Training.model_fields, *known)))
+
+
+def _add_useless(
+    context: Context, path: Path, name: str, *, group: Group, kinds: Iterable[str]
+) -> None:
+    used = ", ".join(context.possible_kinds(group)) or DEFAULT_KIND[group]
+    detail = f"{name} is an option of {', '.join(kinds)}, but this study's {group} is {used}"
+    context.faults.add(path, detail, code="does_not_apply")

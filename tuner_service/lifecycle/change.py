@@ -1,0 +1,239 @@
+"""Studies: reading them, and asking them to pause, resume, cancel, change, or go.
+
+Each function is one transaction. What the state does not allow is a `ConflictError`; what changes
+nothing answers with the study as it is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, update
+
+from tuner_service.access.quotas import check_quota
+from tuner_service.definition.study import MAX_TAGS, TagKey
+from tuner_service.definition.types import Int, Seconds, Text
+from tuner_service.errors import ConflictError, InputError
+from tuner_service.lifecycle.counters import lock_rows, lock_study
+from tuner_service.lifecycle.ending import end_study, settle
+from tuner_service.lifecycle.slot_rows import insert_slots, slot_rows
+from tuner_service.reads.states import FINAL, TIMEOUT, paused_seconds, worked_seconds
+from tuner_service.reads.stored import stored_definition
+from tuner_service.reads.studies import study_view
+from tuner_service.reads.views import StudyView
+from tuner_service.settings import Settings
+from tuner_service.storage import Database
+from tuner_service.storage.postgres import Row
+from tuner_service.storage.schema import slots, studies
+
+Action = Callable[[Connection, Row, float], None]
+
+
+class StudyPatch(BaseModel):
+    """What may be changed of a study; what is absent stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # The bounds of the definition: what it refuses must not come in by this door.
+    trials: Int | None = Field(default=None, ge=1, le=10_000_000)
+    timeout: Seconds | None = None
+    max_failures: Int | None = Field(default=None, ge=0, le=1_000_000)
+    priority: Int | None = Field(default=None, ge=-100, le=100)
+    parallel_trials: Int | None = Field(default=None, ge=1, le=4096)
+    tags: dict[TagKey, Text] | None = Field(default=None, max_length=MAX_TAGS)
+
+
+def pause(db: Database, ref: str) -> StudyView:
+    """Start no more trials, and hand the running ones back with a checkpoint.
+
+    Raises:
+        ConflictError: The study has ended.
+    """
+    return _change(db, ref, _pause)
+
+
+def resume(db: Database, ref: str) -> StudyView:
+    """Go on with a paused study.
+
+    Raises:
+        ConflictError: The study has ended.
+    """
+    return _change(db, ref, _resume)
+
+
+def cancel(db: Database, ref: str) -> StudyView:
+    """End a study: no new trial starts, the running ones are thrown away.
+
+    Raises:
+        NotFoundError: There is no such study.
+    """
+    return _change(db, ref, _cancel)
+
+
+def patch(db: Database, ref: str, change: StudyPatch, *, settings: Settings) -> StudyView:
+    """Change the budget, the priority, the parallelism or the tags.
+
+    Raises:
+        ConflictError: The budget of a study that was cancelled or failed.
+        InputError: The budget is lowered, or the trials of a grid are changed.
+        QuotaError: The study's owner has too much under way.
+    """
+    return _change(
+        db, ref, lambda connection, row, now: _patch(connection, row, change, settings, now)
+    )
+
+
+# -- changes --------------------------------------------------------------------------------
+
+
+def _change(db: Database, ref: str, action: Action) -> StudyView:
+    """Lock the study, apply the action, and return the study as it is then."""
+    with db.write() as connection:
+        row = lock_study(connection, ref)
+        now = db.now(connection)
+        action(connection, row, now)
+        return study_view(connection, row["id"], now=now)
+
+
+def _set(connection: Connection, row: Row, **values: Any) -> None:
+    connection.execute(
+        update(studies)
+        .where(studies.c.id == row["id"], studies.c.state == row["state"])
+        .values(revision=studies.c.revision + 1, **values)
+    )
+
+
+def _refuse_final(row: Row, asked: str) -> None:
+    if row["state"] in FINAL:
+        raise ConflictError(
+            f"only a study that has not ended can be {asked}, but {row['name']!r} is {row['state']}"
+        )
+
+
+def _pause(connection: Connection, row: Row, now: float) -> None:
+    _refuse_final(row, "paused")
+    if row["state"] != "paused":
+        _set(connection, row, state="paused", paused_at=now)
+
+
+def _resume(connection: Connection, row: Row, now: float) -> None:
+    _refuse_final(row, "resumed")
+    if row["state"] != "paused":
+        return
+    _set(
+        connection,
+        row,
+        state="running",
+        paused_at=None,
+        paused_seconds=paused_seconds(row, now),
+    )
+
+
+def _cancel(connection: Connection, row: Row, now: float) -> None:
+    if row["state"] in FINAL:
+        return
+    end_study(connection, row, "cancelled", "cancelled by request", now=now)
+
+
+def _patch(
+    connection: Connection, row: Row, change: StudyPatch, settings: Settings, now: float
+) -> None:
+    values: dict[str, Any] = {}
+    for name in ("priority", "parallel_trials", "tags"):
+        if getattr(change, name) is not None:
+            values[name] = getattr(change, name)
+    budget = {
+        "trials": change.trials,
+        "timeout": change.timeout,
+        "max_failures": change.max_failures,
+    }
+    if any(value is not None for value in budget.values()):
+        if row["state"] in ("cancelled", "failed"):
+            raise ConflictError(
+                f"the budget of a {row['state']} study cannot be raised: submit it again"
+            )
+        values |= _raised(connection, row, change, settings, now)
+    if values:
+        _set(connection, row, **values)
+        # Less time or patience may end it here and now.
+        settle(connection, lock_rows(connection, [row["id"]]).values(), now=now)
+
+
+def _raised(
+    connection: Connection,
+    row: Row,
+    change: StudyPatch,
+    settings: Settings,
+    now: float,
+) -> dict[str, Any]:
+    """Return the columns of a raised budget; a completed study with more to do runs again."""
+    values: dict[str, Any] = {}
+    if change.max_failures is not None:
+        values["max_failures"] = change.max_failures
+    if change.timeout is not None:
+        values["timeout_seconds"] = change.timeout
+    _refuse_without_time(row, change, now)
+    more = _more_slots(connection, row, change.trials, settings)
+    if more:
+        values["budget_trials"] = change.trials
+    again = _reopened(connection, row, change) if row["reason"] == TIMEOUT else 0
+    if more or again:
+        check_quota(connection, row["owner"] or "", settings, slots=more + again)
+        values["slots_open"] = row["slots_open"] + more + again
+        values["slots_cancelled"] = row["slots_cancelled"] - again
+    if row["state"] == "completed" and (more or again):
+        # The time between its end and now does not count against its timeout.
+        idle = now - row["finished_at"]
+        values |= {
+            "state": "running",
+            "reason": None,
+            "finished_at": None,
+            "paused_seconds": row["paused_seconds"] + idle,
+        }
+    return values
+
+
+def _refuse_without_time(row: Row, change: StudyPatch, now: float) -> None:
+    timeout = change.timeout if change.timeout is not None else row["timeout_seconds"]
+    used = worked_seconds(row, now)
+    if change.trials is not None and timeout is not None and used >= timeout:
+        raise ConflictError(
+            f"more trials need more time: timeout > {used:.0f} s (the time used) must hold, but "
+            f"got (timeout={timeout:g})"
+        )
+
+
+def _reopened(connection: Connection, row: Row, change: StudyPatch) -> int:
+    """Open the slots again that the study's timeout cancelled, if it is raised."""
+    if change.timeout is None or change.timeout <= worked_seconds(row, row["finished_at"]):
+        return 0
+    return connection.execute(
+        update(slots)
+        .where(slots.c.study_id == row["id"], slots.c.state == "cancelled")
+        .values(state="open", trial_id=None, owner=None, not_before=0.0, epoch=slots.c.epoch + 1)
+    ).rowcount
+
+
+def _more_slots(connection: Connection, row: Row, wanted: int | None, settings: Settings) -> int:
+    if wanted is None or wanted == row["budget_trials"]:
+        return 0
+    definition = stored_definition(row["definition"])
+    if definition.sampler.type == "grid":
+        raise InputError("the trials of a grid study are its points: they cannot be changed")
+    if wanted < row["budget_trials"]:
+        raise InputError(
+            "a budget can only be raised: trials >= "
+            f"{row['budget_trials']} must hold, but got {wanted}"
+        )
+    if wanted > settings.slots_cap:
+        raise InputError(
+            f"trials <= slots_cap must hold, but got (trials={wanted}, "
+            f"slots_cap={settings.slots_cap})"
+        )
+    more = wanted - row["budget_trials"]
+    rows = slot_rows(definition, first=row["budget_trials"], count=more)
+    insert_slots(connection, row["id"], list(rows))
+    return int(more)
+
+
+# -- views ----------------------------------------------------------------------------------

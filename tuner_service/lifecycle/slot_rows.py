@@ -1,0 +1,47 @@
+"""The rows of a study's slots, with what is fixed before any worker sees them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from tuner_service.definition import StudyDefinition, space_of
+from tuner_service.search.grid import grid_points
+from tuner_service.search.samplers.uniform import draw
+from tuner_service.storage.bulk import insert_rows
+from tuner_service.storage.schema import slots
+
+SLOTS_PER_INSERT: Final = 5000
+
+
+def slot_rows(definition: StudyDefinition, *, first: int, count: int) -> Iterator[dict[str, Any]]:
+    """Yield `count` slots from number `first`, with what is fixed beforehand.
+
+    A draw takes 0.1 ms or so: draw before a transaction begins, not within.
+    """
+    points = grid_points(definition) if definition.sampler.type == "grid" else None
+    space, seed = space_of(definition), definition.sampler.seed
+    for number in range(first, first + count):
+        enqueued = _enqueued(definition, number)
+        parameters = None
+        if points is not None:
+            parameters = next(points)
+        elif definition.sampler.type == "random":
+            parameters = draw(space, seed=seed, slot=number, fixed=enqueued)
+        yield {
+            "number": number,
+            "state": "open",
+            "parameters": parameters,
+            "enqueued": enqueued,
+        }
+
+
+def insert_slots(connection: Connection, study_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a study's slots."""
+    for first in range(0, len(rows), SLOTS_PER_INSERT):
+        portion = rows[first : first + SLOTS_PER_INSERT]
+        insert_rows(connection, slots, [{"study_id": study_id, **row} for row in portion])
+
+
+def _enqueued(definition: StudyDefinition, number: int) -> dict[str, Any] | None:
+    return dict(definition.enqueue[number]) if number < len(definition.enqueue) else None

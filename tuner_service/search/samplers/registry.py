@@ -1,0 +1,55 @@
+"""Samplers by name: what proposes the parameters of a slot that has none yet."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from tuner_service.definition.space import Space
+from tuner_service.search.history import History
+from tuner_service.search.samplers.optuna_tpe import StockTpe
+from tuner_service.search.samplers.tpe.search import TpeSearch
+from tuner_service.search.samplers.uniform import draw
+
+
+class Sampler(Protocol):
+    """Proposes parameters; the same for the same history, seed and slot."""
+
+    def ask(self, history: History, *, slot: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters for a slot; `fixed` values of an enqueued point stand."""
+
+
+class RandomSearch:
+    """Draws that do not look at the history. Grid and random slots are fixed at submit already."""
+
+    def __init__(self, space: Space, *, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+
+    def ask(self, history: History, *, slot: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters drawn uniformly from the space."""
+        return draw(self._space, seed=self._seed, slot=slot, fixed=fixed)
+
+
+SamplerFactory = Callable[[Space, int, Sequence[bool], Mapping[str, Any]], Sampler]
+"""From the space, the study's seed, whether each objective is maximized, and the settings."""
+
+
+def _random(
+    space: Space, seed: int, maximize: Sequence[bool], settings: Mapping[str, Any]
+) -> Sampler:
+    return RandomSearch(space, seed=seed)
+
+
+def _tpe(space: Space, seed: int, maximize: Sequence[bool], settings: Mapping[str, Any]) -> Sampler:
+    if len(maximize) > 1:
+        return StockTpe(space, seed=seed, maximize=list(maximize), settings=settings)
+    return TpeSearch(
+        space,
+        seed=seed,
+        maximize=maximize[0],
+        startup_trials=settings["startup_trials"],
+        candidates=settings["candidates"],
+    )
+
+
+SAMPLERS: dict[str, SamplerFactory] = {"grid": _random, "random": _random, "tpe": _tpe}
+"""Samplers by the name a definition gives; the settings are those of the catalogue."""

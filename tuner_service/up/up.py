@@ -1,0 +1,231 @@
+"""`tuner up`: API, dashboard and workers of one machine, as children of one process.
+
+At SIGTERM, SIGHUP or Ctrl-C all are asked to stop, and killed when the grace time is over; a
+second Ctrl-C kills at once.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tuner_service import __version__
+from tuner_service.access.keys import any_key_made, forget_settings_key, require_safe_settings
+from tuner_service.definition.user_modules import NOT_OFFERED
+from tuner_service.errors import SettingsError, TunerError, UnavailableError
+from tuner_service.reads.workers import list_workers
+from tuner_service.settings import Settings
+from tuner_service.storage import Database, migrate
+from tuner_service.up.machine import default_workers, free_port, only_one, visible_gpus
+from tuner_service.up.services import POLL_SECONDS, Child, Household, Say, aside_of
+
+START_SECONDS = 60.0
+
+
+class StartError(TunerError):
+    """The service could not be started; the message has the end of the log."""
+
+    code = "start_failed"
+
+
+def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> None:
+    """Run the whole service until a signal ends it.
+
+    Args:
+        settings: Host, port and data directory among them; port 0 takes a free one.
+        workers: How many; None means one per GPU, or per core but at most four.
+        device: auto, cpu or cuda.
+        say: Prints one line.
+
+    Raises:
+        SettingsError: The port or the data directory is taken, or an API key is needed
+            and there is none.
+        StartError: The API does not start.
+    """
+    settings.prepare_data_dir()
+    with only_one(settings):
+        settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
+        migrate(settings.resolved_database_url)
+        keys_reason = _keys_reason(settings)
+        gpus = [] if device == "cpu" else visible_gpus()
+        if device == "cuda" and not gpus:
+            raise SettingsError("device must be auto or cpu without a GPU, but got 'cuda'")
+        count = default_workers(gpus) if workers is None else workers
+        household = Household(_children(settings, gpus, count), say, settings.grace_seconds)
+        with _signals(household.request_stop), household.running() as lifeline:
+            if keys_reason:
+                say(f"Every caller needs an API key: {keys_reason}.")
+            _run(household, settings, lifeline, _device_words(gpus, count))
+    say("Stopped.")
+
+
+def _keys_reason(settings: Settings) -> str:
+    """Refuse at once what the API would refuse when it starts; return why it asks for keys."""
+    with contextlib.closing(Database.open(settings.resolved_database_url)) as db:
+        forget_settings_key(db)
+        require_safe_settings(db, settings)
+        made = settings.require_keys is not False and any_key_made(db)
+    return settings.keys_reason or ("there are some (`tuner keys list`)" if made else "")
+
+
+def _run(household: Household, settings: Settings, lifeline: int, workers: str) -> None:
+    say = household.say
+    say(f"tuner {__version__} is starting; data and logs in {settings.data_dir}")
+    if not _await_api(household, settings, lifeline):
+        return
+    url = address(settings)
+    say(f"  API         {url}  (description: {url}/docs)")
+    say(f"  Dashboard   {url}/dashboard")
+    say(f"  Workers     {workers}, starting")
+    if not _await_worker(household, settings, lifeline):
+        return
+    say(f"Ready. Submit a study: tuner submit {_example()} --watch{_url_hint(url)}")
+    say("Stop with Ctrl-C; studies go on where they stand at the next `tuner up`.")
+    while not household.stopping.wait(POLL_SECONDS):
+        _attend(household, lifeline)
+    say("Stopping: running trials are saved and handed back.")
+
+
+def _attend(household: Household, lifeline: int) -> None:
+    """Keep the children running, and say which modules the first worker, as all others, refuses."""
+    household.tend(lifeline)
+    for worker in household.children[1:2]:
+        for line in worker.news():
+            _, module, refusal = line.partition("module ")
+            if module and NOT_OFFERED in refusal:
+                household.say(f"Module {refusal.rpartition(' [worker=')[0] or refusal}")
+
+
+def _await_api(household: Household, settings: Settings, lifeline: int) -> bool:
+    """Start everything; return whether the API came up before somebody asked to stop."""
+    api = household.children[0]
+    deadline = time.monotonic() + START_SECONDS
+    while not household.stopping.wait(POLL_SECONDS):
+        if api.process is not None and api.process.poll() is not None:
+            raise StartError(f"The API does not start. The end of {api.log}:\n{api.tail()}")
+        if _answers(settings):
+            return True
+        _attend(household, lifeline)
+        if time.monotonic() > deadline:
+            raise StartError(
+                f"The API does not answer within {START_SECONDS:g} s. "
+                f"The end of {api.log}:\n{api.tail()}"
+            )
+    return False
+
+
+def _await_worker(household: Household, settings: Settings, lifeline: int) -> bool:
+    """Wait for the first worker; return whether nobody asked to stop before.
+
+    The service is of use without one: what is submitted waits. So it goes on, and says why.
+    """
+    workers = household.children[1:]
+    deadline = time.monotonic() + START_SECONDS
+    with contextlib.closing(Database.open(settings.resolved_database_url)) as db:
+        while workers and not _one_listed(db, workers):
+            if household.stopping.wait(POLL_SECONDS):
+                return False
+            _attend(household, lifeline)
+            if time.monotonic() > deadline:
+                household.say(
+                    f"No worker has started within {START_SECONDS:g} s; see {workers[0].log}. "
+                    "What is submitted waits for one."
+                )
+                return True
+    return True
+
+
+def _one_listed(db: Database, workers: Sequence[Child]) -> bool:
+    pids = {child.process.pid for child in workers if child.process is not None}
+    host = socket.gethostname()
+    with contextlib.suppress(UnavailableError):
+        return any(one.pid in pids and one.host == host for one in list_workers(db))
+    return False
+
+
+def _answers(settings: Settings) -> bool:
+    url = urlsplit(address(settings))
+    connection = HTTPConnection(url.hostname or "", url.port, timeout=2.0)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def address(settings: Settings) -> str:
+    """Return the URL under which this machine reaches the API."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _example() -> str:
+    path = Path("examples/digits-tpe.yaml")
+    return str(path) if path.exists() else "FILE"
+
+
+def _url_hint(url: str) -> str:
+    return "" if url == "http://127.0.0.1:8000" else f" --url {url}"
+
+
+def _device_words(gpus: Sequence[str], count: int) -> str:
+    return f"{count} on {len(gpus)} GPU(s)" if gpus else f"{count} on the CPU"
+
+
+def _children(settings: Settings, gpus: Sequence[str], count: int) -> list[Child]:
+    logs = settings.data_dir / "logs" / "service"
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    environment = _environment(settings)
+    serve = [sys.executable, "-m", "tuner_service.cli", "serve"]
+    children = [Child("API", serve, environment, _fresh(logs / "api.log"))]
+    for number in range(1, count + 1):
+        place = {"TUNER_DEVICE": "cuda" if gpus else "cpu"}
+        if gpus:
+            place["CUDA_VISIBLE_DEVICES"] = gpus[(number - 1) % len(gpus)]
+        log = _fresh(logs / f"worker-{number}.log")
+        command = [sys.executable, "-m", "workers"]
+        children.append(Child(f"Worker {number}", command, {**environment, **place}, log))
+    return children
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return the children's environment: ours, with the settings that were given as options."""
+    return {
+        # Small matrices gain nothing from BLAS threads, and processes here are many.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        # A `workers` folder where the user happens to stand must not be taken for ours.
+        "PYTHONSAFEPATH": "1",
+        "TUNER_DATA_DIR": str(settings.data_dir),
+        "TUNER_HOST": settings.host,
+        "TUNER_PORT": str(settings.port),
+    }
+
+
+def _fresh(log: Path) -> Path:
+    aside_of(log).unlink(missing_ok=True)
+    log.write_bytes(b"")
+    log.chmod(0o600)
+    return log
+
+
+@contextlib.contextmanager
+def _signals(act: Callable[..., None]) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, act) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)

@@ -1,0 +1,109 @@
+"""Who is to blame when a trainer died: nobody, its only trial, or all that were on board."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tuner_service.lifecycle.messages import Fail, HandBack
+from tuner_service.reads.views import Failure, FailureKind
+from workers.protocol.messages import Event
+from workers.supervisor import outcomes
+from workers.supervisor.held_runs import Phase, Run
+from workers.supervisor.outbox import Outcome
+
+CauseKind = Literal["crashed", "hung", "memory", "unanswered"]
+
+# What a trial that was alone on board is said to have done.
+_ALONE_KINDS: Mapping[CauseKind, FailureKind] = {
+    "crashed": "user_code",
+    "hung": "timeout",
+    "memory": "out_of_memory",
+    "unanswered": "timeout",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why the trainer is gone.
+
+    Attributes:
+        kind: `crashed` by itself; `hung`, killed for want of progress; `memory`, killed since it
+            took more than it may; `unanswered`, killed since it did not stop `culprit` when asked.
+        message: What is known of it, for the trial's record.
+        culprit: Key of the run that was asked to stop.
+        turn: Keys of the runs that the trainer was at when it stuck; empty: not known.
+    """
+
+    kind: CauseKind
+    message: str
+    culprit: int | None = None
+    turn: frozenset[int] = frozenset()
+
+
+def judge(on_board: Sequence[Run], cause: Cause) -> dict[int, Outcome | None]:
+    """Return for each run its outcome; None: it goes again, same trial, in the next trainer.
+
+    A run that was being stopped ends as asked. Of the others, one that was alone on board is to
+    blame; several share the death, unless we killed the trainer over another run, or they had not
+    begun. Where it is known whose turn it was when the trainer stuck, only those count.
+    """
+    ghosts = [run for run in on_board if run.phase is Phase.GHOST]
+    mine = [run for run in on_board if run.phase is Phase.SENT]
+    stopping = {run.key for run in mine if not run.is_free}
+    suspects = _suspects([run for run in mine if run.key not in stopping], cause)
+    only = len(mine) == 1 and not ghosts
+    alone = len(suspects) == 1 and (only or {suspects[0].key} == cause.turn)
+    verdicts: dict[int, Outcome | None] = {}
+    for run in mine:
+        if run.key in stopping:
+            verdicts[run.key] = _as_asked(run, cause, alone=only or {run.key} == cause.turn)
+        else:
+            verdicts[run.key] = _death(run, cause, alone=alone) if run in suspects else None
+    return verdicts
+
+
+def _suspects(others: list[Run], cause: Cause) -> list[Run]:
+    if cause.kind == "unanswered":
+        return []
+    if cause.turn:
+        return [run for run in others if run.key in cause.turn]
+    begun = [run for run in others if run.started_at is not None]
+    # Before it began, the trainer may have been dying already: it gets a second sending.
+    return begun or [run for run in others if run.sendings > 1]
+
+
+def _as_asked(run: Run, cause: Cause, *, alone: bool) -> Outcome:
+    event: Event = {"kind": "stopped", "trial": run.key, "mode": run.stop_mode or "cancel"}
+    if run.stop_mode == "timeout" and run.out_of_time:
+        # It ran over its own time and did not even stop: nothing it says later can be waited for.
+        return _death(run, cause, alone=alone, kind="timeout")
+    if run.stop_mode == "checkpoint":
+        return HandBack(run.lease, run.checkpoint_step)
+    return outcomes.stopped(run, event)
+
+
+def _death(
+    run: Run,
+    cause: Cause,
+    *,
+    alone: bool,
+    kind: Literal["timeout"] | None = None,
+) -> Outcome:
+    alone_kind = kind or _ALONE_KINDS[cause.kind]
+    if alone and alone_kind == "out_of_memory":
+        said = {"kind": alone_kind, "message": cause.message, "step": run.last_step}
+        event: Event = {"kind": "failed", "trial": run.key, "failure": said}
+        return outcomes.failed(run, event, alone=True)
+    failure = Failure(
+        kind=alone_kind if alone else "worker_lost",
+        message=cause.message,
+        step=run.last_step,
+    )
+    return Fail(
+        run.lease,
+        run.trial,
+        failure,
+        blamed=alone,
+        shared_death=not alone,
+        checkpoint_step=run.checkpoint_step,
+    )

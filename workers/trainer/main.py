@@ -1,0 +1,246 @@
+"""The trainer: a process that holds torch, the device and the data, and trains what it is told.
+
+    python -m workers.trainer --commands FD --events FD --device auto --data-dir DIR …
+
+A message loop around the engine, speaking `workers.protocol`. One thread reads commands from
+before torch is imported (`__main__`), so that the end of that pipe (the supervisor is gone)
+ends the process at once, whatever it is doing; one says `alive`. Standard output and error belong
+to user code and are never the channel.
+"""
+
+import argparse
+import gc
+import logging
+import os
+import queue
+import resource
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from workers.options import add_training_options, data_directories
+from workers.priority import let_others_go_first
+from workers.protocol.messages import Event, TrialStart
+from workers.protocol.pipes import Commands, Speaker
+from workers.training.data import STREAMED, Room
+from workers.training.engine.engine import Engine
+from workers.training.steps.select import Ladder
+from workers.training.trials.best_models import ModelKeeper
+from workers.training.trials.records import device_name, versions
+from workers.training.user_loops.pool import LoopTrials
+
+logger = logging.getLogger(__name__)
+
+ALIVE_SECONDS = 1.0
+TRACING_SECONDS = 3.0  # about what tracing a network of some layers takes
+WAIT_SECONDS = 0.5  # between looks at the command queue while there is nothing to train
+
+Message = dict[str, Any]
+
+
+class Busy:
+    """How long the engine has been in its present call."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *exc: object) -> None:
+        self._since = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in the present call; 0 between calls."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+
+class Trainer:
+    """The message loop: obey commands, advance the engine, say what happened."""
+
+    def __init__(
+        self, engine: Engine, commands: Commands, speaker: Speaker, device: torch.device
+    ) -> None:
+        self._engine = engine
+        self._speaker = speaker
+        self._device = device
+        self._commands = commands
+        self._busy = Busy()
+        self._leaving = False
+
+    def run(self) -> None:
+        """Serve until told to shut down."""
+        self._speaker.say(self._ready())
+        threading.Thread(target=self._stay_alive, daemon=True).start()
+        while not self._leaving:
+            self._obey()
+            with self._busy:
+                events = [] if self._leaving else self._engine.advance()
+            self._report(events)
+        with self._busy:
+            events = self._engine.shutdown()
+        self._report(events)
+
+    def _ready(self) -> Message:
+        kind = self._device.type
+        return {
+            "type": "ready",
+            "pid": os.getpid(),
+            "device": device_name(self._device),
+            "queue": kind,
+            "versions": versions(),
+            "lanes": self._engine.lanes,
+            "loops": self._engine.loops,
+        }
+
+    def _obey(self) -> None:
+        """Do what was asked; wait for it while the engine has nothing to do."""
+        try:
+            while True:
+                if self._engine.runnable:
+                    message = self._commands.get_nowait()
+                else:
+                    message = self._commands.get(timeout=WAIT_SECONDS)
+                self._do(message)
+        except queue.Empty:
+            pass
+
+    def _do(self, message: Message) -> None:
+        match message["type"]:
+            case "start":
+                for start in message["trials"]:
+                    self._engine.submit(TrialStart(**start))  # type: ignore[typeddict-item]
+            case "stop":
+                for trial, mode in message["trials"]:
+                    self._engine.stop(trial, mode)
+            case "verdicts":
+                for trial, step in message["trials"]:
+                    self._engine.verdict(trial, step)
+            case "try":
+                self._engine.try_points(message["study"], message["specs"])
+            case "forget":
+                self._engine.forget(message["study"])
+            case "shutdown":
+                self._leaving = True
+            case "wake":
+                pass
+            case other:
+                logger.warning("dropped a command of the unknown type %r", other)
+
+    def _report(self, events: Sequence[Event]) -> None:
+        if events:
+            self._speaker.say({"type": "events", "events": list(events)})
+
+    def _stay_alive(self) -> None:
+        while True:
+            time.sleep(ALIVE_SECONDS)
+            self._speaker.say({
+                "type": "alive",
+                "busy_seconds": self._busy.seconds,
+                "turn": self._engine.turn,
+                "memory_bytes": resident_bytes(),
+            })  # fmt: skip
+
+
+def resident_bytes() -> int:
+    """Return this process's own resident memory; where the system does not tell, its peak.
+
+    Without the pages of files: those of streamed data stay as long as nobody else wants memory.
+    """
+    try:
+        _, resident, shared = Path("/proc/self/statm").read_text().split()[:3]
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (int(resident) - int(shared)) * resource.getpagesize()
+
+
+def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device: with `auto`, CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def warm_up(device: torch.device) -> None:
+    """Take one step of nothing, so that the first trial does not pay for torch's late imports.
+
+    The first optimizer of a process imports the compiler (1.1 s on a CPU), the first tensor on a
+    GPU makes its context.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1, device=device))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the command line's values."""
+    parser = argparse.ArgumentParser(prog="workers.trainer.main")
+    parser.add_argument("--events", type=int, required=True)
+    add_training_options(parser)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
+    parser.add_argument("--loops", type=int, default=1)
+    parser.add_argument("--loop-stop-seconds", type=float, default=5.0)
+    parser.add_argument("--progress-seconds", type=float, default=600.0)
+    parser.add_argument("--memory-limit", type=int)
+    parser.add_argument("--data-limit", type=int)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str], commands: Commands) -> None:
+    """Run a trainer until its supervisor ends it."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # Ctrl-C on a terminal reaches every process of the group; the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # one that a user's code left ticking
+    device = pick_device(options.device)
+    if device.type == "cpu":  # a GPU waits for its process
+        let_others_go_first()
+    # Compiled code outlives the trainer, and is shared by all of one data directory.
+    compiled = options.data_dir / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+    speaker = Speaker(os.fdopen(options.events, "wb"), orphan_code=0)
+    ladder = Ladder(device, cache=compiled, patience_seconds=TRACING_SECONDS)
+    loops = LoopTrials(
+        str(device),
+        modules_dir=options.modules,
+        keeper=ModelKeeper(),
+        capacity=options.loops,
+        threads=options.threads,
+        stop_seconds=options.loop_stop_seconds,
+        progress_seconds=options.progress_seconds,
+        memory_limit_bytes=options.memory_limit,
+        wake=lambda: commands.put({"type": "wake"}),
+    )
+    engine = Engine(
+        device.type,
+        data_dirs=data_directories(options),
+        room=Room(
+            device,
+            options.data_dir / STREAMED,
+            limit_bytes=options.data_limit,
+            process_bytes=options.memory_limit,
+        ),
+        threads=options.threads,
+        checkpoint_seconds=options.checkpoint_seconds,
+        steps=ladder,
+        modules_dir=options.modules,
+        loops=loops,
+        ask=lambda study: speaker.say({"type": "doubt", "study": study}),
+    )
+    warm_up(device)
+    gc.freeze()  # what torch brought stays: looking through it again took 2% of a study's time
+    Trainer(engine, commands, speaker, device).run()
+    ladder.close()
+    logging.shutdown()
+    # Not a return: threads of user code must not keep the process.
+    os._exit(0)

@@ -1,0 +1,641 @@
+"""Predict with this model. It needs torch, NumPy and safetensors, nothing else.
+
+    python predict.py rows.csv              one prediction per line
+    python predict.py rows.npy --scores     what stands behind it: probabilities of the classes
+
+    from predict import Model
+    model = Model.load("best")
+    model.predict(rows)
+
+Rows are raw inputs, as they stand in the data: scaling is done here, with the constants that were
+fitted on the training part. A CSV file is split where the study's was. With a header it may have
+its columns in any order, and others beside them; where the study's file had none, its lines are as
+long as those, or hold the inputs alone.
+"""
+
+# This file is copied beside the weights of every model that is kept, so it must stand alone: it
+# imports nothing of this project, and builds the networks of `workers.training.nets` anew, for
+# prediction only. A test holds the two against each other. It is one file since people copy it into
+# projects of their own, where the names of its parts would meet others.
+
+import argparse
+import csv
+import importlib.util
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Array = NDArray[Any]
+
+CHUNK = 4096  # rows of one forward pass
+LARGEST = 1 << 26  # numbers of one activation
+
+# Texts that are empty cells of a CSV file: those that training takes for them (pandas').
+GAPS = {
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+}
+TRUTHS = {"True": 1, "TRUE": 1, "true": 1, "False": 0, "FALSE": 0, "false": 0}
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over all axes but 1, by the running statistics."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes from 2 is fine."""
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over axis 1."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, …] -> [B, C, …]."""
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation in up to 8 groups of at least two channels."""
+
+    def __init__(self, channels: int) -> None:
+        groups = [n for n in (8, 4, 2) if channels % n == 0 and channels >= 2 * n]
+        super().__init__(groups[0] if groups else 1, channels)
+
+
+def norm(network: Mapping[str, Any], features: int, default: str = "none") -> nn.Module:
+    """Return the normalisation that the network has after each layer."""
+    kinds = {"batch": BatchNorm, "group": GroupNorm, "layer": ChannelNorm}
+    kind = kinds.get(str(network.get("norm", default)))
+    return nn.Identity() if kind is None else kind(features)
+
+
+class Mlp(nn.Module):
+    """Hidden layers of one width, each Linear → norm → activation, then Linear."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        width = int(network.get("hidden_units", 64))
+        sizes = [int(np.prod(inputs))] + [width] * int(network.get("hidden_layers", 2))
+        pairs = list(itertools.pairwise(sizes))
+        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairs)
+        self.norms = nn.ModuleList(norm(network, after) for _, after in pairs)
+        self.output = nn.Linear(sizes[-1], outputs)
+        self.activation = ACTIVATIONS[network.get("activation", "relu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, …inputs] -> [B, outputs]."""
+        x = x.flatten(1)
+        for linear, normal in zip(self.hidden, self.norms, strict=True):
+            x = self.activation(normal(linear(x)))
+        return self.output(x)  # type: ignore[no-any-return]
+
+
+class Cnn(nn.Module):
+    """Convolutions, each followed by norm, activation and, while the image is large, halving."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        channels, height, width = inputs
+        first, kernel = int(network.get("channels", 16)), int(network.get("kernel_size", 3))
+        sizes = [channels] + [first << i for i in range(int(network.get("conv_layers", 2)))]
+        self.convolutions = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        self.pooled: list[bool] = []
+        for before, after in itertools.pairwise(sizes):
+            self.convolutions.append(nn.Conv2d(before, after, kernel, padding=kernel // 2))
+            self.norms.append(norm(network, after))
+            height, width = (side + 1 - kernel % 2 for side in (height, width))
+            self.pooled.append(min(height, width) >= 4)
+            if self.pooled[-1]:
+                height, width = height // 2, width // 2
+        self.hidden = nn.Linear(sizes[-1] * height * width, int(network.get("hidden_units", 64)))
+        self.output = nn.Linear(self.hidden.out_features, outputs)
+        self.activation = ACTIVATIONS[network.get("activation", "relu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, outputs]."""
+        layers = zip(self.convolutions, self.norms, self.pooled, strict=True)
+        for convolution, normal, pooled in layers:
+            x = self.activation(normal(convolution(x)))
+            x = F.max_pool2d(x, 2) if pooled else x
+        return self.output(self.activation(self.hidden(x.flatten(1))))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """A residual block of two convolutions."""
+
+    def __init__(self, network: Mapping[str, Any], before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride=stride, padding=1)
+        self.second = nn.Conv2d(after, after, 3, padding=1)
+        self.norms = nn.ModuleList(norm(network, after, "group") for _ in range(2))
+        same = before == after and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride=stride)
+        self.activation = ACTIVATIONS[network.get("activation", "relu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W']."""
+        inner = self.activation(self.norms[0](self.first(x)))
+        return self.activation(self.shortcut(x) + self.norms[1](self.second(inner)))
+
+
+class Resnet(nn.Module):
+    """A convolution, stages of residual blocks, the mean over pixels, then Linear."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        channels, height, width = inputs
+        first = before = int(network.get("channels", 16))
+        self.stem = nn.Conv2d(channels, first, 3, padding=1)
+        self.norm = norm(network, first, "group")
+        self.blocks = nn.ModuleList()
+        for stage in range(int(network.get("stages", 3))):
+            halves = stage > 0 and min(height, width) >= 4
+            if halves:
+                height, width = -(-height // 2), -(-width // 2)
+            for block in range(int(network.get("blocks", 1))):
+                stride = 2 if halves and block == 0 else 1
+                self.blocks.append(Block(network, before, first << stage, stride))
+                before = first << stage
+        self.output = nn.Linear(before, outputs)
+        self.activation = ACTIVATIONS[network.get("activation", "relu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, outputs]."""
+        x = self.activation(self.norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x)
+        return self.output(x.mean((-2, -1)))  # type: ignore[no-any-return]
+
+
+class Cells(nn.Module):
+    """One recurrent layer in one direction: rnn, gru or lstm by its number of gates."""
+
+    def __init__(self, gates: int, features: int, units: int, activation: str) -> None:
+        super().__init__()
+        self.gates, self.units, self.activation = gates, units, ACTIVATIONS[activation]
+        self.weight_ih = nn.Parameter(torch.empty(gates * units, features))
+        self.weight_hh = nn.Parameter(torch.empty(gates * units, units))
+        self.bias_ih = nn.Parameter(torch.empty(gates * units))
+        self.bias_hh = nn.Parameter(torch.empty(gates * units))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, steps, features] -> [B, steps, units]."""
+        hidden = cell = x.new_zeros(x.shape[0], self.units)  # len would fix it in an export
+        outputs = []
+        for step in F.linear(x, self.weight_ih, self.bias_ih).unbind(1):
+            recurrent = F.linear(hidden, self.weight_hh, self.bias_hh)
+            if self.gates == 1:
+                hidden = self.activation(step + recurrent)
+            elif self.gates == 3:
+                reset_x, keep_x, new_x = step.chunk(3, -1)
+                reset_h, keep_h, new_h = recurrent.chunk(3, -1)
+                new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+                hidden = new + torch.sigmoid(keep_x + keep_h) * (hidden - new)
+            else:
+                enter, forget, new, leave = (step + recurrent).chunk(4, -1)
+                cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(new)
+                hidden = torch.sigmoid(leave) * torch.tanh(cell)
+            outputs.append(hidden)
+        return torch.stack(outputs, 1)
+
+
+class Recurrent(nn.Module):
+    """Recurrent layers, then Linear on what the last step leaves, in each direction."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        gates = {"rnn": 1, "gru": 3, "lstm": 4}[network["type"]]
+        self.units = int(network.get("hidden_units", 64))
+        directions = 2 if network.get("bidirectional", False) else 1
+        depth, activation = int(network.get("hidden_layers", 1)), network.get("activation", "tanh")
+        sizes = [sequence_shape(inputs)[1]] + [self.units * directions] * (depth - 1)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(Cells(gates, size, self.units, activation) for _ in range(directions))
+            for size in sizes
+        )
+        self.output = nn.Linear(self.units * directions, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, …inputs] -> [B, outputs]."""
+        x = as_sequences(x)
+        for layer in self.layers:
+            forward, *backward = layer.children()
+            x = torch.cat([forward(x), *(cells(x.flip(1)).flip(1) for cells in backward)], -1)
+        last = torch.cat([x[:, -1, : self.units], x[:, 0, self.units :]], -1)
+        return self.output(last)  # type: ignore[no-any-return]
+
+
+class Positions(nn.Module):
+    """A learned vector for each step."""
+
+    def __init__(self, steps: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(steps, width))
+
+
+class EncoderBlock(nn.Module):
+    """Attention and a feed-forward part, each with its norm before it."""
+
+    def __init__(self, network: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, self.heads = int(network.get("width", 64)), int(network.get("heads", 4))
+        inner = self.heads * -(-width // self.heads)
+        wide = width * int(network.get("feedforward_factor", 4))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.queries_keys_values = nn.Linear(width, 3 * inner)
+        self.joined = nn.Linear(inner, width)
+        self.expand, self.contract = nn.Linear(width, wide), nn.Linear(wide, width)
+        self.activation = ACTIVATIONS[network.get("activation", "gelu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, steps, width] -> [B, steps, width]."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.queries_keys_values(self.norms[0](x)).chunk(3, -1)
+        )
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+        x = x + self.joined((weights @ v).transpose(1, 2).flatten(-2))
+        return x + self.contract(  # type: ignore[no-any-return]
+            self.activation(self.expand(self.norms[1](x)))
+        )
+
+
+class Transformer(nn.Module):
+    """An encoder over the steps, their mean, then Linear."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        steps, features = sequence_shape(inputs)
+        width = int(network.get("width", 64))
+        self.embedding = nn.Linear(features, width)
+        self.positions = Positions(steps, width)
+        blocks = range(int(network.get("layers", 2)))
+        self.blocks = nn.ModuleList(EncoderBlock(network) for _ in blocks)
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, outputs)
+        self.numbers_per_row = int(network.get("heads", 4)) * steps**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, …inputs] -> [B, outputs]."""
+        x = self.embedding(as_sequences(x)) + self.positions.weight
+        for block in self.blocks:
+            x = block(x)
+        return self.output(self.norm(x).mean(1))  # type: ignore[no-any-return]
+
+
+def sequence_shape(inputs: Sequence[int]) -> tuple[int, int]:
+    """Return (steps, features): a table's row has one number per step, an image its lines."""
+    shape = tuple(inputs)
+    if len(shape) == 1:
+        return shape[0], 1
+    return shape if len(shape) == 2 else (shape[1], shape[0] * shape[2])
+
+
+def as_sequences(x: Tensor) -> Tensor:
+    """[B, …inputs] -> [B, steps, features]."""
+    if x.dim() == 2:
+        return x.unsqueeze(-1)
+    return x.transpose(1, 2).flatten(2) if x.dim() == 4 else x
+
+
+NETWORKS: dict[str, Callable[[Mapping[str, Any], Sequence[int], int], nn.Module]] = {
+    "mlp": Mlp,
+    "cnn": Cnn,
+    "resnet": Resnet,
+    "rnn": Recurrent,
+    "gru": Recurrent,
+    "lstm": Recurrent,
+    "transformer": Transformer,
+}
+
+
+def build(directory: Path, described: Mapping[str, Any]) -> nn.Module:
+    """Build the network: a built-in one, or that of `network.py` in the model's directory."""
+    network = described["network"]
+    if network["type"] in NETWORKS:
+        make = NETWORKS[network["type"]]
+        return make(network, described["input_shape"], described["outputs"])
+    source = importlib.util.spec_from_file_location("network", directory / "network.py")
+    if source is None or source.loader is None:
+        raise FileNotFoundError(f"there is no network.py in {directory}")
+    module = importlib.util.module_from_spec(source)
+    source.loader.exec_module(module)
+    arguments = dict(described["build"])
+    if "inputs" in arguments:
+        arguments["inputs"] = tuple(arguments["inputs"])
+    built: nn.Module = module.build(**arguments)
+    return built
+
+
+class RowsError(ValueError):
+    """Rows that are not such as the model takes."""
+
+
+class CellError(RowsError):
+    """One cell that is not such as the model takes, at its row and column from 0."""
+
+    def __init__(self, row: int, column: int, said: str) -> None:
+        super().__init__(f"row {row}, column {column} (both from 0) {said}")
+        self.row, self.column, self.said = row, column, said
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with what prepares its inputs and reads its outputs.
+
+    Attributes:
+        shape: Of one row.
+        classes: Labels by output; None for numbers.
+        columns: Names of a table's input columns, in the network's order.
+        encoding: How each of them becomes features; None where they are numbers as they are.
+        layout: Of the lines of the study's CSV file: delimiter, header, width in cells.
+    """
+
+    network: nn.Module
+    loss: str
+    shape: tuple[int, ...]
+    mean: Array
+    deviation: Array
+    classes: list[str] | None
+    columns: list[str] | None
+    encoding: list[dict[str, Any]] | None = None
+    layout: Mapping[str, Any] | None = None
+
+    @classmethod
+    def load(cls, directory: str | Path | None = None) -> "Model":
+        """Read a model's directory; by default the one this file lies in."""
+        place = Path(directory) if directory else Path(__file__).resolve().parent
+        described = json.loads((place / "model.json").read_text(encoding="utf-8"))
+        prepared = json.loads((place / "preprocessing.json").read_text(encoding="utf-8"))
+        weights = load_file(place / "model.safetensors")
+        network = build(place, described)
+        double = any(tensor.dtype == torch.float64 for tensor in weights.values())
+        network = network.to(torch.float64 if double else torch.float32).eval()
+        network.load_state_dict(weights)
+        return cls(
+            network=network,
+            loss=described["loss"],
+            shape=tuple(described["input_shape"]),
+            mean=np.asarray(prepared["mean"]),
+            deviation=np.asarray(prepared["deviation"]),
+            classes=prepared["classes"],
+            columns=prepared["columns"],
+            encoding=prepared.get("encoding"),
+            layout=prepared.get("csv"),
+        )
+
+    def scores(self, rows: Array) -> Array:
+        """Return [n, classes] probabilities, or [n, targets] predicted numbers."""
+        outputs = self._outputs(rows)
+        if self.classes is None:
+            return np.asarray(outputs.numpy())
+        if outputs.shape[1] == 1:  # one logit for two classes
+            second = torch.sigmoid(outputs)
+            return np.asarray(torch.cat([1 - second, second], dim=1).numpy())
+        return np.asarray(torch.softmax(outputs, dim=1).numpy())
+
+    def predict(self, rows: Array) -> Array:
+        """Return [n] class labels, or [n, targets] numbers."""
+        scores = self.scores(rows)
+        if self.classes is None:
+            return scores
+        labels: Array = np.asarray(self.classes)[scores.argmax(axis=1)]
+        return labels
+
+    def _outputs(self, rows: Array) -> Tensor:
+        raw = np.asarray(rows) if self.encoding is None else encode(rows, self.encoding)
+        raw = shaped(raw, self.shape).astype(np.float64)
+        wrong = np.argwhere(~np.isfinite(raw))
+        if len(wrong):
+            raise RowsError(f"row {wrong[0][0]} (from 0) has a number that is not finite")
+        scaled = (raw - self.mean) / self.deviation
+        dtype = next(self.network.parameters()).dtype
+        inputs = torch.from_numpy(scaled).to(dtype)
+        with torch.no_grad():
+            parts = [self.network(part) for part in torch.split(inputs, self._chunk())]
+        return torch.cat(parts) if parts else torch.zeros(0, 1)
+
+    def _chunk(self) -> int:
+        numbers = int(getattr(self.network, "numbers_per_row", 1))  # of attention weights
+        return max(1, min(CHUNK, LARGEST // numbers))
+
+    def read(self, path: Path) -> Array:
+        """Read rows from a .npy file, or from a .csv file with or without a header.
+
+        Raises:
+            RowsError: The file is no such file, or its rows are not those of this model.
+        """
+        try:
+            if path.suffix == ".npy":
+                return np.asarray(np.load(path, allow_pickle=False))
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.reader(file, delimiter=self._delimiter, skipinitialspace=True)
+                lines = [(reader.line_num, line) for line in reader if line]
+        except (ValueError, EOFError, csv.Error) as error:
+            raise RowsError(f"{path} is no .csv file in UTF-8 and no .npy file: {error}") from error
+        if not lines:
+            raise RowsError(f"{path} is empty")
+        return self._table(path, lines)
+
+    def _table(self, path: Path, lines: list[tuple[int, list[str]]]) -> Array:
+        """Return the model's columns of a CSV file: numbers, or cells for `encode`."""
+        first = [cell.strip() for cell in lines[0][1]]
+        width = len(self.columns) if self.columns is not None else int(np.prod(self.shape))
+        names, places = self.columns or [str(at) for at in range(width)], list(range(width))
+        if self._is_header(path, first):
+            places, width = [first.index(name) for name in names], len(first)
+            lines = lines[1:]
+        elif not self._headed and len(first) == self._width:  # names are positions there
+            places, width = [int(name) for name in names], len(first)
+        for number, line in lines:
+            if len(line) != width:
+                has = f"{len(line)} cells (split at {self._delimiter!r})"
+                raise RowsError(f"{path}: line {number} has {has} where {width} belong")
+        cells = np.empty((len(lines), len(places)), dtype=object)
+        for row, (_, line) in enumerate(lines):
+            cells[row] = [None if line[place] in GAPS else line[place] for place in places]
+        plain = [{"kind": "number", "fill": None}] * len(places)
+        try:
+            encoded = encode(cells, self.encoding or plain)
+        except CellError as bad:
+            where = f"{path}: line {lines[bad.row][0]}, column {names[bad.column]!r}"
+            raise RowsError(f"{where} {bad.said}") from None
+        return encoded if self.encoding is None else cells
+
+    @property
+    def _delimiter(self) -> str:
+        return str((self.layout or {}).get("delimiter", ","))
+
+    @property
+    def _headed(self) -> bool:
+        return bool((self.layout or {}).get("header", True))
+
+    @property
+    def _width(self) -> int | None:
+        return (self.layout or {}).get("width")
+
+    def _is_header(self, path: Path, first: list[str]) -> bool:
+        """Return whether a file's first line names the columns, and refuse one that lacks some."""
+        names = (self.columns or []) if self._headed else []
+        absent = [name for name in names if name not in first]
+        if not absent or not any(name in first and not _is_number(name) for name in names):
+            return bool(names) and not absent
+        known = ", ".join(first)
+        raise RowsError(
+            f"{path} has no column {', '.join(map(repr, absent))}; its columns are {known}"
+        )
+
+
+def shaped(rows: Array, shape: Sequence[int]) -> Array:
+    """Return rows as [n, *shape]: given so, or flat, or but for axes of one.
+
+    Raises:
+        RowsError: They are of another shape.
+    """
+    got = rows.shape[1:]
+    same = [size for size in got if size != 1] == [size for size in shape if size != 1]
+    if rows.ndim and (not len(rows) or same or got == (math.prod(shape),)):
+        return rows.reshape(len(rows), *shape)
+    wanted = ", ".join(map(str, ("n", *shape)))
+    raise RowsError(f"rows must be [{wanted}], but got {list(rows.shape)}")
+
+
+def encode(rows: Array, columns: Sequence[Mapping[str, Any]]) -> Array:
+    """[n, columns] cells -> [n, features], as the training part had them.
+
+    Empty cells are "", None or NaN.
+
+    Raises:
+        RowsError: There are more columns or fewer, or a cell of numbers holds none.
+    """
+    cells = shaped(np.asarray(rows, dtype=object), (len(columns),))
+    parts = [
+        _numbers(cells[:, at], column["fill"], at)
+        if column["kind"] == "number"
+        else _categories(cells[:, at], column)
+        for at, column in enumerate(columns)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def _is_empty(cell: Any) -> bool:
+    return bool(cell is None or cell == "" or cell != cell)  # NaN last
+
+
+def _numbers(cells: Array, fill: float | None, at: int) -> Array:
+    values = np.empty((len(cells), 1))
+    for row, cell in enumerate(cells):
+        if _is_empty(cell):
+            if fill is None:
+                raise CellError(row, at, "is empty, and the study does not say what fills it")
+            values[row] = fill
+            continue
+        try:
+            values[row] = float(TRUTHS.get(cell, cell) if isinstance(cell, str) else cell)
+        except (TypeError, ValueError):
+            raise CellError(row, at, f"is {cell!r} where a number belongs") from None
+        if not math.isfinite(values[row, 0]):
+            raise CellError(row, at, f"is {cell!r}, which is not finite")
+    return values
+
+
+def _categories(cells: Array, column: Mapping[str, Any]) -> Array:
+    place = {label: at for at, label in enumerate(column["categories"])}
+    values = {_value(label): at for label, at in place.items() if _is_canonical(label)}
+    usual = place.get(column["fill"], -1)
+    nowhere = usual if column["kind"] == "ordinal" else -1
+
+    def found(cell: object) -> int:
+        text = str(cell)
+        return place[text] if text in place else values.get(_value(text), nowhere)
+
+    places = np.array([usual if _is_empty(cell) else found(cell) for cell in cells], dtype=int)
+    if column["kind"] == "ordinal":
+        return places[:, None].astype(np.float64)
+    hot: Array = places[:, None] == np.arange(len(place))
+    return hot.astype(np.float64)
+
+
+def _value(text: str) -> Decimal | str:
+    """Return what a category is whichever way it is written: 2 as 2.0, true as True."""
+    if text in TRUTHS:
+        return str(bool(TRUTHS[text]))
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    return number if number.is_finite() else text
+
+
+def _is_canonical(label: str) -> bool:
+    """Return whether training wrote this from a number or truth value: 01 is a text of its own."""
+    if label in TRUTHS:
+        return True
+    return _is_number(label) and label in (str(float(label)), str(int(float(label))))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def main() -> None:
+    """Print a prediction for every row of a file."""
+    parser = argparse.ArgumentParser(description="Predict with the model beside this file.")
+    parser.add_argument("rows", type=Path, help="a .csv or .npy file of raw inputs")
+    parser.add_argument("--scores", action="store_true", help="probabilities instead of labels")
+    options = parser.parse_args()
+    model = Model.load()
+    try:
+        rows = model.read(options.rows)
+    except OSError as error:
+        _refuse(f"{options.rows}: {error.strerror or error}")
+    except RowsError as error:
+        _refuse(str(error))
+    try:
+        results = model.scores(rows) if options.scores else model.predict(rows)
+    except RowsError as error:
+        _refuse(f"{options.rows}: {error}")
+    try:
+        for result in results:
+            cells = np.atleast_1d(result).tolist()
+            sys.stdout.write(",".join(str(cell) for cell in cells) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has enough; the interpreter would flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _refuse(said: str) -> NoReturn:
+    sys.stderr.write(f"predict.py: {said}\n")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

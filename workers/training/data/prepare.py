@@ -1,0 +1,245 @@
+"""From raw arrays to tensors: checked, split, standardised, on the device if they fit there.
+
+What is fitted (means and deviations) is fitted on the training part alone.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuner_service.definition.trial_spec import DatasetSpec
+from tuner_service.errors import DataError
+from workers.training.data.arrays import ARRAYS
+from workers.training.data.builtin import BUILTIN
+from workers.training.data.cifar import CIFAR
+from workers.training.data.encode import Encoder
+from workers.training.data.idx import IDX
+from workers.training.data.images import IMAGES
+from workers.training.data.scaling import Chosen, Scaling, rows_at_once
+from workers.training.data.sources import (
+    Array,
+    RawData,
+    Request,
+    Rows,
+    Source,
+    check_finite,
+)
+from workers.training.data.split import split_rows
+from workers.training.data.tables import TABLES
+from workers.training.nets.losses import TargetKind
+
+SOURCES: dict[str, Source] = {**BUILTIN, **IDX, **CIFAR, **TABLES, **ARRAYS, **IMAGES}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Inputs [n, …] in the training dtype and targets, as the loss takes them.
+
+    Targets are on the device; inputs too, unless the data is streamed: then they are on the CPU.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class PreparedData:
+    """One data set, ready to be trained on.
+
+    Attributes:
+        shape: Of one input.
+        outputs: Numbers the network must give per row.
+        test: None where the split asks for no test part.
+        preprocessing: JSON that lets new inputs be prepared the same way.
+        data_hash: SHA-256 over the arrays as read, before splitting.
+        streamed: Inputs lie in files, and come to the device batch by batch.
+    """
+
+    train: Part
+    validation: Part
+    test: Part | None
+    shape: tuple[int, ...]
+    outputs: int
+    targets: TargetKind
+    classes: tuple[str, ...] | None
+    preprocessing: dict[str, Any]
+    data_hash: str
+    streamed: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device, or in files."""
+        parts = [self.train, self.validation, *([self.test] if self.test else [])]
+        return sum(t.nbytes for part in parts for t in (part.inputs, part.targets))
+
+
+def read_raw(request: Request) -> RawData:
+    """Read the data and check what every kind of data must hold.
+
+    Raises:
+        DataError: it cannot be read, or does not fit the loss.
+    """
+    source = SOURCES.get(request.name)
+    if source is None:
+        raise DataError(f"no data set {request.name!r}; there are {', '.join(SOURCES)}")
+    raw = source.read(request)
+    if not len(raw.rows.inputs):
+        raise DataError(f"{request.name}: the data has zero rows")
+    for rows in (raw.rows, *([raw.test] if raw.test else [])):
+        if raw.table is None:  # a table's gaps are no faults, and the rest was checked
+            check_finite(rows.inputs, _called(rows, raw, request))
+    _check_targets(raw, request)
+    return raw
+
+
+def _check_targets(raw: RawData, request: Request) -> None:
+    if request.targets == "numbers" and raw.classes is not None:
+        raise DataError(
+            f"{request.name} has classes as targets; use loss cross_entropy instead of one for "
+            "numbers"
+        )
+    if request.targets != "numbers" and raw.classes is None:
+        raise DataError(
+            f"{request.name} has numbers as targets; use loss mse, mae or huber instead of one "
+            "for classes"
+        )
+    if raw.classes is not None and len(raw.classes) < 2:
+        raise DataError(f"{request.name} has {len(raw.classes)} class; it needs at least two")
+    if request.targets == "binary" and raw.classes is not None and len(raw.classes) != 2:
+        raise DataError(
+            f"binary_cross_entropy takes two classes, but {request.name} has "
+            f"{len(raw.classes)}; use cross_entropy"
+        )
+
+
+def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> PreparedData:
+    """Read, split and scale the data of `spec`, and put it where there is room.
+
+    Raises:
+        DataError: the data cannot be read or does not fit; the message says what to change.
+    """
+    raw, room = read_raw(request), request.room
+    parts = _split(raw, spec)
+    train = parts[0]
+    encoder = Encoder.fit(train.rows.inputs[train.index], raw.table) if raw.table else None
+    train, *others = (Chosen(part.rows, part.index, encoder) for part in parts)
+    scaling = Scaling.fit(train, standardize=bool(spec.options.get("standardize", True)))
+    if encoder is not None:
+        scaling = scaling.only(encoder.scaled)
+    size = sum(map(len, parts)) * prod(train.shape) * dtype.itemsize
+    streamed = not room.fits_device(size)
+
+    def part(chosen: Chosen) -> Part:
+        inputs = room.tensor(
+            (len(chosen), *chosen.shape), dtype, streamed=streamed, scattered=chosen is train
+        )
+        called = _called(chosen.rows, raw, request)
+        _fill(inputs, chosen, scaling, called)
+        targets = _targets(chosen, request, called, dtype=dtype)
+        return Part(inputs, targets.to(room.device))
+
+    return PreparedData(
+        train=part(train),
+        validation=part(others[0]),
+        test=part(others[1]) if len(others) > 1 else None,
+        shape=train.shape,
+        outputs=_outputs(raw, request.targets),
+        targets=request.targets,
+        classes=raw.classes,
+        preprocessing=_preprocessing(scaling, encoder, raw),
+        data_hash=_hash(raw),
+        streamed=streamed,
+    )
+
+
+def _split(raw: RawData, spec: DatasetSpec) -> list[Chosen]:
+    """Return the training, the validation and, if there is one, the test part."""
+    rows = raw.rows
+    classes = rows.targets if raw.classes is not None else None
+    own_test = raw.test is not None
+    index = split_rows(
+        len(rows.inputs),
+        spec.split,
+        classes=classes,
+        own_test=own_test,
+        labels=raw.classes or (),
+    )
+    parts = [Chosen(rows, index.train), Chosen(rows, index.validation)]
+    if raw.test is not None:
+        parts.append(Chosen(raw.test, np.arange(len(raw.test.inputs))))
+    elif len(index.test):
+        parts.append(Chosen(rows, index.test))
+    return parts
+
+
+def _called(rows: Rows, raw: RawData, request: Request) -> str:
+    """Return what messages call rows by whose number they name one: a test part counts its own."""
+    return f"{request.name}, test part" if rows is raw.test else request.name
+
+
+def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling, name: str) -> None:
+    dtype = np.dtype(np.float64 if inputs.dtype == torch.float64 else np.float32)
+    for start, chunk in chosen.chunks():
+        with np.errstate(over="ignore"):  # told below, as a fault of the data
+            scaled = scaling.apply(chunk, dtype)
+        _check_fits(scaled, chosen.index[start:], f"{name}: the input")
+        inputs[start : start + len(chunk)].copy_(torch.from_numpy(scaled))
+
+
+def _targets(chosen: Chosen, request: Request, called: str, *, dtype: torch.dtype) -> Tensor:
+    targets = np.ascontiguousarray(chosen.targets)
+    if request.targets == "classes":
+        return torch.from_numpy(targets)
+    made = torch.from_numpy(targets if targets.ndim > 1 else targets[:, None]).to(dtype)
+    _check_fits(made.numpy(), chosen.index, f"{called}: the target")
+    return made
+
+
+def _check_fits(values: Array, index: Array, what: str) -> None:
+    """Refuse finite numbers that are infinite in the type they are trained in."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(index[np.argwhere(~finite)[0][0]])
+        raise DataError(
+            f"{what} of row {row + 1} is too large for {values.dtype}; scale it in the file"
+        )
+
+
+def _outputs(raw: RawData, kind: TargetKind) -> int:
+    if kind == "binary":
+        return 1
+    return len(raw.classes) if raw.classes is not None else raw.rows.targets.shape[1]
+
+
+def _preprocessing(scaling: Scaling, encoder: Encoder | None, raw: RawData) -> dict[str, Any]:
+    return {
+        "mean": scaling.mean.tolist(),
+        "deviation": scaling.deviation.tolist(),
+        "classes": list(raw.classes) if raw.classes is not None else None,
+        "encoding": encoder.described() if encoder is not None else None,
+        "columns": list(raw.columns) if raw.columns is not None else None,
+        "csv": asdict(raw.layout) if raw.layout is not None else None,
+    }
+
+
+def _hash(raw: RawData) -> str:
+    digest = hashlib.sha256()
+    for rows in (raw.rows, *([raw.test] if raw.test else [])):
+        for array in (rows.inputs, rows.targets):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            step = rows_at_once(array.shape[1:])
+            for start in range(0, len(array), step):
+                digest.update(np.ascontiguousarray(array[start : start + step]).data)
+    if raw.table is not None:
+        digest.update(repr(raw.table.labels).encode())
+    return digest.hexdigest()

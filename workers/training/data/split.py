@@ -1,0 +1,124 @@
+"""Train, validation and test rows, drawn with a seeded NumPy generator."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner_service.definition.trial_spec import SplitSpec
+from tuner_service.errors import DataError
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRows:
+    """Row numbers of each part, ascending; every row is in exactly one."""
+
+    train: Index
+    validation: Index
+    test: Index
+
+
+def split_rows(
+    rows: int,
+    spec: SplitSpec,
+    *,
+    classes: NDArray[np.int64] | None,
+    own_test: bool,
+    labels: Sequence[str] = (),
+) -> SplitRows:
+    """Divide `rows` as `spec` says.
+
+    Args:
+        classes: [rows] class numbers; used when the split is stratified.
+        own_test: The data brings its own test part: none is taken from these rows.
+        labels: By class number, for messages.
+
+    Raises:
+        DataError: a part would be empty, or a class is too small to stratify.
+    """
+    if spec.stratify and classes is not None:
+        _check_classes(classes, labels)
+    test = 0 if own_test else round(rows * spec.test)
+    if spec.folds is not None:
+        return _fold_rows(rows, test, spec, classes)
+    validation = round(rows * spec.validation)
+    train = rows - test - validation
+    if train < 1 or validation < 1:
+        raise DataError(
+            f"{rows} rows split into {train} for training, {validation} for validation and "
+            f"{test} for test; bring more rows or change the fractions"
+        )
+    generator = np.random.Generator(np.random.PCG64(spec.seed))
+    if spec.stratify and classes is not None:
+        order = _stratified_order(classes, (test, validation, train), generator)
+    else:
+        order = generator.permutation(rows)
+    return SplitRows(
+        train=np.sort(order[test + validation :]),
+        validation=np.sort(order[test : test + validation]),
+        test=np.sort(order[:test]),
+    )
+
+
+def _fold_rows(
+    rows: int, test: int, spec: SplitSpec, classes: NDArray[np.int64] | None
+) -> SplitRows:
+    """Divide what is not for the test into folds; one is for validation, the others to train."""
+    folds, left = spec.folds or 1, rows - test
+    if left < 2 * folds:
+        raise DataError(
+            f"{rows} rows, {test} of them for the test, are too few for {folds} folds; bring more "
+            "rows or take fewer folds"
+        )
+    sizes = [test, *(left // folds + (fold < left % folds) for fold in range(folds))]
+    generator = np.random.Generator(np.random.PCG64(spec.seed))
+    if spec.stratify and classes is not None:
+        order = _stratified_order(classes, sizes, generator)
+    else:
+        order = generator.permutation(rows)
+    parts = np.split(order, np.cumsum(sizes)[:-1])
+    validation = parts.pop(1 + (spec.fold or 0))
+    return SplitRows(
+        train=np.sort(np.concatenate(parts[1:])),
+        validation=np.sort(validation),
+        test=np.sort(parts[0]),
+    )
+
+
+def _check_classes(classes: NDArray[np.int64], labels: Sequence[str]) -> None:
+    numbers, counts = np.unique(classes, return_counts=True)
+    if counts.min() < 2:
+        number = int(numbers[counts.argmin()])
+        name = repr(labels[number]) if labels else f"number {number}"
+        raise DataError(
+            f"class {name} has one row, too few to stratify; "
+            "add rows, remove the class, or set split.stratify to false"
+        )
+
+
+def _stratified_order(
+    classes: NDArray[np.int64], sizes: Sequence[int], generator: np.random.Generator
+) -> Index:
+    """Return row numbers, part after part (test first), each with its class shares."""
+    pools = [generator.permutation(np.flatnonzero(classes == one)) for one in np.unique(classes)]
+    parts: list[Index] = []
+    for size in sizes:
+        left = np.array([len(pool) for pool in pools])
+        take = _shares(left, size)
+        parts += [pool[:n] for pool, n in zip(pools, take, strict=True)]
+        pools = [pool[n:] for pool, n in zip(pools, take, strict=True)]
+    return np.concatenate(parts)
+
+
+def _shares(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Divide `size` in proportion to `counts`, largest remainders first; sums to `size`."""
+    exact = counts * (size / max(int(counts.sum()), 1))
+    take: Index = np.minimum(np.floor(exact).astype(np.int64), counts)
+    # Stable: equal remainders go to the lower class number, whatever NumPy's sort does.
+    order = np.argsort(-(exact - take), kind="stable")
+    for at in order[: size - int(take.sum())]:
+        take[at] += 1
+    return take

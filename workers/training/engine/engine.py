@@ -1,0 +1,371 @@
+"""The training engine: takes trials on, gives the groups their turns, and says what happened.
+
+No thread, no queue, no database: whoever owns it calls `advance` again and again, and hears what
+happened as a list of events. Trials of one group train together where the step is fused; groups
+take turns, one slice of an epoch each.
+"""
+
+import gc
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuner_service.definition.trial_spec import TrialSpec
+from workers.protocol.messages import Event, StopMode, TrialStart
+from workers.training import user_modules
+from workers.training.data import DatasetCache, Room
+from workers.training.engine.first_failure import Doubts
+from workers.training.engine.folds import Folds
+from workers.training.engine.group_trainer import GroupLoop
+from workers.training.engine.isolation import Containment
+from workers.training.engine.preflight import try_one_batch
+from workers.training.nets import networks
+from workers.training.steps.factory import PlainSteps, Steps
+from workers.training.steps.groups import hyper_of
+from workers.training.steps.step import device_of
+from workers.training.trials.best_models import ModelKeeper
+from workers.training.trials.failures import failure_of, is_out_of_memory
+from workers.training.trials.log import printing_to
+from workers.training.trials.preparation import Prepared, prepare_trial
+from workers.training.trials.runs import Run, resume
+from workers.training.user_loops.pool import LoopTrials
+
+LoopKey = tuple[str, int]  # group key, step within the epoch at which runs come in
+
+IDLE_LOOPS = 4  # groups without trials that keep their step warm for the next one
+
+
+class Engine:
+    """Trains trials on one device.
+
+    Args:
+        device: `cpu` or `cuda`.
+        data_dirs: Where data files may lie.
+        room: Where data may lie when it is prepared; by default on the device, or in files for
+            temporary ones.
+        threads: Of torch on the CPU; None leaves them as they are.
+        checkpoint_seconds: How often a running trial's checkpoint is written.
+        steps: Makes the steps; plain ones by default.
+        modules_dir: Where the networks lie that the operator brought.
+        loops: Runs the trials that are training loops of the operator's; None fails them.
+        max_groups: Groups that take turns at once; each study gets at least one.
+        ask: Asks for points of a study (`try_points`) when its first trials fail; None: failures
+            are told as they come.
+        clock: Seconds, for durations.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        *,
+        data_dirs: Iterable[Path] = (),
+        room: Room | None = None,
+        threads: int | None = None,
+        checkpoint_seconds: float = 60.0,
+        steps: Steps | None = None,
+        modules_dir: Path | None = None,
+        loops: LoopTrials | None = None,
+        max_groups: int = 4,
+        ask: Callable[[int], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._device = device_of(device)
+        self._data = DatasetCache(self._device, directories=tuple(data_dirs), room=room)
+        self._modules = user_modules.UserModules(modules_dir)
+        self._steps = steps or PlainSteps()
+        self._checkpoint_seconds = checkpoint_seconds
+        self._max_groups = max_groups
+        self._clock = clock
+        self._keeper = loops.keeper if loops is not None else ModelKeeper()
+        self._own_loops = loops or LoopTrials(device, modules_dir=None, keeper=self._keeper)
+        self._folds = Folds(self._keeper.ranks)
+        self._doubts = Doubts(ask, self._trains, self._crowded)
+        self._containment = Containment()
+        self._waiting: deque[TrialStart] = deque()
+        self._stops: dict[int, StopMode] = {}
+        self._loops: OrderedDict[LoopKey, GroupLoop] = OrderedDict()  # the next turn's first
+        self._runs: dict[int, Run] = {}  # every run in a loop, by trial
+        self._counts: dict[str, int] = {}
+        self._preparing: int | None = None
+        self._turning: GroupLoop | None = None
+
+    @property
+    def turn(self) -> list[int]:
+        """Trials that the present call prepares or trains; for another thread to look at."""
+        preparing, turning = self._preparing, self._turning
+        runs = [run.trial for run in turning.at_work] if turning is not None else []
+        keys = [preparing] if preparing is not None else runs
+        return sorted({self._folds.trial_of(key) for key in keys})
+
+    @property
+    def lanes(self) -> int:
+        """How many trials it can usefully hold at once."""
+        return self._steps.capacity(self._device)
+
+    @property
+    def loops(self) -> int:
+        """How many training loops of the operator's run at once."""
+        return self._own_loops.capacity
+
+    @property
+    def idle(self) -> bool:
+        """Whether no trial is on board."""
+        on_board = self._waiting or self._runs or self._doubts.pending
+        return not on_board and self._own_loops.idle
+
+    @property
+    def runnable(self) -> bool:
+        """Whether `advance` has anything to do; else every trial waits for a verdict."""
+        if self._stops or self._admissible() or self._doubts.runnable:
+            return True
+        return self._own_loops.runnable or any(loop.runnable for loop in self._loops.values())
+
+    def submit(self, start: TrialStart) -> None:
+        """Take a trial on, after those already there."""
+        if start["spec"].get("kind") == "loop":
+            self._own_loops.submit(start)
+        else:
+            self._doubts.expect(start)
+            self._waiting.extend(self._folds.split(start))
+
+    def stop(self, trial: int, mode: StopMode) -> None:
+        """Stop a trial at its next step; one that is not on board is none of our business."""
+        self._stops |= dict.fromkeys(self._folds.runs_of(trial), mode)
+
+    def verdict(self, trial: int, step: int) -> None:
+        """Let a prunable trial go on after this step."""
+        for key in self._folds.runs_of(trial):
+            run = self._runs.get(key)
+            if run is not None:
+                run.verdict = max(run.verdict, step)
+        self._own_loops.verdict(trial, step)
+
+    def forget(self, study: int) -> None:
+        """A result of this study was not counted: rank its models anew."""
+        self._keeper.forget(study)
+
+    def try_points(self, study: int, specs: Sequence[dict[str, Any]]) -> None:
+        """Find out with these trials whether any of the study can be trained."""
+        self._doubts.answer(study, specs)
+
+    def advance(self) -> list[Event]:
+        """Do what was asked, then give one group its turn."""
+        events = self._apply_stops()
+        events += self._own_loops.advance()
+        events += self._admit()
+        loop = self._next()
+        if loop is not None:
+            self._turning = loop
+            with self._containment.contained():
+                events += self._ended(loop.turn())
+            self._turning = None
+            self._move(loop.strays(), loop)
+        self._forget_idle_loops()
+        return [*self._doubts.pass_on(self._joined(events)), *self._doubts.turn()]
+
+    def shutdown(self) -> list[Event]:
+        """Checkpoint every trial on board and stop it."""
+        for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
+            self._stops[trial] = "checkpoint"
+        events = [*self._joined(self._apply_stops()), *self._own_loops.shutdown()]
+        return [*self._doubts.pass_on(events), *self._doubts.release()]
+
+    def _joined(self, events: list[Event]) -> list[Event]:
+        joined, stops = self._folds.join(events)
+        self._stops |= dict.fromkeys(stops, "cancel")
+        return joined
+
+    # -- coming in --------------------------------------------------------------------------
+
+    def _admissible(self) -> bool:
+        if not self._waiting:
+            return False
+        first = self._waiting[0]
+        others = [run for run in self._runs.values() if not self._same_trial(run, first["trial"])]
+        return not (others if first["alone"] else any(run.start["alone"] for run in others))
+
+    def _same_trial(self, run: Run, trial: int) -> bool:
+        return self._folds.trial_of(run.trial) == self._folds.trial_of(trial)
+
+    def _admit(self) -> list[Event]:
+        events: list[Event] = []
+        while self._admissible():
+            start = self._waiting.popleft()
+            try:
+                self._preparing = start["trial"]
+                with self._containment.contained():
+                    run = self._prepare(start)
+            except BaseException as error:  # noqa: BLE001  one trial's fault, not ours
+                if is_out_of_memory(error) and self._make_room():
+                    self._waiting.appendleft(start)
+                    continue
+                events.append(_failed(start, failure_of(error, 0)))
+                with printing_to(start["log"]):
+                    sys.stderr.write(events[-1]["failure"]["traceback"] or "")
+                continue
+            finally:
+                self._preparing = None
+            self._runs[run.trial] = run
+            self._loop_of(run).queue.append(run)
+        return events
+
+    def _prepare(self, start: TrialStart) -> Run:
+        with printing_to(start["log"]):
+            prepared = self._prepared(TrialSpec.model_validate(start["spec"]))
+            spec, data = prepared.spec, prepared.data
+            count = self._parameter_count(spec, data.shape, data.outputs)
+        run = Run(
+            start=start,
+            spec=spec,
+            data=data,
+            group=prepared.group,
+            hyper=hyper_of(spec),
+            metrics=prepared.metrics,
+            parameter_count=count,
+            checkpointed_at=self._clock(),
+        )
+        if start["resume"] is not None:
+            resume(run)
+        return run
+
+    def _prepared(self, spec: TrialSpec) -> Prepared:
+        return prepare_trial(
+            spec,
+            cache=self._data,
+            brought=self._modules,
+            device=self._device,
+            group_network=self._steps.group_network,
+        )
+
+    def _trains(self, spec: dict[str, Any], log: str | None) -> bool | None:
+        """Whether one batch of the trial can be trained; None while others take the memory."""
+        try:
+            with self._containment.contained(), printing_to(log):
+                sys.stderr.write("One batch of another point of the search space:\n")
+                try_one_batch(self._prepared(TrialSpec.model_validate(spec)))
+        except BaseException as error:  # noqa: BLE001  as in `_admit`
+            failure = failure_of(error, 0)
+        else:
+            return True
+        full = failure["kind"] == "out_of_memory"
+        if full and self._make_room():
+            return self._trains(spec, log)
+        with printing_to(log):
+            sys.stderr.write(f"{failure['message']}\n")
+        return None if full and self._crowded() else False
+
+    def _make_room(self) -> bool:
+        """Let go of what is only kept warm: groups without trials, and data of no trial."""
+        idle = [key for key, loop in self._loops.items() if not loop.runs]
+        for key in idle:
+            del self._loops[key]
+        gc.collect()  # steps and their compiled graphs refer to themselves
+        let_go = self._data.let_go()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return bool(idle) or let_go
+
+    def _crowded(self, trial: int | None = None) -> bool:
+        """Whether any trial but this one takes memory."""
+        trials = {self._folds.trial_of(run) for run in self._runs} - {trial}
+        return bool(trials) or not self._own_loops.idle
+
+    def _parameter_count(self, spec: TrialSpec, shape: tuple[int, ...], outputs: int) -> int:
+        key = repr((sorted(spec.network.items()), shape, outputs))
+        if key not in self._counts:
+            # Shapes only, nothing is allocated; but a user's code may not bear it.
+            with torch.device("cpu" if user_modules.is_brought(spec.network) else "meta"):
+                module = networks.build(spec.network, inputs=shape, outputs=outputs)
+            if len(self._counts) > 1000:
+                self._counts.clear()
+            self._counts[key] = sum(parameter.numel() for parameter in module.parameters())
+        return self._counts[key]
+
+    def _loop_of(self, run: Run) -> GroupLoop:
+        key = (run.group.key, run.progress.position)
+        if key not in self._loops:
+            self._loops[key] = GroupLoop(
+                run.group,
+                self._steps,
+                keeper=self._keeper,
+                checkpoint_seconds=self._checkpoint_seconds,
+                make_room=self._make_room,
+                position=run.progress.position,
+                clock=self._clock,
+            )
+        return self._loops[key]
+
+    # -- turns ------------------------------------------------------------------------------
+
+    def _next(self) -> GroupLoop | None:
+        """Return the group whose turn it is, and put it last in the row."""
+        active = [loop for loop in self._loops.values() if loop.active]
+        served = {run.study for loop in active for run in loop.runs}
+        begun = {self._folds.trial_of(run.trial) for loop in active for run in loop.runs}
+        for key, loop in self._loops.items():
+            if not loop.runnable:
+                continue
+            fresh = not served.issuperset(run.study for run in loop.runs)
+            # A trial that waits for a verdict of all its folds must get them all under way.
+            fresh |= any(
+                run.trial < 0 and self._folds.trial_of(run.trial) in begun for run in loop.runs
+            )
+            if loop.active or len(active) < self._max_groups or fresh:
+                self._loops.move_to_end(key)
+                return loop
+        return None
+
+    def _move(self, strays: list[Run], origin: GroupLoop) -> None:
+        """Bring runs to the loop of their position in the epoch; a lowered limit goes along."""
+        for run in reversed(strays):
+            loop = self._loop_of(run)
+            loop.limit, loop.limit_reason = origin.limit, origin.limit_reason
+            loop.queue.appendleft(run)
+
+    def _forget_idle_loops(self) -> None:
+        idle = [key for key, loop in self._loops.items() if not loop.runs]
+        for key in idle[: max(0, len(idle) - IDLE_LOOPS)]:
+            del self._loops[key]
+
+    # -- stops ------------------------------------------------------------------------------
+
+    def _apply_stops(self) -> list[Event]:
+        stops, self._stops = self._stops, {}
+        if not stops:
+            return []
+        events: list[Event] = []
+        for start in [start for start in self._waiting if start["trial"] in stops]:
+            self._waiting.remove(start)
+            events.append(_stopped(start, stops[start["trial"]]))
+        for trial, mode in stops.items():
+            if trial in self._runs:
+                self._runs[trial].stop = mode
+            else:
+                events += self._own_loops.stop(trial, mode)
+        for loop in self._loops.values():
+            with self._containment.contained():
+                events += self._ended(loop.apply_stops())
+        return events
+
+    def _ended(self, events: list[Event]) -> list[Event]:
+        """Let go of the runs that these events end."""
+        for event in events:
+            if event["kind"] in ("finished", "stopped", "failed"):
+                self._runs.pop(event["trial"], None)
+        return events
+
+
+def _stopped(start: TrialStart, mode: StopMode) -> Event:
+    return {"kind": "stopped", "trial": start["trial"], "mode": mode, "record": {}}
+
+
+def _failed(start: TrialStart, failure: dict[str, Any]) -> Event:
+    event: Event = {"kind": "failed", "trial": start["trial"], "failure": failure, "record": {}}
+    return event

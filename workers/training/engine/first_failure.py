@@ -1,0 +1,153 @@
+"""Studies that have shown nothing yet but failures: whether any trial of theirs could succeed.
+
+A trial that fails before its study has reported anything may be unlucky, or the first of all. Its
+failure is held back while one batch of other points of the search space is tried, up to the first
+that trains. If none does, the failure goes out as `hopeless`, which ends the study before its
+budget is spent. A study whose trials do well costs nothing here. Training loops are no business of
+this module: what one of them does cannot be tried for one batch.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.protocol.messages import Event, TrialStart
+
+Ask = Callable[[int], None]
+Try = Callable[[dict[str, Any], str | None], bool | None]
+
+_LAST_WORDS = ("finished", "stopped", "failed")
+_PROOFS = ("report", "checkpointed", "finished")
+_KINDS = ("user_code", "out_of_memory")
+_ADVICE = {
+    "user_code": "correct the module or the definition, and try it with tuner validate --run",
+    "out_of_memory": "lower batch_size or the size of the network",
+}
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """Failures of one study that are held back; `points` are None until they are known.
+
+    Attributes:
+        log: Of the first trial that failed, where the points print.
+    """
+
+    log: str | None
+    held: list[Event] = field(default_factory=list)
+    points: deque[dict[str, Any]] | None = None
+    tried: int = 0
+
+
+class Doubts:
+    """Holds failures back until it is known what they say of their study.
+
+    Args:
+        ask: Asks the supervisor for points of a study, which come by `answer`; None: failures
+            stand as they are.
+        trains: Whether one batch of a trial, given as its spec, can be trained; None: it cannot
+            be told now. What it prints goes to the log.
+        crowded: Whether other trials than this one take memory.
+    """
+
+    def __init__(self, ask: Ask | None, trains: Try, crowded: Callable[[int], bool]) -> None:
+        self._ask = ask
+        self._trains = trains
+        self._crowded = crowded
+        self._starts: dict[int, TrialStart] = {}  # by trial
+        self._proven: set[int] = set()
+        self._doubts: dict[int, _Doubt] = {}
+
+    @property
+    def pending(self) -> bool:
+        """Whether any failure is held back."""
+        return bool(self._doubts)
+
+    @property
+    def runnable(self) -> bool:
+        """Whether there is a point to try."""
+        return any(doubt.points is not None for doubt in self._doubts.values())
+
+    def expect(self, start: TrialStart) -> None:
+        """Take note of a trial that comes on board; the failures of any other are passed on."""
+        if self._ask is not None:
+            self._starts[start["trial"]] = start
+
+    def answer(self, study: int, points: Sequence[dict[str, Any]]) -> None:
+        """Take the points of a study that are to be tried."""
+        if study in self._doubts:
+            self._doubts[study].points = deque(points)
+
+    def pass_on(self, events: Iterable[Event]) -> list[Event]:
+        """Return the events, without the failures that are held back for now."""
+        events = list(events)
+        if self._ask is None:
+            return events
+        passed: list[Event] = []
+        known = [event for event in events if event["trial"] in self._starts]
+        self._proven |= {self._study(event) for event in known if event["kind"] in _PROOFS}
+        ends = sum(event["kind"] in _LAST_WORDS for event in events)
+        for event in events:
+            if self._is_doubtful(event):
+                alone = ends == 1 and not self._crowded(event["trial"])
+                self._hold({"alone": alone, **event}, self._ask)
+            else:
+                passed.append(event)
+            if event["kind"] in _LAST_WORDS:
+                self._starts.pop(event["trial"], None)
+        for study in [study for study in self._doubts if study in self._proven]:
+            passed += self._doubts.pop(study).held
+        return passed
+
+    def turn(self) -> list[Event]:
+        """Try one point; return the failures about which that leaves no doubt."""
+        for study, doubt in self._doubts.items():
+            if doubt.points is None:
+                continue
+            if not doubt.points:
+                return self._settle(study)
+            trains = self._trains(doubt.points.popleft(), doubt.log)
+            if trains is None:
+                return self._doubts.pop(study).held
+            if trains:
+                return self._settle(study)
+            doubt.tried += 1
+            if doubt.points:
+                # The trainer moves, though none of these trials does.
+                return [{"kind": "working", "trial": one["trial"]} for one in doubt.held]
+            return [_hopeless(event, doubt.tried) for event in self._settle(study)]
+        return []
+
+    def release(self) -> list[Event]:
+        """Return every failure that is held back, as it is."""
+        return [event for study in list(self._doubts) for event in self._settle(study)]
+
+    def _study(self, event: Event) -> int:
+        return self._starts[event["trial"]]["study"]
+
+    def _is_doubtful(self, event: Event) -> bool:
+        if event["kind"] != "failed" or event["trial"] not in self._starts:
+            return False
+        return self._study(event) not in self._proven and event["failure"]["kind"] in _KINDS
+
+    def _hold(self, event: Event, ask: Ask) -> None:
+        study = self._study(event)
+        if study not in self._doubts:
+            self._doubts[study] = _Doubt(self._starts[event["trial"]]["log"])
+            ask(study)
+        self._doubts[study].held.append(event)
+
+    def _settle(self, study: int) -> list[Event]:
+        # Asked once, whatever came of it: what is tried once in a study's life costs little.
+        self._proven.add(study)
+        return self._doubts.pop(study).held
+
+
+def _hopeless(event: Event, tried: int) -> Event:
+    failure = event["failure"]
+    others = f"{tried} other points of the search space fail too" if tried > 1 else (
+        "another point of the search space fails too"
+    )  # fmt: skip
+    why = f"{failure['message']} ({others}; {_ADVICE[failure['kind']]})"
+    return {**event, "failure": {**failure, "hopeless": why}}

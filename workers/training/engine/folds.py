@@ -1,0 +1,293 @@
+"""Cross-validation: a trial of k folds is k runs of the engine that speak as one.
+
+Each run trains on all folds but one and validates on that one. The runs are on board together, in
+groups by fold, so that the first folds of several trials still train as one step. To the outside
+there is the trial alone: it reports an epoch when every fold has trained it, with the mean over the
+folds; it has finished when the last fold has; it has failed when the first has, which stops the
+others. Its result is the mean of the folds' results, and their spread stands in the record.
+"""
+
+import copy
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tuner_service.definition.trial_spec import TrialSpec
+from workers.protocol.messages import Event, TrialStart
+from workers.training.trials.best_models import EVERY
+from workers.training.trials.runs import Direction
+
+Record = Mapping[str, Any]
+Ranks = Callable[[TrialStart, float, Direction], bool]
+
+_LAST_WORDS = ("finished", "stopped", "failed")
+_SUMS = ("seconds",)
+_MOST = ("parameter_count", "epochs_run", "peak_memory_bytes", "resumed_from")
+
+
+@dataclass(slots=True)
+class _Trial:
+    """One trial and what its folds have said so far.
+
+    Attributes:
+        members: The runs' keys, by fold.
+        reports: Each run's reports, by epoch.
+        ended: Each run's last words.
+        saved: The step of each run's last checkpoint.
+        told: The last epoch that the trial has reported.
+    """
+
+    start: TrialStart
+    keys: list[str]
+    members: list[int]
+    reports: dict[int, dict[int, Event]] = field(default_factory=dict)
+    ended: dict[int, Event] = field(default_factory=dict)
+    saved: dict[int, int] = field(default_factory=dict)
+    saved_told: int = -1
+    told: int = 0
+    started: bool = False
+    failed: bool = False
+
+
+class Folds:
+    """Splits trials of several folds into runs, and joins what the runs say.
+
+    Args:
+        ranks: Whether an objective is among its study's best: the study, the value, the direction
+            and how many are kept.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._trials: dict[int, _Trial] = {}
+        self._owners: dict[int, _Trial] = {}  # by run
+        self._next = -1  # runs count down; the supervisor's keys are not negative
+
+    def split(self, start: TrialStart) -> list[TrialStart]:
+        """Return the runs of a trial: one per fold, or the trial itself."""
+        try:
+            spec = TrialSpec.model_validate(start["spec"])
+        except ValidationError:  # which is found again, and told, where the trial is taken on
+            return [start]
+        split = spec.dataset.split
+        if split.folds is None or split.fold is not None:
+            return [start]
+        runs = [self._run(start, fold) for fold in range(split.folds)]
+        trial = _Trial(
+            start, [key for key, _ in spec.objective], [run["trial"] for run in runs],
+            told=start["resume"] or 0,
+        )  # fmt: skip
+        self._trials[start["trial"]] = trial
+        self._owners |= dict.fromkeys(trial.members, trial)
+        return runs
+
+    def _run(self, start: TrialStart, fold: int) -> TrialStart:
+        spec = copy.deepcopy(start["spec"])
+        spec["dataset"]["split"]["fold"] = fold
+        run, self._next = self._next, self._next - 1
+        kept = start["model"] is not None and start["keep_models"] > 0
+        return {
+            **start,
+            "trial": run,
+            "spec": spec,
+            "checkpoint": f"{start['checkpoint']}.fold{fold}",
+            # Whether the trial is among the best, and by which fold it is told, shows at its end.
+            "model": f"{start['model']}.fold{fold}" if kept else None,
+            "keep_models": EVERY if kept else 0,
+        }
+
+    def runs_of(self, trial: int) -> Sequence[int]:
+        """Return the keys of a trial's runs; of one without folds its own."""
+        return self._trials[trial].members if trial in self._trials else [trial]
+
+    def trial_of(self, run: int) -> int:
+        """Return the key of the trial that a run belongs to."""
+        return self._owners[run].start["trial"] if run in self._owners else run
+
+    def join(self, events: Iterable[Event]) -> tuple[list[Event], list[int]]:
+        """Return what the trials say, and the runs to stop since another fold failed."""
+        joined: list[Event] = []
+        stops: list[int] = []
+        for event in events:
+            trial = self._owners.get(event["trial"])
+            if trial is None:
+                joined.append(event)
+                continue
+            for one in self._heard(trial, event):
+                joined.append({**one, "trial": trial.start["trial"]})
+                if one["kind"] == "failed":
+                    stops += [run for run in trial.members if run not in trial.ended]
+            if len(trial.ended) == len(trial.members):
+                _drop_models(trial)
+                self._forget(trial)
+        return joined, stops
+
+    def _forget(self, trial: _Trial) -> None:
+        del self._trials[trial.start["trial"]]
+        for run in trial.members:
+            del self._owners[run]
+
+    def _heard(self, trial: _Trial, event: Event) -> list[Event]:
+        run, kind = event["trial"], event["kind"]
+        if kind in _LAST_WORDS:
+            trial.ended[run] = event
+        if trial.failed:
+            return []
+        if kind == "failed":
+            trial.failed = True
+            return [event]
+        if kind == "started" and not trial.started:
+            trial.started = True
+            return [event]
+        if kind == "checkpointed":
+            trial.saved[run] = event["step"]
+            return _checkpoint(trial, event)
+        if kind == "report":
+            trial.reports.setdefault(run, {})[event["step"]] = event
+        told = _reports(trial)
+        if len(trial.ended) == len(trial.members):
+            told.append(self._end(trial))
+        return told
+
+    def _end(self, trial: _Trial) -> Event:
+        last = [trial.ended[run] for run in trial.members]
+        stopped = next((event for event in last if event["kind"] == "stopped"), None)
+        joined: Event = {**(stopped or last[0])}
+        joined["record"] = _final_record(last, trial.keys)
+        values = [event["values"] for event in last if event.get("values")]
+        joined.pop("values", None)
+        if len(values) == len(last):
+            joined["values"] = [statistics.fmean(column) for column in zip(*values, strict=True)]
+        steps = [event["step"] for event in last if "step" in event]
+        joined.pop("step", None)
+        if len(steps) == len(last):
+            joined["step"] = min(steps) if stopped else max(steps)
+        if stopped is None:
+            fold = self._representative(trial, last, joined["values"][0])
+            joined["model"] = None if fold is None else trial.start["model"]
+            joined["record"]["model_fold"] = fold
+        return joined
+
+    def _representative(self, trial: _Trial, last: Sequence[Event], value: float) -> int | None:
+        """Keep one fold's weights as the trial's if it is among the best; return which.
+
+        The fold whose result is nearest to the mean: the best fold's would be chosen by the luck
+        of its rows, and do worse than the trial says.
+        """
+        start = trial.start
+        direction = start["spec"]["objective"][0][1]
+        kept = {fold: path for fold, event in enumerate(last) if (path := event.get("model"))}
+        if not kept or not self._ranks(start, value, direction):
+            return None
+        nearest = min(kept, key=lambda fold: abs(last[fold]["values"][0] - value))
+        Path(kept[nearest]).replace(str(start["model"]))
+        return nearest
+
+
+def _drop_models(trial: _Trial) -> None:
+    for event in trial.ended.values():
+        path = event.get("model")
+        if path is not None:
+            Path(path).unlink(missing_ok=True)
+
+
+def _checkpoint(trial: _Trial, event: Event) -> list[Event]:
+    """Return that the trial is saved up to the step that all its folds are, if that moved."""
+    if len(trial.saved) < len(trial.members):
+        return []
+    step = min(*trial.saved.values(), trial.told)
+    if step <= trial.saved_told:
+        return []
+    trial.saved_told = step
+    return [{**event, "step": step}]
+
+
+def _reports(trial: _Trial) -> list[Event]:
+    """Return the epochs that every fold has trained by now; one that finished stays at its last."""
+    told: list[Event] = []
+    while True:
+        step = trial.told + 1
+        events = [_at(trial, run, step) for run in trial.members]
+        present = [event for event in events if event is not None]
+        if len(present) < len(events) or all(event["step"] < step for event in present):
+            return told
+        trial.told = step
+        record = _epoch_record(step, [event["record"] for event in present], trial.keys)
+        values = [event.get("value") for event in present]
+        report: Event = {**present[0], "step": step, "record": record, "value": _mean(values)}
+        told.append(report)
+        for reports in trial.reports.values():
+            for old in sorted(reports)[:-1]:  # the last one stands for a run that has ended
+                if old < step:
+                    del reports[old]
+
+
+def _at(trial: _Trial, run: int, step: int) -> Event | None:
+    reports = trial.reports.get(run, {})
+    ended = trial.ended.get(run)
+    if step in reports or ended is None or ended["kind"] != "finished":
+        return reports.get(step)
+    if reports:
+        return reports[max(reports)]
+    values = ended.get("values")  # it came in with nothing left to train
+    if not values:
+        return None
+    own = dict(zip(trial.keys, values, strict=True))
+    return {**ended, "step": 0, "value": values[0], "record": own}
+
+
+def _epoch_record(step: int, records: Sequence[Record], keys: Sequence[str]) -> dict[str, Any]:
+    joined: dict[str, Any] = {name: _joined(name, records) for name in records[0]}
+    for key in keys:
+        spread = _spread([record.get(key) for record in records])
+        if spread is not None:
+            joined[f"{key}_std"] = spread
+    return {**joined, "step": step}
+
+
+def _final_record(events: Sequence[Event], keys: Sequence[str]) -> dict[str, Any]:
+    records = [event.get("record", {}) for event in events]
+    names = dict.fromkeys(name for record in records for name in record)
+    joined = {name: _joined(name, records) for name in names if name != "best_step"}
+    values: list[Sequence[float | None]] = [
+        event.get("values") or [None] * len(keys) for event in events
+    ]
+    by_key = {key: [row[at] for row in values] for at, key in enumerate(keys)}
+    joined["folds"] = by_key
+    joined["fold_std"] = {key: _spread(column) for key, column in by_key.items()}
+    return joined
+
+
+def _joined(name: str, records: Sequence[Record]) -> Any:
+    """Return sums of times, the most of sizes, means of other numbers, and else the first."""
+    values = [record.get(name) for record in records]
+    present = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if name == "test_confusion":
+        return _total(values)
+    if name == "seed" or not present:
+        return values[0]
+    if name in _SUMS:
+        return sum(present)
+    return max(present) if name in _MOST else _mean(values)
+
+
+def _total(matrices: Sequence[Any]) -> list[list[int]] | None:
+    """Return the sum of confusion matrices, which are of one size."""
+    if any(matrix is None for matrix in matrices):
+        return None
+    rows = zip(*matrices, strict=True)
+    return [[sum(cells) for cells in zip(*row, strict=True)] for row in rows]
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return None if any(value is None for value in values) else statistics.fmean(values)
+
+
+def _spread(values: Sequence[Any]) -> float | None:
+    """Return the sample standard deviation (n - 1)."""
+    numbers = [float(value) for value in values if value is not None]
+    return statistics.stdev(numbers) if len(numbers) == len(values) else None

@@ -1,0 +1,429 @@
+"""The epoch loop of one group: lanes filled from a queue, trained, evaluated, reported, refilled.
+
+    K   lanes of the present step
+    S   optimizer steps per epoch
+    n   training rows
+
+All lanes start each epoch together, each at its own epoch of its own trial. A long epoch is trained
+in slices, so that a stop is heard within about `SLICE_SECONDS`. The loop drives either step alike:
+what kind of step it has, and how wide, the `Steps` decide.
+"""
+
+import logging
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.protocol.messages import Event
+from workers.training.engine.lanes import Occupancy
+from workers.training.engine.test_scores import Examiner
+from workers.training.nets.randomness import epoch_orders
+from workers.training.steps.factory import Steps
+from workers.training.steps.groups import GroupSpec
+from workers.training.steps.plain import PlainStep
+from workers.training.steps.step import LaneState
+from workers.training.trials.best_models import ModelKeeper
+from workers.training.trials.evaluation import measure, pick
+from workers.training.trials.failures import diverged, failure_of, is_out_of_memory
+from workers.training.trials.log import printing_to
+from workers.training.trials.records import epoch_record, final_record, objective_values, plain
+from workers.training.trials.runs import Run, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+SLICE_SECONDS = 0.25
+FIRST_STEPS = 32  # of a group's first slice, whose pace is not known yet
+
+
+class GroupLoop:
+    """One group's trials: those waiting in `queue` and those in lanes.
+
+    Args:
+        make_room: Lets go of memory that no trial needs; returns whether there was any.
+        position: Step within the epoch at which its runs come in; beyond 0 for runs that continue
+            inside an epoch, which keep to themselves until it ends.
+        checkpoint_seconds: How often a run's checkpoint is written.
+    """
+
+    def __init__(
+        self,
+        spec: GroupSpec,
+        steps: Steps,
+        *,
+        keeper: ModelKeeper,
+        checkpoint_seconds: float,
+        make_room: Callable[[], bool],
+        position: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spec = spec
+        self.queue: deque[Run] = deque()
+        self.limit: int | None = None  # lanes, after memory ran out or a step broke
+        self.limit_reason: str | None = None
+        self._steps = steps
+        self._keeper = keeper
+        self._examiner = Examiner(spec)
+        self._checkpoint_seconds = checkpoint_seconds
+        self._make_room = make_room
+        self._clock = clock
+        self._entry = position
+        self._position = position
+        self._seats: Occupancy | None = None
+        self._going: list[int] = []  # lanes that train in the present epoch; empty between epochs
+        self._orders: Tensor  # [K, n] of the present epoch
+        self._rates: Tensor  # [K, S]
+        self._tried = 0  # lanes of the step that was last made, or tried to make
+        self._step_seconds: float | None = None
+        self._events: list[Event] = []
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run, those in lanes first."""
+        return [*(self._seats.runs if self._seats else ()), *self.queue]
+
+    @property
+    def at_work(self) -> list[Run]:
+        """The runs in lanes; before there are any, those for which lanes are made."""
+        return self._seats.runs if self.active and self._seats else list(self.queue)
+
+    @property
+    def active(self) -> bool:
+        """Whether any run is in a lane."""
+        return self._seats is not None and bool(self._seats.runs)
+
+    @property
+    def runnable(self) -> bool:
+        """Whether a turn would train anything."""
+        if self._seats is None:
+            return bool(self.queue)
+        going_on = any(not run.waiting for run in self._seats.runs)
+        return going_on or (bool(self.queue) and not self._seats.full)
+
+    def turn(self) -> list[Event]:
+        """Train one slice of an epoch, and end the epoch when that was the last."""
+        with printing_to(self._log()):
+            try:
+                self._turn()
+            except BaseException as error:  # noqa: BLE001  its code may raise anything
+                self._break(error)
+        return self._drain()
+
+    def _log(self) -> str | None:
+        """Return the log of the run that is alone in this turn; None where several share it."""
+        runs = self.runs
+        one_lane = self._seats is not None and self._seats.step.lanes == 1
+        return runs[0].start["log"] if runs and (len(runs) == 1 or one_lane) else None
+
+    def apply_stops(self) -> list[Event]:
+        """End every run that was asked to stop; between slices."""
+        for run in [run for run in self.queue if run.stop]:
+            self.queue.remove(run)
+            self._stop_queued(run)
+        for lane, run in self._seats or ():
+            if run.stop:
+                self._stop_seated(lane, run)
+        return self._drain()
+
+    def strays(self) -> list[Run]:
+        """Take out the runs that stand elsewhere in their epoch than runs come in here."""
+        if self._seats is not None and not self._going:
+            for lane, run in self._seats:
+                if run.progress.position != self._entry:
+                    self._seats.unload(lane)
+                    self._seats.vacate(lane)
+                    self.queue.append(run)
+        strays = [run for run in self.queue if run.progress.position != self._entry]
+        for run in strays:
+            self.queue.remove(run)
+        return strays
+
+    # One turn ------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        seats = self._seats
+        if seats is None or not self._going:
+            seats = self._seat()
+            self._begin_epoch(seats)
+        if self._going and self._position < self.spec.steps:
+            self._train_slice(seats)
+        if self._going and self._position >= self.spec.steps:
+            self._end_epoch(seats)
+        self._write_due_checkpoints(seats)
+
+    def _seat(self) -> Occupancy:
+        """Give queued runs the free lanes, of a step of the right width."""
+        seats = self._seats
+        taken = len(seats.runs) if seats else 0
+        width = self._steps.lanes_for(self.spec, taken + len(self.queue))
+        if self.limit is not None:
+            width = min(width, self.limit)
+        if seats is None or (width != seats.step.lanes and width >= taken):
+            seats = self._move_to_new_step(width)
+        while self.queue and not seats.full:
+            seats.seat(self.queue.popleft())
+        return seats
+
+    def _move_to_new_step(self, width: int) -> Occupancy:
+        runs: list[Run] = []
+        if self._seats is not None:
+            for lane, _ in self._seats:
+                self._seats.unload(lane)
+            runs = self._seats.runs
+            # The old step's memory goes before the new one's comes; until then the runs queue.
+            self._seats = None
+            self.queue.extendleft(reversed(runs))
+        self._tried = width
+        forced = self.limit == 1
+        step = (
+            PlainStep(self.spec, self.limit_reason)
+            if forced
+            else self._steps.make_step(self.spec, width)
+        )
+        for _ in runs:
+            self.queue.popleft()
+        self._seats = Occupancy(step, runs)
+        return self._seats
+
+    def _begin_epoch(self, seats: Occupancy) -> None:
+        # Runs may come in with nothing left to train: resumed at their last epoch.
+        done = [lane for lane, run in seats if run.done and not run.progress.position]
+        for lane in done:
+            self._load(seats, lane)
+        self._finish(seats, done)
+        self._position = self._entry
+        going = [lane for lane, run in seats if not run.waiting]
+        for lane, _ in seats:
+            if lane in going:
+                self._load(seats, lane)
+            else:
+                seats.unload(lane)
+        self._orders = self._draw_orders(seats)
+        still = torch.zeros(self.spec.steps, dtype=torch.float64)
+        self._rates = torch.stack(
+            [
+                run.rates() if run and lane in going else still
+                for lane, run in enumerate(seats.lanes)
+            ]
+        )
+        self._going = going
+
+    def _draw_orders(self, seats: Occupancy) -> Tensor:
+        """Return the [K, n] row orders of each lane's own epoch; an empty lane has none drawn."""
+        device = self.spec.device
+        seeds = torch.tensor([run.spec.seed for run in seats.runs], device=device)
+        epochs = torch.tensor([run.progress.epoch for run in seats.runs], device=device)
+        orders = epoch_orders(seeds, epochs, self.spec.rows)  # [runs, n]
+        if seats.full:
+            return orders
+        every = torch.zeros(len(seats.lanes), self.spec.rows, dtype=torch.int64, device=device)
+        every[torch.tensor([lane for lane, _ in seats], device=device)] = orders
+        return every
+
+    def _load(self, seats: Occupancy, lane: int) -> None:
+        seats.load(lane)
+        run = seats[lane]
+        if not run.started:
+            run.started = True
+            run.checkpointed_at = self._clock()
+            self._events.append({"kind": "started", "trial": run.trial, **self._where()})
+
+    def _train_slice(self, seats: Occupancy) -> None:
+        size = self.spec.batch_size
+        first, last = self._position, self._position + self._slice_steps()
+        start, stop = first * size, min(last * size, self.spec.rows)
+        begun = self._clock()
+        sums = seats.step.train_epoch(self._orders[:, start:stop], self._rates[:, first:last])
+        losses = sums.tolist()  # the one wait for the device in a slice
+        seconds = self._clock() - begun
+        self._step_seconds = seconds / (last - first)
+        self._position = last
+        share = seconds / len(self._going)
+        for lane in list(self._going):
+            run = seats[lane]
+            run.add_slice(loss=losses[lane], rows=stop - start, steps=last - first, seconds=share)
+            if not math.isfinite(losses[lane]):
+                step = run.progress.epoch + 1
+                self._fail(lane, run, diverged("the training loss", losses[lane], step))
+
+    def _slice_steps(self) -> int:
+        """Return how many steps take about SLICE_SECONDS; what is left if not much more."""
+        left = self.spec.steps - self._position
+        if self._step_seconds is None:
+            return min(left, FIRST_STEPS)
+        steps = max(1, int(SLICE_SECONDS / max(self._step_seconds, 1e-9)))
+        return left if left <= 2 * steps else steps
+
+    # The end of an epoch -------------------------------------------------------------------
+
+    def _end_epoch(self, seats: Occupancy) -> None:
+        begun = self._clock()
+        going = self._going
+        runs = [seats[lane] for lane in going]
+        part = runs[0].data.validation
+        outputs = pick(seats.step.evaluate(part.inputs), going)
+        metrics = [run.metrics for run in runs]
+        measured = measure(outputs, part, loss=self.spec.loss, metrics=metrics)
+        share = (self._clock() - begun) / len(going)
+        self._going = []
+        better: list[int] = []
+        for lane, run, validation in zip(going, runs, measured, strict=True):
+            run.add_seconds(share)
+            if self._report(lane, run, validation) and run.keeps_best:
+                better.append(lane)
+        seats.remember(better)
+        self._finish(seats, [lane for lane, run in seats if lane in going and run.done])
+
+    def _report(self, lane: int, run: Run, validation: Mapping[str, float]) -> bool:
+        """Record the epoch; return whether it is the run's best. A diverged run leaves its lane."""
+        record = epoch_record(run, validation, float(self._rates[lane, -1]))
+        values = objective_values(run, record)
+        step = run.progress.epoch + 1
+        keys = ["train_loss", "val_loss", *(key for key, _ in run.spec.objective)]
+        numbers = [record["train_loss"], record["val_loss"], *values]
+        for key, value in zip(keys, numbers, strict=True):
+            if not math.isfinite(value):
+                self._fail(lane, run, diverged(key, value, step))
+                return False
+        better = run.end_epoch(values)
+        if step > run.reported:
+            run.reported = step
+            event: Event = {"kind": "report", "trial": run.trial, "step": step}
+            self._events.append({**event, "value": values[0], "record": plain(record)})
+        return better
+
+    def _finish(self, seats: Occupancy, lanes: Sequence[int]) -> None:
+        scores = self._examiner.examine(seats, lanes)
+        for lane in lanes:
+            run = seats[lane]
+            event: Event = {"kind": "finished", "trial": run.trial, "step": run.progress.epoch}
+            event["values"] = run.values or []
+            event["record"] = final_record(run, self.spec.device, scores[lane])
+            event["model"] = self._keeper.keep(run, partial(seats.result, lane))
+            self._events.append({**event, **self._where()})
+            seats.vacate(lane)
+
+    # Leaving -------------------------------------------------------------------------------
+
+    def _stop_queued(self, run: Run) -> None:
+        scores: dict[str, float] = {}
+        if run.stop == "checkpoint":
+            self._save(run, run.state, run.best)
+        elif run.stop != "cancel" and run.values is not None:
+            best = run.best if run.keeps_best else None
+            scores = self._examiner.weights(run, best or run.state)
+        self._emit_stopped(run, scores)
+
+    def _stop_seated(self, lane: int, run: Run) -> None:
+        seats = self._seats
+        if seats is None:
+            return
+        try:
+            scores: dict[str, float] = {}
+            if run.stop == "checkpoint":
+                self._save(run, seats.state(lane), seats.best(lane))
+            elif run.stop != "cancel" and run.values is not None:
+                scores = self._examiner.examine(seats, [lane])[lane]
+            self._emit_stopped(run, scores)
+            self._vacate(lane)
+        except BaseException as error:  # noqa: BLE001  as in `turn`
+            self._fail(lane, run, failure_of(error, run.progress.epoch + 1))
+
+    def _emit_stopped(self, run: Run, scores: Mapping[str, float]) -> None:
+        event: Event = {"kind": "stopped", "trial": run.trial, "mode": run.stop or "cancel"}
+        step = run.saved_step if run.stop == "checkpoint" else run.progress.epoch
+        if step is not None:  # a checkpoint that was never written has none
+            event["step"] = step
+        if run.values is not None:
+            event["values"] = run.values
+        event["record"] = final_record(run, self.spec.device, scores)
+        self._events.append({**event, **self._where()})
+
+    def _fail(self, lane: int, run: Run, failure: dict[str, Any]) -> None:
+        self._emit_failed(run, failure)
+        self._vacate(lane)
+
+    def _emit_failed(self, run: Run, failure: dict[str, Any]) -> None:
+        with printing_to(run.start["log"]):
+            sys.stderr.write(failure["traceback"] or "")
+        event: Event = {"kind": "failed", "trial": run.trial, "step": run.progress.epoch}
+        event["record"] = final_record(run, self.spec.device, {})
+        self._events.append({**event, "failure": failure, **self._where()})
+
+    def _vacate(self, lane: int) -> None:
+        if self._seats is not None:
+            self._seats.vacate(lane)
+        if lane in self._going:
+            self._going.remove(lane)
+
+    # Checkpoints ---------------------------------------------------------------------------
+
+    def _write_due_checkpoints(self, seats: Occupancy) -> None:
+        now = self._clock()
+        for lane, run in seats:
+            if now - run.checkpointed_at >= self._checkpoint_seconds:
+                self._save(run, seats.state(lane), seats.best(lane))
+
+    def _save(self, run: Run, state: LaneState | None, best: LaneState | None) -> None:
+        """Write the run's checkpoint, unless it has done nothing yet; a full disk is survived."""
+        run.checkpointed_at = self._clock()
+        if state is None or not run.progress.samples:
+            return
+        try:
+            save_checkpoint(run, state, best)
+        except OSError as error:
+            logger.warning("no checkpoint of trial %s: %s", run.trial, error)
+            return
+        event: Event = {"kind": "checkpointed", "trial": run.trial, "step": run.progress.epoch}
+        self._events.append(event)
+
+    # When a step breaks --------------------------------------------------------------------
+
+    def _break(self, error: BaseException) -> None:
+        """Blame a run that was alone; split a crowd, in which nobody knows who is to blame."""
+        seats = self._seats
+        crowd = max(self._tried, len(seats.runs) if seats else 0)
+        if is_out_of_memory(error) and self._make_room():  # it says nothing of these trials yet
+            if seats is not None:
+                self._salvage(seats)
+        elif crowd > 1:
+            self.limit = crowd // 2 if is_out_of_memory(error) else 1
+            self.limit_reason = f"the fused step failed: {type(error).__name__}: {error}"[:300]
+            if seats is not None:
+                self._salvage(seats)
+        else:
+            blamed = seats.runs if seats else []
+            if not blamed and self.queue:
+                blamed = [self.queue.popleft()]
+            for run in blamed:
+                self._emit_failed(run, failure_of(error, run.progress.epoch + 1))
+        self._seats, self._going, self._tried = None, [], 0
+        if self.spec.device.type == "cuda":
+            torch.cuda.empty_cache()  # what the broken step held, in pieces that fit nobody else
+
+    def _salvage(self, seats: Occupancy) -> None:
+        """Put seated runs back in the queue with the state they reached, or from the start."""
+        for lane, run in reversed(list(seats)):
+            try:
+                seats.unload(lane)
+                run.count_steps()
+            except BaseException:  # noqa: BLE001  the step is broken: nothing to take
+                run.start_over()
+            self.queue.appendleft(run)
+
+    def _where(self) -> Event:
+        where: dict[str, Any] = {"group": self.spec.key}
+        if self._seats is not None:
+            step = self._seats.step
+            where |= {"rung": step.rung, "rung_reason": step.rung_reason}
+        return where  # type: ignore[return-value]
+
+    def _drain(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events

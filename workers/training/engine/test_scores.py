@@ -1,0 +1,72 @@
+"""The test part, seen once at a trial's end, with the weights that its values are of."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from workers.training.data import Part
+from workers.training.engine.lanes import Occupancy
+from workers.training.nets import networks
+from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
+from workers.training.steps.plain import forward, load_weights, precision
+from workers.training.steps.step import LaneState
+from workers.training.trials.evaluation import confusion, measure, pick
+from workers.training.trials.runs import Run
+
+Scores = dict[str, Any]
+
+
+class Examiner:
+    """Measures the runs of one group on their test part; no test part, no scores."""
+
+    def __init__(self, group: GroupSpec) -> None:
+        self._group = group
+        self._module: nn.Module | None = None
+        self._built_from: Mapping[str, Any] | None = None
+
+    def examine(self, seats: Occupancy, lanes: Sequence[int]) -> dict[int, Scores]:
+        """Return the scores of runs that end in these lanes."""
+        present = [lane for lane in lanes if seats.holds_result(lane)]
+        scores = self._present(seats, present)
+        for lane in set(lanes) - set(present):
+            scores[lane] = self.weights(seats[lane], seats.result(lane))
+        return scores
+
+    def weights(self, run: Run, weights: LaneState | None) -> Scores:
+        """Return the scores of weights that are in no lane; none where it never trained."""
+        part = run.data.test
+        if part is None or weights is None:
+            return {}
+        module = self._build(without_dropout(run.spec.network))
+        load_weights(module, weights)
+        with precision(self._group.precision, self._group.device):
+            outputs = forward(module, part.inputs, self._group.device)
+        return self._measure(outputs.unsqueeze(0), part, [run])[0]
+
+    def _present(self, seats: Occupancy, lanes: Sequence[int]) -> dict[int, Scores]:
+        """One pass of the whole step serves every lane whose present weights are its result."""
+        if not lanes:
+            return {}
+        runs = [seats[lane] for lane in lanes]
+        part = runs[0].data.test
+        if part is None:
+            return {lane: {} for lane in lanes}
+        outputs = pick(seats.step.evaluate(part.inputs), lanes)
+        return dict(zip(lanes, self._measure(outputs, part, runs), strict=True))
+
+    def _measure(self, outputs: Tensor, part: Part, runs: Sequence[Run]) -> list[Scores]:
+        metrics = [run.metrics for run in runs]
+        loss = self._group.loss
+        scores: list[Scores] = [*measure(outputs, part, loss=loss, metrics=metrics)]
+        for one, counts in zip(scores, confusion(outputs, part, loss=loss) or [], strict=False):
+            one["confusion"] = counts
+        return scores
+
+    def _build(self, network: Mapping[str, Any]) -> nn.Module:
+        if self._module is None or self._built_from != network:
+            group = self._group
+            module = networks.build(network, inputs=group.inputs, outputs=group.outputs)
+            self._module = module.to(device=group.device, dtype=dtype_of(group.precision))
+            self._built_from = network
+        return self._module

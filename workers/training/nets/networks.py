@@ -1,0 +1,237 @@
+"""The built-in networks, and how a network is built and initialised.
+
+    networks.build({"type": "mlp", "hidden_units": 32, …}, inputs=(64,), outputs=10) -> nn.Module
+    networks.initialise(module, seed)   the same weights for a seed, whichever step trains them
+
+Input shapes: (features,) for tables, (channels, height, width) for images, (time, features) for
+sequences. Every network returns [B, outputs].
+
+A family fits the fused step when vmap can take its forward pass: no `.item()`, no `if` on a tensor,
+no write into an unbatched tensor (docs/fused-trials.md). Its `Family` entry says so, and which of
+its parameters may be padded to a common width. Names of parameters never depend on a rate.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workers.training.nets.layers import (
+    SMALLEST_POOLED,
+    BatchNorm,
+    Dropout,
+    InputShape,
+    activation_of,
+    dropout_of,
+    image_shape,
+    norm_of,
+)
+from workers.training.nets.residual import Resnet
+from workers.training.nets.sequences import Recurrent, Transformer, too_long
+
+Build = Callable[[Mapping[str, Any], InputShape, int], nn.Module]
+
+__all__ = [
+    "NETWORKS",
+    "BatchNorm",
+    "Dropout",
+    "Family",
+    "InputShape",
+    "arm",
+    "build",
+    "dropouts",
+    "initialise",
+    "register",
+    "rows_at_once",
+    "seeded",
+]
+
+LARGEST_ACTIVATION = 1 << 26  # numbers: 256 MiB in float32
+_REBUILD = "_tuner_rebuild"
+
+
+class Mlp(nn.Module):
+    """Hidden layers of one width, each Linear → norm → activation → dropout, then Linear."""
+
+    def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
+        super().__init__()
+        width = int(network.get("hidden_units", 64))
+        sizes = [_flat(inputs)] + [width] * int(network.get("hidden_layers", 2))
+        pairs = list(itertools.pairwise(sizes))
+        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairs)
+        self.norms = nn.ModuleList(norm_of(network, after) for _, after in pairs)
+        self.dropouts = nn.ModuleList(dropout_of(network, salt) for salt in range(len(pairs)))
+        self.output = nn.Linear(sizes[-1], outputs)
+        self.activation = activation_of(network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, …inputs] -> [B, outputs]."""
+        x = x.flatten(1)
+        for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
+            x = dropout(self.activation(norm(linear(x))))
+        return self.output(x)  # type: ignore[no-any-return]
+
+
+class Cnn(nn.Module):
+    """Convolutions, each followed by norm, activation and, while the image is large, halving.
+
+    Channels double with every layer. A hidden Linear with dropout stands before the output.
+    """
+
+    def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape(inputs, "cnn")
+        first, kernel = int(network.get("channels", 16)), int(network.get("kernel_size", 3))
+        sizes = [channels] + [first << i for i in range(int(network.get("conv_layers", 2)))]
+        self.convolutions = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        self.pooled: list[bool] = []
+        for before, after in itertools.pairwise(sizes):
+            self.convolutions.append(nn.Conv2d(before, after, kernel, padding=kernel // 2))
+            self.norms.append(norm_of(network, after))
+            height, width = (side + 1 - kernel % 2 for side in (height, width))
+            self.pooled.append(min(height, width) >= SMALLEST_POOLED)
+            if self.pooled[-1]:
+                height, width = height // 2, width // 2
+        self.hidden = nn.Linear(sizes[-1] * height * width, int(network.get("hidden_units", 64)))
+        self.dropout = dropout_of(network, 0)
+        self.output = nn.Linear(self.hidden.out_features, outputs)
+        self.activation = activation_of(network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, outputs]."""
+        layers = zip(self.convolutions, self.norms, self.pooled, strict=True)
+        for convolution, norm, pooled in layers:
+            x = self.activation(norm(convolution(x)))
+            x = F.max_pool2d(x, 2) if pooled else x
+        x = self.dropout(self.activation(self.hidden(x.flatten(1))))
+        return self.output(x)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of network.
+
+    Attributes:
+        build: Makes the module from its parameters, an input shape and a number of outputs.
+        fusible: Whether vmap takes its forward and backward pass.
+        widths: Names of parameters that may be padded with zero units to a larger value.
+        brought: Not ours but a user's (`workers.training.user_modules`): initial weights are those
+            that its own code draws, and nothing is known of it.
+        reason: Why it is not fusible.
+        refuses: Why it is not fusible on rows of a shape; None where it is.
+    """
+
+    build: Build
+    fusible: bool = True
+    widths: tuple[str, ...] = ()
+    brought: bool = False
+    reason: str | None = None
+    refuses: Callable[[InputShape], str | None] = lambda inputs: None
+
+
+NETWORKS: dict[str, Family] = {
+    "mlp": Family(Mlp, widths=("hidden_units",)),
+    "cnn": Family(Cnn),
+    "resnet": Family(Resnet),
+    "rnn": Family(Recurrent, refuses=too_long),
+    "gru": Family(Recurrent, refuses=too_long),
+    "lstm": Family(Recurrent, refuses=too_long),
+    "transformer": Family(Transformer),
+}
+
+
+def register(name: str, family: Family) -> None:
+    """Add a family under a name that is not taken."""
+    if name in NETWORKS:
+        raise ValueError(f"network names must be unique, but {name!r} is taken")
+    NETWORKS[name] = family
+
+
+def build(network: Mapping[str, Any], *, inputs: InputShape, outputs: int) -> nn.Module:
+    """Build a network on the CPU, in float32, with unspecified weights (see `initialise`).
+
+    Args:
+        network: `type` and the parameters of that family; what is missing takes its default.
+        inputs: Shape of one row.
+        outputs: Classes, or regression targets.
+
+    Raises:
+        DataError: If rows of this shape do not fit the network.
+        KeyError: If the type is unknown.
+    """
+    family = NETWORKS[network["type"]]
+    module = family.build(network, inputs, outputs)
+    if family.brought:
+        # A function, not a partial: copies of the module share it.
+        module.__dict__[_REBUILD] = lambda: family.build(network, inputs, outputs)
+    return module
+
+
+def initialise(module: nn.Module, seed: int) -> nn.Module:
+    """Give every parameter and buffer the value that belongs to the seed, in place.
+
+    A user's network gets the values that building it under the seed gives. Ours get
+    torch's own initial distributions, drawn on the CPU in the order of the modules, so that the
+    module must be on the CPU. The process's generator is left as it was.
+
+    Raises:
+        ValueError: If a module owns parameters but has no `reset_parameters`.
+    """
+    rebuild = module.__dict__.get(_REBUILD)
+    if rebuild is not None:
+        with seeded(seed):
+            module.load_state_dict(rebuild().state_dict())
+        return module
+    with seeded(seed):
+        for name, part in module.named_modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+            elif next(part.parameters(recurse=False), None) is not None:
+                kind = type(part).__name__
+                raise ValueError(
+                    f"a module that owns parameters needs reset_parameters() to be initialised "
+                    f"from a seed, but {name or 'the root'} ({kind}) has none"
+                )
+    return module
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from torch's CPU generator seeded with `seed`, and put its state back after."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+def rows_at_once(module: nn.Module, most: int) -> int:
+    """Return how many rows, up to `most`, to evaluate at once: attention may take much memory."""
+    return max(1, min(most, LARGEST_ACTIVATION // int(getattr(module, "numbers_per_row", 1))))
+
+
+def dropouts(module: nn.Module) -> dict[str, Dropout]:
+    """Return every `Dropout` in the network by its path."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, Dropout)}
+
+
+def arm(module: nn.Module, *, rate: float, seed: int, step: int) -> None:
+    """Set every dropout's rate, seed and step (optimizer steps taken) before a plain step."""
+    for part in dropouts(module).values():
+        part.rate.fill_(rate)
+        part.seed.fill_(seed)
+        part.step.fill_(step)
+
+
+def _flat(inputs: InputShape) -> int:
+    size = 1
+    for length in inputs:
+        size *= length
+    return size

@@ -1,0 +1,50 @@
+"""Who decides what kind of step a group gets, and how wide: the epoch loop asks, it never knows."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from workers.training.steps.groups import GroupSpec, without_dropout
+from workers.training.steps.plain import PlainStep
+from workers.training.steps.step import Step
+
+
+class Steps(Protocol):
+    """Makes steps for groups."""
+
+    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+        """Return a step with exactly this many lanes."""
+
+    def lanes_for(self, group: GroupSpec, wanted: int) -> int:
+        """Return how many lanes a group should have for `wanted` trials, waiting ones counted."""
+
+    def group_network(self, network: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a network has in common with the others of its group."""
+
+    def capacity(self, device: torch.device) -> int:
+        """Return how many trials a trainer on this device can usefully hold at once."""
+
+
+class PlainSteps:
+    """Every group plain, one lane each."""
+
+    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+        """Return the plain step."""
+        if lanes != 1:
+            raise ValueError(f"the plain step has one lane, but {lanes} were asked for")
+        return PlainStep(group, group.fuse_reason)
+
+    def lanes_for(self, group: GroupSpec, wanted: int) -> int:
+        """Return 1."""
+        del group, wanted
+        return 1
+
+    def group_network(self, network: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the network but its dropout rate."""
+        return without_dropout(network)
+
+    def capacity(self, device: torch.device) -> int:
+        """Return 2: one trial in work, one ready to follow."""
+        del device
+        return 2

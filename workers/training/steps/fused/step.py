@@ -1,0 +1,349 @@
+"""The fused step: K lanes of one group trained at once.
+
+    K   lanes                S   steps of an epoch
+    B   batch size           n   rows of the training part
+    P   a parameter's shape
+
+The weights and optimizer state of all lanes are stacked tensors [K, P] (program.py); a lane is a
+row of each. Idle lanes compute along with a learning rate of zero. What runs the program (compiled
+code, a traced graph) is the `Runner`'s business (ladder.py).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from workers.training.nets import networks
+from workers.training.nets.losses import row_losses
+from workers.training.optim import fused
+from workers.training.steps.fused.padding import corner, embed
+from workers.training.steps.fused.program import (
+    Arena,
+    Features,
+    Named,
+    Program,
+    couples_rows,
+    prepare,
+)
+from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
+from workers.training.steps.plain import precision
+from workers.training.steps.step import LaneHyper, LaneState
+
+EVALUATION_ROWS = 16384  # rows times lanes of one forward pass: bounds the activations
+
+Run = Callable[[Sequence[Tensor]], object]
+
+
+class Runner(Protocol):
+    """Turns programs into something that runs, and knows on which rung it does."""
+
+    @property
+    def rung(self) -> str:
+        """Its name."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not a faster one."""
+
+    def runnable(self, program: Program, arena: Arena) -> Run:
+        """Return what takes one step of the program on the arena's tensors, the fastest it has."""
+
+
+class FusedStep:
+    """K trials of one group.
+
+    Args:
+        group: What the trials share.
+        lanes: K.
+        runner: Runs the traced program.
+    """
+
+    def __init__(self, group: GroupSpec, lanes: int, runner: Runner) -> None:
+        self.lanes = lanes
+        self._group = group
+        self._runner = runner
+        self._dtype = dtype_of(group.precision)
+        self._loss = row_losses(group.loss)
+        self._template = self._built(group.network).to(device=group.device, dtype=self._dtype)
+        self._judge = copy.deepcopy(self._template).eval()
+        # Nothing is known of a user's network: it may couple rows in any way.
+        brought = networks.NETWORKS[str(group.network["type"])].brought
+        self._couples = brought or couples_rows(self._template)
+        self._hypers: list[LaneHyper | None] = [None] * lanes
+        self._shapes: list[Mapping[str, torch.Size]] = [{}] * lanes
+        self._drafts: dict[str, nn.Module] = {}
+        self._features = Features()
+        self._programs: dict[tuple[int, Features], Program] = {}
+        self._arena = self._new_arena()
+        self._source = torch.zeros(lanes, len(fused.PACE_COLUMNS), dtype=torch.float64)
+        self._kept: dict[str, Named] = {}
+
+    @property
+    def rung(self) -> str:
+        """What runs the program at present."""
+        return self._runner.rung
+
+    @property
+    def rung_reason(self) -> str | None:
+        """Why nothing faster does."""
+        return self._runner.reason
+
+    # -- lanes ------------------------------------------------------------------------------
+
+    def put(self, lane: int, hyper: LaneHyper, state: LaneState | None) -> None:
+        """Load a trial into a lane: from a canonical state, or freshly initialised."""
+        if state is None:
+            state = self._initial(hyper)
+        self._hypers[lane] = hyper
+        self._features = self._features | Features.of(hyper)
+        slots = fused.slots_of(hyper.optimizer, hyper.options)
+        stored = self._stored()
+        for name, wide in self._arena.parameters.items():
+            narrow = state[f"parameters/{name}"]
+            embed(wide[lane], narrow)
+            for role in ("average", "square"):
+                held = state.get(f"optimizer/{slots.get(role)}/{name}")
+                embed(stored[role][name][lane], torch.zeros_like(narrow) if held is None else held)
+        for name, wide in self._arena.buffers.items():
+            if f"buffers/{name}" in state:  # others are constants of the module
+                embed(wide[lane], state[f"buffers/{name}"])
+        self._shapes[lane] = {key.split("/", 1)[1]: state[key].shape for key in _weights(state)}
+        self._put_hyper(lane, hyper, int(state["optimizer/steps"]))
+
+    def take(self, lane: int) -> LaneState:
+        """Return a copy of the lane's canonical state, on the CPU."""
+        hyper = self._hypers[lane]
+        if hyper is None:
+            raise ValueError(f"only an occupied lane can be taken, but lane {lane} is idle")
+        state = self._weights_of(lane, self._arena.parameters | self._arena.buffers)
+        steps = self._arena.feed["steps"][lane].cpu().clone()
+        state["optimizer/steps"] = steps
+        if int(steps) == 0:
+            return state
+        stored = self._stored()
+        for role, slot in fused.slots_of(hyper.optimizer, hyper.options).items():
+            for name, wide in stored[role].items():
+                state[f"optimizer/{slot}/{name}"] = self._own(lane, name, wide[lane])
+        return state
+
+    def clear(self, lane: int) -> None:
+        """Make the lane idle."""
+        self._hypers[lane] = None
+
+    def remember(self, lanes: Sequence[int]) -> None:
+        """Keep a copy of the present weights of these lanes aside, on the device."""
+        present = self._arena.parameters | self._arena.buffers
+        if not self._kept:
+            self._kept = {"weights": {name: wide.clone() for name, wide in present.items()}}
+            return
+        chosen = torch.tensor(list(lanes), device=self._group.device)
+        for name, wide in present.items():
+            self._kept["weights"][name].index_copy_(0, chosen, wide.index_select(0, chosen))
+
+    def recall(self, lane: int) -> LaneState:
+        """Return what was remembered of a lane, on the CPU."""
+        return self._weights_of(lane, self._kept["weights"])
+
+    # -- training ---------------------------------------------------------------------------
+
+    def train_epoch(self, orders: Tensor, learning_rates: Tensor) -> Tensor:
+        """Train on orders [K, n] with rates [K, S]; return [K], losses summed over rows."""
+        rows, batch = orders.shape[1], self._group.batch_size
+        self._feed_epoch(orders, learning_rates)
+        short = rows % batch if self._couples else 0
+        with torch.no_grad(), precision(self._group.precision, self._group.device):
+            self._run(-(-rows // batch) - (1 if short else 0), batch)
+            if short:
+                self._run(1, short)
+        occupied = [hyper is not None for hyper in self._hypers]
+        total = self._arena.feed["total"].cpu()
+        return torch.where(torch.tensor(occupied), total, torch.zeros_like(total))
+
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """Return [K, rows, …] outputs in evaluation mode."""
+        state = self._arena.parameters | self._arena.buffers
+        chunk = max(1, networks.rows_at_once(self._judge, EVALUATION_ROWS) // self.lanes)
+        with torch.no_grad(), precision(self._group.precision, self._group.device):
+            outputs = [self._outputs(state, part) for part in torch.split(inputs, chunk)]
+        joined = torch.cat(outputs, dim=1)
+        return joined.float() if joined.dtype == torch.bfloat16 else joined
+
+    def _outputs(self, state: Named, inputs: Tensor) -> Tensor:
+        def one(lane: Named) -> Tensor:
+            outputs: Tensor = functional_call(self._judge, lane, (inputs,))
+            return outputs
+
+        return vmap(one)(state)
+
+    def ready(self, rows: int, features: Features) -> None:
+        """Make the program for batches of this many rows, without running it."""
+        self._features = self._features | features
+        arena = self._active()
+        # Inductor keeps its code by these settings, too.
+        with torch.no_grad(), precision(self._group.precision, self._group.device):
+            self._runner.runnable(self._program(rows, arena), arena)
+
+    def _run(self, steps: int, rows: int) -> None:
+        if steps <= 0:
+            return
+        arena = self._active()
+        run = self._runner.runnable(self._program(rows, arena), arena)
+        tensors = arena.flat()
+        for _ in range(steps):
+            run(tensors)
+
+    def _program(self, rows: int, arena: Arena) -> Program:
+        key = (rows, self._features)
+        prepare(self._template, self._features)
+        if key not in self._programs:
+            self._programs[key] = Program(
+                template=self._template,
+                loss=self._loss,
+                rows=rows,
+                batch_size=self._group.batch_size,
+                features=self._features,
+                autocast=self._group.precision == "bfloat16",
+                arena=arena,
+                update=fused.update_of(self._group.optimizer),
+            )
+        return self._programs[key]
+
+    def _active(self) -> Arena:
+        """Return the arena without what the present features do not need."""
+        arena = self._arena
+        squares = arena.squares if self._features.squares else {}
+        return Arena(arena.parameters, arena.averages, squares, arena.buffers, arena.feed)
+
+    def _feed_epoch(self, orders: Tensor, learning_rates: Tensor) -> None:
+        """Write the epoch's orders, coefficients and row counts into the program's tensors."""
+        feed, batch = self._arena.feed, self._group.batch_size
+        rows, steps = orders.shape[1], learning_rates.shape[1]
+        feed["counter"].zero_()
+        feed["total"].zero_()
+        feed["orders"][:, :rows].copy_(orders)
+        feed["orders"][:, rows : steps * batch].zero_()
+        kind = self._group.optimizer
+        taken = feed["steps"].cpu()
+        pace = fused.step_coefficients(self._source, learning_rates.cpu(), taken, kind=kind)
+        feed["pace"][:steps].copy_(pace)
+        last = rows - (steps - 1) * batch
+        feed["weights"][:steps].fill_(1.0 / batch)
+        feed["weights"][steps - 1, :last] = 1.0 / last
+        feed["weights"][steps - 1, last:] = 0.0
+        feed["counts"][:steps].fill_(batch)
+        feed["counts"][steps - 1] = last
+
+    # -- state ------------------------------------------------------------------------------
+
+    def _new_arena(self) -> Arena:
+        K, group = self.lanes, self._group
+        parameters = {
+            name: tensor.detach().expand(K, *tensor.shape).clone()
+            for name, tensor in self._template.named_parameters()
+        }
+        own = set(networks.dropouts(self._template))
+        buffers = {
+            name: tensor.expand(K, *tensor.shape).clone()
+            for name, tensor in self._template.named_buffers()
+            if name.rpartition(".")[0] not in own
+        }
+        return Arena(
+            parameters=parameters,
+            averages={name: torch.zeros_like(tensor) for name, tensor in parameters.items()},
+            squares={name: torch.zeros_like(tensor) for name, tensor in parameters.items()},
+            buffers=buffers,
+            feed=_new_feed(group, K, self._dtype),
+        )
+
+    def _stored(self) -> dict[str, Named]:
+        return {"average": self._arena.averages, "square": self._arena.squares}
+
+    def _put_hyper(self, lane: int, hyper: LaneHyper, steps: int) -> None:
+        feed = self._arena.feed
+        clip = math.inf if hyper.gradient_clip is None else hyper.gradient_clip
+        numbers = {
+            "steps": steps,
+            "seeds": hyper.seed,
+            "rates": hyper.dropout,
+            "flips": hyper.random_flip,
+            "crops": hyper.random_crop,
+            "smoothing": hyper.label_smoothing,
+            "l1": hyper.l1,
+            "clip": clip,
+        }
+        for name, value in numbers.items():
+            feed[name][lane] = value
+        row = fused.lane_coefficients(hyper.optimizer, hyper.options)
+        feed["lane"][lane] = torch.tensor(row, dtype=torch.float64).to(feed["lane"])
+        self._source[lane] = torch.tensor(
+            fused.pace_coefficients(hyper.optimizer, hyper.options), dtype=torch.float64
+        )
+
+    def _initial(self, hyper: LaneHyper) -> LaneState:
+        """Return the state that belongs to the lane's seed, in the lane's own shapes."""
+        network = without_dropout(hyper.network or self._group.network)
+        key = repr(sorted(network.items()))
+        if key not in self._drafts:
+            self._drafts[key] = self._built(network)
+        draft = networks.initialise(self._drafts[key], hyper.seed)
+        persistent = draft.state_dict()
+        parameters = dict(draft.named_parameters())
+        state = {
+            f"{'parameters' if name in parameters else 'buffers'}/{name}": tensor
+            for name, tensor in persistent.items()
+        }
+        return {**state, "optimizer/steps": torch.tensor(0)}
+
+    def _built(self, network: Mapping[str, Any]) -> nn.Module:
+        group = self._group
+        return networks.build(network, inputs=group.inputs, outputs=group.outputs)
+
+    def _weights_of(self, lane: int, named: Named) -> LaneState:
+        return {
+            f"{'parameters' if name in self._arena.parameters else 'buffers'}/{name}": self._own(
+                lane, name, wide[lane]
+            )
+            for name, wide in named.items()
+            if name in self._shapes[lane]
+        }
+
+    def _own(self, lane: int, name: str, wide: Tensor) -> Tensor:
+        """Return a CPU copy of a lane's tensor in the lane's own shape."""
+        return corner(wide, self._shapes[lane][name]).cpu().clone()
+
+
+def _weights(state: LaneState) -> list[str]:
+    return [key for key in state if key.startswith(("parameters/", "buffers/"))]
+
+
+def _new_feed(group: GroupSpec, K: int, dtype: torch.dtype) -> Named:
+    """Return the tensors of `Arena.feed`, zero but for the data."""
+    S, B, device = group.steps, group.batch_size, group.device
+
+    def zeros(*shape: int, kind: torch.dtype = dtype) -> Tensor:
+        return torch.zeros(shape, dtype=kind, device=device)
+
+    return {
+        "counter": zeros(1, kind=torch.int64),
+        "steps": zeros(K, kind=torch.int64),
+        "seeds": zeros(K, kind=torch.int64),
+        "rates": zeros(K, kind=torch.float64),
+        "flips": zeros(K, kind=torch.float64),
+        "crops": zeros(K, kind=torch.int64),
+        "smoothing": zeros(K),
+        "l1": zeros(K),
+        "clip": zeros(K),
+        "lane": zeros(K, len(fused.LANE_COLUMNS)),
+        "pace": zeros(S, K, len(fused.STEP_COLUMNS)),
+        "orders": zeros(K, S * B, kind=torch.int64),
+        "weights": zeros(S, B),
+        "counts": zeros(S, kind=torch.float64),
+        "total": zeros(K, kind=torch.float64),
+        "inputs": group.train_inputs,
+        "targets": group.train_targets,
+    }

@@ -1,0 +1,165 @@
+"""What trials must share to train in one group, and the key that says so.
+
+Within a group only what `LaneHyper` holds may differ; everything else is structural: the network
+(but its dropout rate), the data, batch size, loss, precision, and the optimizer where that has
+an update of its own.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuner_service.definition.trial_spec import TrialSpec
+from tuner_service.errors import DataError
+from workers.training.data import PreparedData
+from workers.training.nets.networks import NETWORKS, InputShape
+from workers.training.optim.plain import OPTIMIZERS
+from workers.training.steps.fused.padding import bucketed
+from workers.training.steps.step import LaneHyper, steps_per_epoch
+
+GroupNetwork = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupSpec:
+    """What a step is made from.
+
+    Attributes:
+        key: Equal for trials that may share a group.
+        network: Without what may differ by lane.
+        optimizer: The one kind, if that has its own update; None where the other kinds may mix.
+        batch_size: B, at most n.
+        inputs: Shape of one row.
+        train_inputs: [n, …] in the training dtype; on the CPU if the data is streamed.
+        train_targets: [n] int64 classes, [n, 1] zeros and ones, or [n, T] numbers.
+        augments: Whether trials flip or crop their training images.
+        streamed: Whether the inputs lie in files, and come to the device batch by batch.
+        fuse: Whether the trials may be fused at all, and `fuse_reason` why not.
+    """
+
+    key: str
+    network: Mapping[str, Any]
+    optimizer: str | None
+    loss: str
+    batch_size: int
+    precision: str
+    inputs: InputShape
+    outputs: int
+    device: torch.device
+    train_inputs: Tensor
+    train_targets: Tensor
+    fuse: bool
+    fuse_reason: str | None
+    augments: bool = False
+    streamed: bool = False
+
+    @property
+    def rows(self) -> int:
+        """n, rows of the training part."""
+        return len(self.train_inputs)
+
+    @property
+    def steps(self) -> int:
+        """S, optimizer steps per epoch."""
+        return steps_per_epoch(self.rows, self.batch_size)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return the dtype of data and weights (bfloat16 keeps both in float32 and autocasts)."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def group_of(
+    spec: TrialSpec, data: PreparedData, *, device: torch.device, group_network: GroupNetwork
+) -> GroupSpec:
+    """Return the group a trial belongs to."""
+    kind = str(spec.optimizer["type"])
+    optimizer = None if OPTIMIZERS[kind].fusible else kind
+    rows = data.train.rows
+    batch_size = rows if spec.batch_size == "full" else min(int(spec.batch_size), rows)
+    network = group_network(spec.network)
+    augments = _augments(spec, data.shape)
+    if optimizer is not None or augments:  # no native code, whose groups mix networks
+        network = bucketed(without_dropout(spec.network))
+    parts = {
+        "network": dict(network),
+        "optimizer": optimizer,
+        "loss": spec.loss,
+        "batch_size": batch_size,
+        "precision": spec.precision,
+        "dataset": spec.dataset.model_dump(),
+        "data_hash": data.data_hash,
+        "fuse": spec.fuse,
+        "augments": augments,
+        "streamed": data.streamed,
+    }
+    return GroupSpec(
+        key=_digest(parts),
+        network=network,
+        optimizer=optimizer,
+        loss=spec.loss,
+        batch_size=batch_size,
+        precision=spec.precision,
+        inputs=data.shape,
+        outputs=data.outputs,
+        device=device,
+        train_inputs=data.train.inputs,
+        train_targets=data.train.targets,
+        fuse=spec.fuse,
+        fuse_reason=None if spec.fuse else "training.fuse is false",
+        augments=augments,
+        streamed=data.streamed,
+    )
+
+
+def _augments(spec: TrialSpec, shape: InputShape) -> bool:
+    if not hyper_of(spec).augments:
+        return False
+    if len(shape) != 3:
+        raise DataError(
+            f"random_flip and random_crop need images (channels, height, width), but rows are of "
+            f"shape {shape}; leave them out"
+        )
+    return True
+
+
+def hyper_of(spec: TrialSpec) -> LaneHyper:
+    """Return what is the trial's own within its group."""
+    options = {k: float(v) for k, v in spec.optimizer.items() if k not in ("type", "learning_rate")}
+    return LaneHyper(
+        optimizer=str(spec.optimizer["type"]),
+        options=options,
+        dropout=_dropout(spec.network),
+        label_smoothing=spec.label_smoothing,
+        l1=spec.l1,
+        gradient_clip=spec.gradient_clip,
+        seed=spec.seed,
+        network=spec.network,
+        random_flip=spec.random_flip,
+        random_crop=spec.random_crop,
+    )
+
+
+def _dropout(network: Mapping[str, Any]) -> float:
+    return 0.0 if without_dropout(network) is network else float(network.get("dropout", 0.0))
+
+
+def without_dropout(network: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the network without its dropout rate, which every lane has for itself.
+
+    What a user's network calls dropout is its own business.
+    """
+    family = NETWORKS.get(str(network["type"]))
+    if family is not None and family.brought:
+        return network
+    return {name: value for name, value in network.items() if name != "dropout"}
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,152 @@
+"""The compiled library of native.cpp: its structures, and how it is built.
+
+Compiled once per machine by the C++ compiler that inductor would need too, in five seconds, and
+kept under a name that says what it was compiled from and for.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math")
+COMPILERS = ("g++", "clang++", "c++")
+COMPILE_SECONDS = 120.0
+MOST_LAYERS = 64  # kMostLayers of native.cpp
+
+_i64, _f64, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+class NativeError(RuntimeError):
+    """The library cannot be built here; the message says why."""
+
+
+class LayerStruct(ctypes.Structure):
+    """`Layer` of native.cpp."""
+
+    _fields_ = [
+        (name, _i64)
+        for name in (
+            "channels", "pitch", "outputs", "stride", "kernel", "height", "width",
+            "norm", "pooled", "dropped", "weight", "bias", "scale", "stats",
+        )
+    ]  # fmt: skip
+
+
+class OptimizerStruct(ctypes.Structure):
+    """`Optimizer` of native.cpp."""
+
+    _fields_ = [("kind", _i64)] + [
+        (name, _f64) for name in ("l2", "momentum", "beta2", "eps", "beta1")
+    ]
+
+
+class TrialStruct(ctypes.Structure):
+    """`Trial` of native.cpp."""
+
+    _fields_ = [
+        ("layers", _pointer),
+        *[(name, _i64) for name in ("count", "activation", "size")],
+        ("optimizer", OptimizerStruct),
+        *[(name, _pointer) for name in ("weights", "average", "square", "statistics")],
+        *[(name, _f64) for name in ("dropout", "smoothing", "l1", "clip")],
+        *[(name, _i64) for name in ("seed", "steps")],
+    ]
+
+
+class SliceStruct(ctypes.Structure):
+    """`Slice` of native.cpp."""
+
+    _fields_ = [
+        *[(name, _pointer) for name in ("rows", "targets", "order", "pace")],
+        *[(name, _i64) for name in ("rows_in_slice", "batch", "loss")],
+    ]
+
+
+class Library:
+    """The compiled functions for one number type. Their calls release the interpreter lock."""
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        library = ctypes.CDLL(str(path))
+        kind = "double" if dtype == torch.float64 else "float"
+        trial = ctypes.POINTER(TrialStruct)
+        self.train = getattr(library, f"tuner_train_{kind}")
+        self.train.restype = _f64
+        self.train.argtypes = [trial, ctypes.POINTER(SliceStruct), _pointer]
+        self.evaluate = getattr(library, f"tuner_evaluate_{kind}")
+        self.evaluate.restype = None
+        self.evaluate.argtypes = [trial, _pointer, _i64, _pointer, _pointer]
+        self.buffer_bytes = getattr(library, f"tuner_buffer_{kind}")
+        self.buffer_bytes.restype = _i64
+        self.buffer_bytes.argtypes = [trial, _i64]
+        self.stride = getattr(library, f"tuner_stride_{kind}")
+        self.stride.restype = _i64
+        self.stride.argtypes = [_i64]
+
+
+def build(directory: Path) -> Path:
+    """Return the compiled library in `directory`, made unless it is there for this very machine.
+
+    Raises:
+        NativeError: If there is no C++ compiler, or it fails.
+    """
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise NativeError("no C++ compiler (g++)")
+    path = directory / f"native-{_fingerprint(compiler)}.so"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _compile(compiler, path)
+    return path
+
+
+def _compile(compiler: str, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch, "native.so")
+        command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(made), str(SOURCE)]
+        try:
+            done = subprocess.run(  # noqa: S603  a compiler from PATH, and no shell
+                command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NativeError(f"{compiler} did not compile {SOURCE.name}: {error}") from error
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise NativeError(f"{compiler} did not compile {SOURCE.name}: {last}")
+        made.replace(path)  # two trainers may do this at once: either's result is whole
+
+
+def _fingerprint(compiler: str) -> str:
+    """Hash what the library depends on: source, flags, compiler, processor."""
+    version = subprocess.run(  # noqa: S603  as above
+        [compiler, "--version"], capture_output=True, text=True, check=False
+    )
+    parts = [SOURCE.read_text(), *FLAGS, version.stdout, platform.machine(), _processor()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Return what the processor can do, which `-march=native` builds for."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def cache_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where compiled code is kept: beside inductor's, else the user's cache directory."""
+    inductor = environment.get("TORCHINDUCTOR_CACHE_DIR")
+    if inductor:
+        return Path(inductor, "native")
+    base = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base, "tuner-service", "native")

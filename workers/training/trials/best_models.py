@@ -1,0 +1,115 @@
+"""Writing the weights of trials that are among their study's best.
+
+A model file is safetensors; its header holds what is needed to build the network and to prepare
+inputs: network, input shape, outputs, scaling, class labels, and the texts of `predict.py` and
+`export.py`, so that a model is read by the code it was written with, whichever worker and service
+hand it out later.
+"""
+
+import functools
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workers.protocol.messages import TrialStart
+from workers.training import user_modules
+from workers.training.steps.step import LaneState
+from workers.training.trials.checkpoints import write_tensors
+from workers.training.trials.runs import Direction, Run
+
+logger = logging.getLogger(__name__)
+
+
+EVERY = -1
+"""As `keep_models`: keep the model whatever its rank."""
+
+Rank = tuple[float, int]
+"""What decides which trial is better: the value (less is better), then the trial's number."""
+
+
+class ModelKeeper:
+    """Knows the best values per study that this trainer has seen.
+
+    With several objectives the first decides. Trials of equal values rank by number: every worker
+    orders them so at any time, hence a study's best trial ranks first wherever it ends.
+    """
+
+    def __init__(self) -> None:
+        self._best: dict[int, list[Rank]] = defaultdict(list)
+
+    def forget(self, study: int) -> None:
+        """A value of this study was not counted: what comes next is not held against it."""
+        self._best.pop(study, None)
+
+    def keep(self, run: Run, weights: Callable[[], LaneState | None]) -> str | None:
+        """Write the model if the run is among the best; return its path, or None."""
+        path, values = run.start["model"], run.values
+        direction, most = run.spec.objective[0][1], run.start["keep_models"]
+        if path is None or values is None:
+            return None
+        if most != EVERY and not self.ranks(run.start, values[0], direction):
+            return None
+        tensors = {
+            k: v for k, v in (weights() or {}).items() if k.startswith(("parameters/", "buffers/"))
+        }
+        plain = {name.split("/", 1)[1]: tensor for name, tensor in tensors.items()}
+        try:
+            write_tensors(Path(path), plain, describe(run))
+        except OSError as error:  # a full disk costs the model, not the result
+            logger.warning("no model of trial %s: %s", run.trial, error)
+            if most != EVERY:
+                self.withdraw(run.start, values[0], direction)
+            return None
+        return path
+
+    def ranks(self, start: TrialStart, value: float, direction: Direction) -> bool:
+        """Return whether the trial is among the best `keep_models` of its study, and count it."""
+        if math.isnan(value):
+            return False
+        rank, best = _rank(start, value, direction), self._best[start["study"]]
+        best.append(rank)
+        best.sort()
+        del best[start["keep_models"] :]
+        return rank in best
+
+    def withdraw(self, start: TrialStart, value: float, direction: Direction) -> None:
+        """Count a trial that ranked no more: its model could not be written."""
+        self._best[start["study"]].remove(_rank(start, value, direction))
+
+
+def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
+    return (-value if direction == "maximize" else value), start["number"]
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return what a model file says of itself."""
+    network, files = run.spec.network, scripts()
+    own: dict[str, Any] = {"network": network}
+    if user_modules.is_brought(network):
+        own = user_modules.described(network, run.data)
+        files["network.py"] = own.pop("source")
+    return {
+        **own,
+        "input_shape": list(run.data.shape),
+        "outputs": run.data.outputs,
+        "loss": run.spec.loss.rpartition(":")[2],
+        "preprocessing": run.data.preprocessing,
+        "dataset": run.spec.dataset.model_dump(),
+        "data_hash": run.data.data_hash,
+        "step": run.result_step,
+        "values": run.values,
+        "files": files,
+    }
+
+
+def scripts() -> dict[str, str]:
+    """Return the files that predict with a model and export it, by name."""
+    return {f"{each}.py": _text(each) for each in ("predict", "export")}
+
+
+@functools.cache
+def _text(script: str) -> str:
+    return Path(__file__).parents[1].joinpath("bundle", f"{script}.py").read_text(encoding="utf-8")

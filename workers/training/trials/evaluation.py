@@ -1,0 +1,62 @@
+"""Losses and metrics of K lanes on the R rows of one part of the data, in one go."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from workers.training.data import Part
+from workers.training.nets.losses import LOSSES, row_losses
+from workers.training.nets.metrics import MetricSet, Scores
+
+MOST_CONFUSED = 50  # classes: the counts of more would bloat every trial's record
+
+
+def measure(
+    outputs: Tensor, part: Part, *, loss: str, metrics: Sequence[MetricSet | None]
+) -> list[dict[str, float]]:
+    """Return `loss` and each lane's own metrics, without prefix.
+
+    The loss has no label smoothing: trials that differ in it stay comparable.
+
+    Args:
+        outputs: [K, R, …].
+        metrics: [K]; None for an idle lane, whose numbers are left out.
+    """
+    kind = LOSSES[loss].targets
+    targets = part.targets.expand(outputs.shape[0], *part.targets.shape)
+    losses = row_losses(loss)(outputs, targets, 0.0).double().mean(-1).tolist()  # [K]
+    union = tuple({name: None for one in metrics if one for name in one.names})
+    scores = Scores(outputs, part.targets, binary=kind == "binary")
+    table = MetricSet(union, numbers=kind == "numbers").compute(scores)
+    return [
+        {
+            "loss": losses[lane],
+            **{name: table[name][lane] for name in one.names},
+            **one.compute_own(outputs[lane], part.targets),
+        }
+        if one
+        else {}
+        for lane, one in enumerate(metrics)
+    ]
+
+
+def confusion(outputs: Tensor, part: Part, *, loss: str) -> list[list[list[int]]] | None:
+    """Return each lane's rows by true class, then by predicted class.
+
+    None for numbers, and for more than `MOST_CONFUSED` classes.
+
+    Args:
+        outputs: [K, R, …].
+    """
+    kind = LOSSES[loss].targets
+    if kind == "numbers" or outputs.shape[-1] > MOST_CONFUSED:
+        return None
+    scores = Scores(outputs, part.targets, binary=kind == "binary")
+    counts: list[list[list[int]]] = scores.confusion().tolist()
+    return counts
+
+
+def pick(outputs: Tensor, lanes: Sequence[int]) -> Tensor:
+    """Return the outputs [len(lanes), R, …] of some lanes."""
+    return outputs[torch.tensor(lanes, device=outputs.device)]

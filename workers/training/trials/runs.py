@@ -1,0 +1,273 @@
+"""One trial on its way through the engine: where it stands, its best epoch, its checkpoint.
+
+With early stopping, the trial's result is its best epoch: those values and weights. Without, it is
+the last epoch, as in the usual loop. Several objectives: the first decides what is best.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from tuner_service.definition.trial_spec import TrialSpec
+from workers.protocol.messages import StopMode, TrialStart
+from workers.training.data import PreparedData
+from workers.training.nets.metrics import MetricSet
+from workers.training.optim.schedules import Span, learning_rates
+from workers.training.steps.groups import GroupSpec
+from workers.training.steps.step import LaneHyper, LaneState
+from workers.training.trials.checkpoints import (
+    KEPT,
+    CheckpointError,
+    checkpoint_path,
+    newest_checkpoint,
+    read_tensors,
+    write_tensors,
+)
+
+Direction = Literal["maximize", "minimize"]
+
+FORMAT = 1  # of checkpoints; another format is not resumed
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a trial stands; the JSON of a checkpoint.
+
+    Attributes:
+        epoch: Epochs completed.
+        position: Optimizer steps into the present epoch.
+        loss_sum: Training loss summed over the present epoch's rows so far.
+        rows: Rows trained in the present epoch so far.
+        epoch_seconds: Device time of the present epoch so far, this trial's share.
+        seconds: Device time in all, this trial's share.
+        samples: Rows trained in all.
+        anchor: Objective that later epochs must pass by more than `min_delta`.
+        stale: Epochs since the anchor moved.
+        plateau: What a plateau schedule has scaled the learning rate to.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    loss_sum: float = 0.0
+    rows: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    samples: int = 0
+    best_step: int = 0
+    best_values: list[float] | None = None
+    last_values: list[float] | None = None
+    anchor: float | None = None
+    stale: int = 0
+    plateau: float = 1.0
+    plateau_best: float | None = None
+    plateau_stale: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A trial the engine has taken on.
+
+    Attributes:
+        state: Its tensors while it is in no lane; None before its first step.
+        best: Weights of the best epoch, while the step does not hold them (`remembered`).
+        verdict: Last step that the pruner has let pass.
+        stop: How it was asked to stop.
+        parameter_count: Numbers trained.
+        resumed_from: Epoch of the checkpoint it continued from; 0 where that could not be read.
+        saved: Epochs completed in the checkpoints that are on disk, the latest last.
+    """
+
+    start: TrialStart
+    spec: TrialSpec
+    data: PreparedData
+    group: GroupSpec
+    hyper: LaneHyper
+    metrics: MetricSet
+    parameter_count: int
+    checkpointed_at: float
+    progress: Progress = field(default_factory=Progress)
+    state: LaneState | None = None
+    best: LaneState | None = None
+    remembered: bool = False
+    verdict: int = 0
+    reported: int = 0
+    stop: StopMode | None = None
+    started: bool = False
+    resumed_from: int | None = None
+    saved: list[int] = field(default_factory=list)
+
+    @property
+    def trial(self) -> int:
+        """The supervisor's key."""
+        return self.start["trial"]
+
+    @property
+    def study(self) -> int:
+        """The study's key."""
+        return self.start["study"]
+
+    @property
+    def saved_step(self) -> int | None:
+        """Epochs completed in the latest checkpoint."""
+        return self.saved[-1] if self.saved else None
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the result is the best epoch rather than the last."""
+        return self.spec.early_stopping is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it must not go on before the pruner has seen its last report."""
+        at_boundary = self.progress.position == 0
+        return self.start["prunable"] and at_boundary and self.progress.epoch > self.verdict
+
+    @property
+    def done(self) -> bool:
+        """Whether every epoch is trained, or patience is at its end."""
+        stopping = self.spec.early_stopping
+        if stopping is not None and self.progress.stale >= stopping.patience:
+            return True
+        return self.progress.epoch >= self.spec.epochs
+
+    @property
+    def values(self) -> list[float] | None:
+        """The result so far, one value per objective; None before the first epoch ended."""
+        return self.progress.best_values if self.keeps_best else self.progress.last_values
+
+    @property
+    def result_step(self) -> int:
+        """The epoch that `values` are of."""
+        return self.progress.best_step if self.keeps_best else self.progress.epoch
+
+    def rates(self) -> torch.Tensor:
+        """Return the [S] float64 learning rates of the present epoch."""
+        span = Span(self.progress.epoch, self.spec.epochs, self.group.steps)
+        base = float(self.spec.optimizer["learning_rate"]) * self.progress.plateau
+        return torch.from_numpy(learning_rates(self.spec.schedule, base, span))
+
+    def add_slice(self, *, loss: float, rows: int, steps: int, seconds: float) -> None:
+        """Account for a slice of the present epoch."""
+        progress = self.progress
+        progress.position += steps
+        progress.loss_sum += loss
+        progress.rows += rows
+        progress.samples += rows
+        self.add_seconds(seconds)
+
+    def add_seconds(self, seconds: float) -> None:
+        """Account for device time in the present epoch."""
+        self.progress.epoch_seconds += seconds
+        self.progress.seconds += seconds
+
+    def end_epoch(self, values: list[float]) -> bool:
+        """Account for a completed epoch with these objectives; return whether it is the best."""
+        progress = self.progress
+        progress.epoch += 1
+        progress.position, progress.rows = 0, 0
+        progress.loss_sum = progress.epoch_seconds = 0.0
+        progress.last_values = values
+        direction = self.spec.objective[0][1]
+        best = progress.best_values
+        better = best is None or gain(values[0], best[0], direction) > 0
+        if better:
+            progress.best_values, progress.best_step = values, progress.epoch
+        self._count_stale(values[0], direction)
+        self._follow_plateau(values[0], direction)
+        return better
+
+    def count_steps(self) -> None:
+        """Trust the optimizer's count: a slice that broke midway has moved the weights."""
+        if self.state is not None:
+            taken = int(self.state["optimizer/steps"])
+            self.progress.position = taken - self.progress.epoch * self.group.steps
+
+    def start_over(self) -> None:
+        """Forget all progress; what was reported is not reported again."""
+        self.progress, self.state, self.best = Progress(), None, None
+        self.remembered = False
+
+    def _count_stale(self, value: float, direction: Direction) -> None:
+        stopping, progress = self.spec.early_stopping, self.progress
+        if stopping is None:
+            return
+        moved = progress.anchor is None
+        if progress.anchor is not None:
+            moved = gain(value, progress.anchor, direction) > stopping.min_delta
+        progress.anchor = value if moved else progress.anchor
+        progress.stale = 0 if moved else progress.stale + 1
+
+    def _follow_plateau(self, value: float, direction: Direction) -> None:
+        """Scale the rate down after `patience` epochs without gain, as ReduceLROnPlateau."""
+        schedule, progress = self.spec.schedule, self.progress
+        if schedule["type"] != "plateau":
+            return
+        best = progress.plateau_best
+        min_delta = float(schedule.get("min_delta", 0.0))
+        if best is None or gain(value, best, direction) > min_delta:
+            progress.plateau_best, progress.plateau_stale = value, 0
+            return
+        progress.plateau_stale += 1
+        if progress.plateau_stale > int(schedule.get("patience", 5)):
+            lowered = progress.plateau * float(schedule.get("factor", 0.1))
+            progress.plateau = max(lowered, float(schedule.get("min_factor", 0.0)))
+            progress.plateau_stale = 0
+
+
+def gain(value: float, other: float, direction: Direction) -> float:
+    """Return by how much `value` is better than `other`; NaN is never better."""
+    difference = value - other if direction == "maximize" else other - value
+    return -math.inf if math.isnan(difference) else difference
+
+
+def save_checkpoint(run: Run, state: LaneState, best: LaneState | None) -> None:
+    """Write a checkpoint: the run's state, the best weights, its progress. Drop what is too old."""
+    tensors = {f"state/{name}": tensor for name, tensor in state.items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
+    note = {"format": FORMAT, "seed": run.spec.seed, "progress": asdict(run.progress)}
+    prefix, step = run.start["checkpoint"], run.progress.epoch
+    write_tensors(checkpoint_path(prefix, step), tensors, note)
+    if step != run.saved_step:
+        run.saved.append(step)
+    for old in run.saved[:-KEPT]:
+        checkpoint_path(prefix, old).unlink(missing_ok=True)
+    del run.saved[:-KEPT]
+
+
+def resume(run: Run) -> None:
+    """Continue from the checkpoint that the database knows, or from one before it.
+
+    Where none can be read, the run begins at the start.
+    """
+    known = run.start["resume"]
+    try:
+        path = newest_checkpoint(run.start["checkpoint"], up_to=-1 if known is None else known)
+        tensors, note = read_tensors(path)
+        progress = _progress(note, run)
+    except CheckpointError:
+        run.resumed_from = 0
+        return
+    run.progress = progress
+    run.state = _under("state/", tensors)
+    run.best = _under("best/", tensors) or None
+    run.resumed_from = run.verdict = run.reported = progress.epoch
+    run.saved = [progress.epoch]
+
+
+def _progress(note: Mapping[str, Any], run: Run) -> Progress:
+    if note.get("format") != FORMAT or note.get("seed") != run.spec.seed:
+        raise CheckpointError(
+            f"the checkpoint is of format {note.get('format')!r} and seed {note.get('seed')!r}, "
+            f"not of format {FORMAT} and seed {run.spec.seed}"
+        )
+    try:
+        return Progress(**note["progress"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint's progress cannot be read: {error}") from error
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> LaneState:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

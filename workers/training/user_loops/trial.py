@@ -1,0 +1,241 @@
+"""What a training loop is given: its parameters, a place for checkpoints, and someone to tell.
+
+The words go to the trainer as JSON lines; this module imports nothing that takes long, so that a
+loop without torch starts at once.
+"""
+
+import contextlib
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from workers.training.user_loops.report_log import Entry, Journal
+
+Say = Callable[[Mapping[str, Any]], None]
+
+MAX_REPORTS = 100_000
+MAX_METRICS = 1000
+
+
+class DivergedError(BaseException):
+    """The loop reported a value that is no finite number: its trial ends here.
+
+    No `Exception`, so that a loop that catches those does not go on.
+    """
+
+    def __init__(self, value: float, step: int) -> None:
+        self.step = step
+        super().__init__(f"the objective became {value} at step {step}")
+
+
+class Trial:
+    """One trial, as a training loop sees it.
+
+    Attributes:
+        params: What the study chose and fixed, with the loop's own defaults for the rest.
+        device: `cpu` or `cuda`, for `module.to(trial.device)`.
+        seed: Torch, NumPy and `random` are seeded with it already.
+        checkpoint_dir: An empty directory; after a pause or a lost worker, with what was put there.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        *,
+        device: str,
+        seed: int,
+        checkpoint_dir: Path,
+        waits_for_verdicts: bool,
+        journal: Journal,
+        reported: int | None,
+        save: Callable[[Any], None],
+        say: Say,
+    ) -> None:
+        self.params = MappingProxyType(dict(params))
+        self.device = device
+        self.seed = seed
+        self.checkpoint_dir = checkpoint_dir
+        self._waits_for_verdicts = waits_for_verdicts
+        self._before = reported  # the last step that is known of an earlier process
+        self._verdict = self._step = reported
+        self._journal = journal
+        self._unheard = _after(reported, journal)  # said by that process, and perhaps lost
+        self._save = save
+        self._say = say
+        self._pid = os.getpid()
+        self._reports = 0
+        self._metrics: dict[str, Any] = {}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._seen = _fingerprint(checkpoint_dir)
+        self.last_value: list[float] | None = None
+        if self._unheard:
+            self.last_value = self._unheard[-1].values
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the trial was asked to end."""
+        return self._stopping
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What was logged since the last report."""
+        return dict(self._metrics)
+
+    @property
+    def step(self) -> int | None:
+        """The last step that was reported."""
+        return self._step
+
+    def report(self, step: int, value: float | Sequence[float]) -> None:
+        """Report the objective after a step; a step that was reported before is skipped.
+
+        Args:
+            step: A whole number that grows: the epoch, for most loops.
+            value: The objective; with several objectives, all of them in their order.
+
+        Raises:
+            ValueError: The step or the value is none, or there are more than 100,000 reports.
+        """
+        self._refuse_forks()
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise ValueError(f"a step must be a whole number from 0, but got {step!r}")
+        values = numbers(value)
+        bad = next((one for one in values if not math.isfinite(one)), None)
+        if bad is not None:
+            raise DivergedError(bad, step)
+        self.last_value = values
+        if self._step is not None and step <= self._step:
+            if self._before is None or step > self._before:
+                raise ValueError(f"steps must grow, but got {step} after {self._step}")
+            self._metrics = {}
+            return
+        self._reports += 1
+        if self._reports > MAX_REPORTS:
+            raise ValueError(f"a trial has at most {MAX_REPORTS:,} reports; report less often")
+        record, self._metrics = self._metrics, {}
+        self.repeat(before=step)
+        entry = Entry(step, values, record)
+        self._journal.append(entry)
+        self._tell(entry)
+
+    def repeat(self, *, before: int | None = None) -> None:
+        """Say again what an earlier process reported before this step and may not be known."""
+        unheard, self._unheard = self._unheard, []
+        for entry in unheard:
+            if before is None or entry.step < before:
+                self._tell(entry)
+
+    def _tell(self, entry: Entry) -> None:
+        self._step = entry.step
+        self._say({
+            "type": "report", "step": entry.step, "values": entry.values, "record": entry.record,
+            "saved": self.has_saved(),
+        })  # fmt: skip
+
+    def log_metrics(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Log numbers of the present step; they are kept with the next report.
+
+        What is logged after the last report is kept in the trial's record.
+        """
+        self._refuse_forks()
+        for name, value in {**(metrics or {}), **more}.items():
+            if len(self._metrics) >= MAX_METRICS and name not in self._metrics:
+                raise ValueError(f"a step has at most {MAX_METRICS:,} metrics")
+            self._metrics[str(name)] = plain(value)
+
+    def should_prune(self) -> bool:
+        """Return whether the loop should return now: pruned, paused, cancelled or out of time.
+
+        Waits for the pruner's word on the last report. A loop that goes on all the same is killed
+        after a grace time.
+        """
+        self._refuse_forks()
+        if self.has_saved():
+            self._say({"type": "saved"})
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._is_waiting())
+            return self._stopping
+
+    def save_model(self, model: Any) -> None:
+        """Keep weights as the trial's model: a `torch.nn.Module`, or tensors by name.
+
+        The last that was saved counts, if the trial is among the study's best (`keep_models`).
+        """
+        self._refuse_forks()
+        self._save(model)
+
+    def has_saved(self) -> bool:
+        """Return whether there is something new in the directory since the last look."""
+        before, self._seen = self._seen, _fingerprint(self.checkpoint_dir)
+        return bool(self._seen) and self._seen != before
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Take a word of the trainer's; from any thread."""
+        with self._changed:
+            if message["type"] == "stop":
+                self._stopping = True
+            elif message["type"] == "verdict":
+                self._verdict = message["step"]
+            self._changed.notify_all()
+
+    def _is_waiting(self) -> bool:
+        if not self._waits_for_verdicts or self._step is None:
+            return False
+        return self._verdict is None or self._verdict < self._step
+
+    def _refuse_forks(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError("only the process that train was called in can use the trial")
+
+
+def numbers(value: Any) -> list[float]:
+    """Return one objective or several as floats.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    several = value if isinstance(value, (list, tuple)) else [value]
+    try:
+        return [float(one) for one in several]
+    except (TypeError, ValueError) as error:
+        kind = type(value).__name__
+        raise ValueError(f"the objective must be a number, but got {value!r} ({kind})") from error
+
+
+def plain(value: Any) -> bool | float | int | str | None:
+    """Return a metric as JSON can hold it: a number or a text; no finite number becomes null.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return value[:1000]
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a metric must be a number or a text, but got {value!r}") from error
+    return number if math.isfinite(number) else None
+
+
+def _after(step: int | None, journal: Journal) -> list[Entry]:
+    """Return the reports that came after what is known, the earliest first."""
+    said = journal.read()
+    return [said[at] for at in sorted(said) if step is None or at > step]
+
+
+def _fingerprint(directory: Path) -> tuple[Any, ...]:
+    """Return what changes when a file does; cheap, as it is taken at every report."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in sorted(directory.rglob("*"))[:1000]:
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                found.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)

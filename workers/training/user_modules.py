@@ -1,0 +1,288 @@
+"""Networks that the operator brought: imported from their source, anew whenever it changed.
+
+A trial's network `my_net` becomes `my_net@0123abcd4567`, the source's hash in its name, before
+anything else looks at it. So trials of two versions of a file never share a group, a compiled
+program or a count, and those on board go on with the version they began with.
+"""
+
+import functools
+import importlib.machinery
+import importlib.util
+import inspect
+import linecache
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tuner_service.definition.trial_spec import TrialSpec
+from workers.training.data import SOURCES, PreparedData, user_data
+from workers.training.nets import networks
+from workers.training.nets.losses import LOSSES, Loss, RowLoss, TargetKind
+from workers.training.nets.metrics import OwnMetric
+from workers.training.nets.networks import Family, InputShape
+from workers.user_modules import GIVEN, source_hash
+
+MARK = "@"
+HASH_LETTERS = 12
+SOURCE = "__tuner_source__"  # where a module keeps the text it was made from
+TRIAL_ROWS = 2  # of the forward pass that shows whether the shapes fit
+
+UserLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+class UserModules:
+    """The modules of one directory, by name and source."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._modules: dict[str, ModuleType] = {}
+        self._tried: set[str] = set()
+        if directory is not None and str(directory) not in sys.path:
+            sys.path.append(str(directory))  # for what the modules import of each other
+
+    def pinned(self, spec: TrialSpec, data: PreparedData) -> TrialSpec:
+        """Return the trial with its network (and loss) pinned to the present source.
+
+        A built-in network is left as it is. What the module's code raises comes through.
+
+        Raises:
+            LookupError: This worker has no such module.
+            TypeError: The module has no `build`, or its network returns the wrong shape.
+        """
+        name = str(spec.network["type"])
+        if name in networks.NETWORKS:
+            return spec
+        key, module = self._load(name, "build")
+        network = {**spec.network, "type": key}
+        loss = self._loss(spec.loss, key, module, data)
+        self._try(network, data, loss)
+        return spec.model_copy(update={"network": network, "loss": loss})
+
+    def pinned_data(self, spec: TrialSpec) -> TrialSpec:
+        """Return the trial with its data pinned to the present source, if a module loads it.
+
+        Raises:
+            LookupError: This worker has no such module.
+            TypeError: The module has no `load_data`.
+        """
+        name = spec.dataset.name
+        if name in SOURCES:
+            return spec
+        key, module = self._load(name, "load_data")
+        if key not in SOURCES:
+            SOURCES[key] = user_data.source_of(module.load_data, name)
+        return spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"name": key})})
+
+    def restore(self, key: str, loss: str) -> None:
+        """Bring back what `pinned` made in another process.
+
+        Raises:
+            LookupError: The source is no longer the same.
+        """
+        found, module = self._load(key.partition(MARK)[0], "build")
+        if found != key:
+            raise LookupError(f"the source of {key} has changed: it is {found} now")
+        base = loss.rpartition(":")[2]
+        if base != loss:
+            LOSSES[loss] = Loss(_by_row(module.loss), LOSSES[base].targets)
+
+    def _load(self, name: str, part: str) -> tuple[str, ModuleType]:
+        path = None if self._directory is None else self._directory / f"{name}.py"
+        if path is None or not path.is_file():
+            raise LookupError(
+                f"this worker has no module {name!r}; start every worker with --modules DIR"
+            )
+        raw = path.read_bytes()
+        key = f"{name}{MARK}{source_hash(raw)[:HASH_LETTERS]}"
+        if key not in self._modules:
+            module = _import(f"tuner_module_{key.replace(MARK, '_')}", path, raw)
+            self._modules[key] = module
+            if callable(getattr(module, "build", None)):
+                networks.NETWORKS[key] = Family(functools.partial(_build, module), brought=True)
+        if not callable(getattr(self._modules[key], part, None)):
+            raise TypeError(f"{path.name} must have a function `{part}`")
+        return key, self._modules[key]
+
+    def _loss(self, name: str, key: str, module: ModuleType, data: PreparedData) -> str:
+        """Return the name of the module's own loss, if it has one; else the trial's."""
+        own = getattr(module, "loss", None)
+        if own is None:
+            return name
+        pinned = f"{key}:{name}"
+        if pinned not in LOSSES:
+            kind = LOSSES[name].targets
+            LOSSES[pinned] = Loss(_by_row(own), kind)
+            if _returns_one_number(own, kind, data):
+                networks.NETWORKS[key] = Family(
+                    networks.NETWORKS[key].build,
+                    fusible=False,
+                    brought=True,
+                    reason="its loss returns one number for a batch; return one per row",
+                )
+        return pinned
+
+    def _try(self, network: Mapping[str, Any], data: PreparedData, loss: str) -> None:
+        """Build the network once, and send two rows through it, the loss, and back."""
+        key = repr((sorted(network.items()), data.shape, data.outputs, loss))
+        if key in self._tried:
+            return
+        inputs = data.train.inputs[:TRIAL_ROWS].cpu()
+        with networks.seeded(0):
+            built = networks.build(network, inputs=data.shape, outputs=data.outputs)
+            outputs = built.to(inputs.dtype).eval()(inputs)
+        wanted = (len(inputs), data.outputs)
+        if not isinstance(outputs, Tensor) or tuple(outputs.shape) != wanted:
+            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise TypeError(
+                f"the network must return a tensor of the shape [rows, outputs], {wanted} here, "
+                f"but got {got}"
+            )
+        _go_back(outputs, data.train.targets[:TRIAL_ROWS].cpu(), loss)
+        self._tried.add(key)
+
+
+def _go_back(outputs: Tensor, targets: Tensor, loss: str) -> None:
+    """Take the loss and its gradients.
+
+    Raises:
+        TypeError: Loss and network do not fit each other.
+    """
+    with _fitting(loss.rpartition(":")[2], outputs, targets):
+        value = LOSSES[loss].rows(outputs, targets, 0.0).mean()
+    if not value.requires_grad:
+        raise TypeError("the loss has no gradient: it must come from the network's output")
+    value.backward()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _fitting(loss: str, outputs: Tensor, targets: Tensor) -> Iterator[None]:
+    """Say the shapes with what a loss raises."""
+    try:
+        yield
+    except Exception as error:
+        raise TypeError(
+            f"the loss {loss} does not take the network's output of the shape "
+            f"{tuple(outputs.shape)} with a target of the shape {tuple(targets.shape)} "
+            f"({targets.dtype}): {type(error).__name__}: {error}"
+        ) from error
+
+
+def arguments(
+    network: Mapping[str, Any], build: Callable[..., object], *, inputs: InputShape, outputs: int
+) -> dict[str, Any]:
+    """Return what `build` is called with: its own parameters, and the shapes it asks for."""
+    known = inspect.signature(build).parameters
+    given = {name: value for name, value in network.items() if name != "type"}
+    shapes = {"inputs": tuple(inputs), "outputs": outputs}
+    return {**given, **{name: shapes[name] for name in GIVEN if name in known}}
+
+
+def is_brought(network: Mapping[str, Any]) -> bool:
+    """Whether a network, as the engine sees it, is of a module."""
+    return networks.NETWORKS[str(network["type"])].brought
+
+
+def metrics_of(network: Mapping[str, Any]) -> Mapping[str, OwnMetric]:
+    """Return the metrics that a network's module brings.
+
+    Raises:
+        TypeError: They are no dictionary of functions.
+    """
+    if not is_brought(network):
+        return {}
+    metrics = getattr(module_of(str(network["type"])), "metrics", {})
+    if not isinstance(metrics, dict) or not all(callable(one) for one in metrics.values()):
+        raise TypeError("metrics must be a dictionary {name: function(output, target)}")
+    return metrics
+
+
+def described(network: Mapping[str, Any], data: PreparedData) -> dict[str, Any]:
+    """Return what rebuilds a pinned module's network: its name, source and arguments."""
+    key = str(network["type"])
+    module = module_of(key)
+    return {
+        "network": {**network, "type": key.partition(MARK)[0]},
+        "build": arguments(network, module.build, inputs=data.shape, outputs=data.outputs),
+        "source": module.__dict__[SOURCE],
+    }
+
+
+def directory_of(network: Mapping[str, Any]) -> str | None:
+    """Return where a network's module lies; None for a built-in one."""
+    if not is_brought(network):
+        return None
+    return str(Path(str(module_of(str(network["type"])).__file__)).parent)
+
+
+def module_of(key: str) -> ModuleType:
+    """Return a pinned module."""
+    build: Any = networks.NETWORKS[key].build
+    module: ModuleType = build.args[0]
+    return module
+
+
+def _build(
+    module: ModuleType, network: Mapping[str, Any], inputs: InputShape, outputs: int
+) -> nn.Module:
+    built = module.build(**arguments(network, module.build, inputs=inputs, outputs=outputs))
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"build must return a torch.nn.Module, but got {type(built).__name__}")
+    if next(built.parameters(), None) is None:
+        raise TypeError("build returned a module without parameters: there is nothing to train")
+    return built
+
+
+def _import(name: str, path: Path, source: bytes) -> ModuleType:
+    """Run the source as a module of that name; one that fails leaves nothing behind."""
+    linecache.checkcache(str(path))  # tracebacks show the lines of today's file
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
+    if spec is None:
+        raise ImportError(f"cannot import {path.name}")
+    module = importlib.util.module_from_spec(spec)
+    code = loader.source_to_code(source, str(path))
+    module.__dict__[SOURCE] = source.decode()
+    sys.modules[name] = module  # dataclasses and pickle look their module up by name
+    try:
+        exec(code, module.__dict__)  # noqa: S102  this is what --modules is for
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _by_row(loss: UserLoss) -> RowLoss:
+    """Return a user's loss as one by row: its own rows, or its one number for each of them."""
+
+    def rows(outputs: Tensor, targets: Tensor, smoothing: Tensor | float) -> Tensor:
+        del smoothing
+        if outputs.dim() > 2:  # [K, B, O]: one lane at a time, as the loss knows no lanes
+            pairs = zip(outputs, targets, strict=True)
+            return torch.stack([rows(output, target, 0.0) for output, target in pairs])
+        value = loss(outputs, targets)
+        if value.dim() == 0:
+            return value.expand(len(outputs))
+        if tuple(value.shape) != (len(outputs),):
+            raise TypeError(
+                "loss must return one number, or one per row, but got the shape "
+                f"{tuple(value.shape)} for {len(outputs)} rows"
+            )
+        return value
+
+    return rows
+
+
+def _returns_one_number(loss: UserLoss, kind: TargetKind, data: PreparedData) -> bool:
+    targets = data.train.targets[:TRIAL_ROWS].cpu()
+    outputs = torch.zeros(len(targets), data.outputs, dtype=data.train.inputs.dtype)
+    with torch.no_grad(), _fitting("of the module", outputs, targets):
+        value = loss(outputs, targets)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"loss must return a tensor, but got {type(value).__name__}")
+    return value.dim() == 0
