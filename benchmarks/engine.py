@@ -47,12 +47,12 @@ from workers.training.engine.engine import Engine  # noqa: E402
 from workers.training.nets import networks  # noqa: E402
 from workers.training.nets.randomness import epoch_orders  # noqa: E402
 from workers.training.optim import plain  # noqa: E402
-from workers.training.steps.factory import PlainSteps  # noqa: E402
+from workers.training.steps.factory import PlainStepFactory  # noqa: E402
 from workers.training.steps.fused.executors import Compiled  # noqa: E402
 from workers.training.steps.fused.step import FusedStep  # noqa: E402
 from workers.training.steps.groups import group_of, hyper_of  # noqa: E402
 from workers.training.steps.native import library  # noqa: E402
-from workers.training.steps.select import Ladder  # noqa: E402
+from workers.training.steps.select import BackendSelector  # noqa: E402
 
 PROCESSES = 2
 OPTIMIZERS: list[dict[str, Any]] = [
@@ -138,10 +138,10 @@ class Contestants:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._device = torch.device(device)
         self._data = DatasetCache(self._device, directories=())
-        self._ladder = Ladder(self._device, cache=library.cache_directory())
+        self._ladder = BackendSelector(self._device, cache=library.cache_directory())
         self._engines = {
             "engine": Engine(device, steps=self._ladder),
-            "plain": Engine(device, steps=PlainSteps()),
+            "plain": Engine(device, steps=PlainStepFactory()),
         }
         self._fused: dict[str, FusedStep] = {}
         self._numbers = iter(range(1, 1_000_000))
@@ -171,16 +171,16 @@ class Contestants:
         return self._data.get(spec.dataset, targets="classes", dtype=torch.float32)
 
     def _engine(self, name: str, row: Row, trials: int) -> str:
-        engine, rungs = self._engines[name], {""}
+        engine, backends = self._engines[name], {""}
         with tempfile.TemporaryDirectory() as folder:
             for number in range(trials):
                 engine.submit(_start(next(self._numbers), row, number, Path(folder)))
             while not engine.idle:
                 for event in engine.advance():
-                    rungs.add(event.get("rung", ""))
+                    backends.add(event.get("backend", ""))
                     if event["kind"] == "failed":
                         raise SystemExit(f"engine: a trial failed: {event['failure']}")
-        return "/".join(sorted(rungs - {""}))
+        return "/".join(sorted(backends - {""}))
 
     def _one_lane(self, row: Row, trials: int) -> str:
         spec = trial_spec(row, 0)
@@ -195,7 +195,7 @@ class Contestants:
                 orders = epoch_orders(torch.tensor([number]), torch.tensor([epoch]), group.rows)
                 step.train_epoch(orders.to(self._device), rates)
                 step.evaluate(self._prepared(row).validation.inputs)
-        return step.rung
+        return step.backend
 
 
 def _start(trial: int, row: Row, number: int, folder: Path) -> TrialStart:
@@ -277,7 +277,7 @@ class Crew:
         self._pipes = pipes
         self._directory = directory
         self._studies = iter(range(1_000_000))
-        self.rungs: dict[str, str] = {}
+        self.backends: dict[str, str] = {}
 
     def rate(self, name: str, row: Row) -> float:
         """Return the trials per second of all together."""
@@ -288,7 +288,7 @@ class Crew:
         begun = time.perf_counter()
         for pipe in self._pipes:
             pipe.send((name, row, trials, storage))
-        self.rungs[name] = self._pipes[0].recv()
+        self.backends[name] = self._pipes[0].recv()
         for pipe in self._pipes[1:]:
             pipe.recv()
         return trials * len(self._pipes) / (time.perf_counter() - begun)
@@ -330,15 +330,15 @@ def measure(both: Crew, row: Row, *, rounds: int, beside: bool = True) -> Figure
     results = interleave(contestants, rounds)
     print(f"{row.title}, {row.epochs} epochs, {rounds} rounds:")
     print("\n".join(describe(results, "trials/s")), flush=True)
-    rung = both.rungs["engine"]
+    backend = both.backends["engine"]
     ratio = median_ratio(results, "engine", row.against)
-    return Figure(row.title, ratio, row.goal, f"x {row.against}", note=rung)
+    return Figure(row.title, ratio, row.goal, f"x {row.against}", note=backend)
 
 
 def _climb(crew: Crew, row: Row) -> None:
     """Wait until background compilation is over, by training."""
     deadline = time.monotonic() + 240
-    while "traced" in crew.rungs["engine"] and time.monotonic() < deadline:
+    while "traced" in crew.backends["engine"] and time.monotonic() < deadline:
         crew.rate("engine", row)
 
 
@@ -354,14 +354,14 @@ def measure_cuda(row: Row = CUDA_ROW, *, rounds: int) -> list[Figure]:
             run()
         _climb(alone, row)
         results = interleave(contestants, rounds)
-        rung = alone.rungs["engine"]
+        backend = alone.backends["engine"]
     print(f"{row.title}, {row.epochs} epochs, {rounds} rounds:")
     print("\n".join(describe(results, "trials/s")))
     usual, sharing = (median_ratio(results, "engine", name) for name in ("usual", "sharing"))
     title = f"the same against {SHARING} processes that share the GPU"
     return [
-        Figure(row.title, usual, row.goal, "x usual", note=rung),
-        Figure(title, sharing, SHARING_GOAL, "x", note=rung),
+        Figure(row.title, usual, row.goal, "x usual", note=backend),
+        Figure(title, sharing, SHARING_GOAL, "x", note=backend),
     ]
 
 

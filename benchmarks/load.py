@@ -90,7 +90,7 @@ INSERT INTO trial_intermediate_values
     (trial_id, step, intermediate_value, intermediate_value_type)
     SELECT trial_id, step, value * step / 10, 'FINITE' FROM done, steps;
 INSERT INTO tuner_trials (trial_id, study_id, slot_id, number, attempt, state, value, worker,
-                          device, rung, started_at, finished_at, record)
+                          device, backend, started_at, finished_at, record)
     SELECT trial_id, study_id, slot_id, number, 1, 'COMPLETE', value, 'load', 'cpu', 'compiled',
            NOW, NOW, '{"test_accuracy": 0.5, "parameters": 1000, "seconds": 1.0}'
     FROM done;

@@ -147,7 +147,7 @@ def _running_trials_are_held(connection: Connection, horizon: float) -> None:
     loose = connection.execute(
         select(slots.c.id).where(
             slots.c.state == "leased",
-            or_(slots.c.owner.is_(None), slots.c.lease_expires_at.is_(None)),
+            or_(slots.c.worker_id.is_(None), slots.c.lease_expires_at.is_(None)),
         )
     ).all()
     assert not loose, f"I5: leases of nobody: {loose}"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tuner_service.datasets import DatasetStore
-from tuner_service.definition import parse_definition, resolve, resolve_loop, total_slots
+from tuner_service.definition import parse_definition, resolve, resolve_user_loop, total_slots
 from tuner_service.errors import DefinitionError
 from tuner_service.search.spread import first_point
 from workers.options import add_training_options, data_directories
@@ -45,9 +45,9 @@ def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
         return {"faults": [[f.pointer, f.detail, f.code] for f in error.faults]}
     point, device = first_point(definition), pick_device(options.device)
     try:
-        if definition.is_loop:
+        if definition.is_user_loop:
             findings = rehearse_loop(
-                resolve_loop(definition, point),
+                resolve_user_loop(definition, point),
                 device=device,
                 modules_dir=options.modules,
                 timeout_seconds=LOOP_SECONDS,

@@ -62,7 +62,7 @@ SETTINGS = {
 
 
 @dataclass
-class Tally:
+class CounterChanges:
     """What a run did."""
 
     faults: Counter[str] = field(default_factory=Counter)
@@ -77,7 +77,7 @@ class Chaos:
     def __init__(self, rig: Rig, rng: random.Random, *, only: Sequence[str] = ()) -> None:
         self.rig = rig
         self.rng = rng
-        self.tally = Tally()
+        self.tally = CounterChanges()
         self._active: list[str] = []
         self._moves: dict[str, Callable[[random.Random], object]] = {
             **rig.faults(),
@@ -88,7 +88,7 @@ class Chaos:
             raise ValueError(f"faults must be of {sorted(self._moves)}, but got {sorted(unknown)}")
         self._names = list(only) or list(self._moves)
 
-    def run(self, seconds: float) -> Tally:
+    def run(self, seconds: float) -> CounterChanges:
         """Attack for `seconds`, then wait for every study's end and check everything."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -269,7 +269,7 @@ def _clock(stack: contextlib.ExitStack) -> Clock | None:
 
 def attack(
     backend: str, *, seconds: float, seed: int, workers: int, only: Sequence[str] = ()
-) -> Tally:
+) -> CounterChanges:
     """Run one attack and return what came of it."""
     logger.warning("chaos on %s, seed %d, %g s, %d workers", backend, seed, seconds, workers)
     with (

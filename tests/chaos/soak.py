@@ -116,7 +116,7 @@ class Stream:
     def __init__(
         self, service: Service, record: Record, rng: random.Random, *, pace_seconds: float
     ) -> None:
-        self._pace = pace_seconds
+        self._completion_rate = pace_seconds
         self._service = service
         self._record = record
         self._rng = rng
@@ -133,7 +133,7 @@ class Stream:
             self._record.studies += 1
             self._live.append(study)
             self.newest = study
-            time.sleep(self._rng.uniform(0.5, 1.5) * self._pace)
+            time.sleep(self._rng.uniform(0.5, 1.5) * self._completion_rate)
             if kind == "cancelled":
                 self._service.act(study, "cancel")
             elif kind == "paused" and self._service.study(study)["state"] not in FINAL:
@@ -279,7 +279,7 @@ def place(backend: str, directory: Path) -> Iterator[Service]:
 
 
 def soak(
-    backend: str, *, seconds: float, workers: int, seed: int, every: float, pace: float
+    backend: str, *, seconds: float, workers: int, seed: int, every: float, completion_rate: float
 ) -> tuple[Record, Samples]:
     """Run, and return what came of it and what was measured."""
     record, samples = Record(), Samples()
@@ -289,7 +289,7 @@ def soak(
         up(service, workers, record) as process,
         contextlib.closing(Database.open(service.database_url)) as db,
     ):
-        stream = Stream(service, record, random.Random(seed), pace_seconds=pace)
+        stream = Stream(service, record, random.Random(seed), pace_seconds=completion_rate)
         with clients(service, record, stream):
             begin = sampled_at = time.monotonic()
             while (now := time.monotonic()) < begin + seconds:
@@ -341,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers=options.workers,
         seed=options.seed,
         every=options.every,
-        pace=options.pace,
+        completion_rate=options.completion_rate,
     )
     if options.samples is not None:
         options.samples.write_text(samples.csv())

@@ -127,7 +127,7 @@ def test_from_the_file_to_predictions(service: Service, tmp_path: Path) -> None:
     best = service.wait(study)["best_trial"]
     assert best["state"] == "COMPLETE"
     assert best["value"] > 0.8
-    assert best["rung"] in ("native", "compiled", "traced", "plain")
+    assert best["backend"] in ("native", "compiled", "traced", "plain")
     assert best["record"]["source_hash"]
     answer = httpx2.get(url(service, f"{study}/trials/{best['number']}/model"))
     directory = unpack(answer.content, tmp_path / "best")
@@ -189,7 +189,7 @@ def test_a_study_none_of_whose_trials_can_succeed_ends_at_once(service: Service)
 def test_a_loop_is_searched_and_its_best_model_comes_back(service: Service, tmp_path: Path) -> None:
     study = service.submit(loop_study())
     best = service.wait(study)["best_trial"]
-    assert (best["state"], best["rung"], best["last_step"]) == ("COMPLETE", "plain", 6)
+    assert (best["state"], best["backend"], best["last_step"]) == ("COMPLETE", "plain", 6)
     trial = service.get(f"/v1/studies/{study}/trials/{best['number']}")
     assert [epoch["step"] for epoch in trial["epochs"]] == [1, 2, 3, 4, 5, 6]
     last = trial["epochs"][-1]

@@ -121,9 +121,9 @@ def test_a_random_study_is_the_same_fused_and_plain(service: Service) -> None:
     for slot, plain in found[False].items():
         fused = found[True][slot]
         assert fused["value"] == pytest.approx(plain["value"], abs=1e-9)
-        assert plain["rung"] == "plain"
-        assert plain["rung_reason"] == "training.fuse is false"
-    assert any(trial["rung"] != "plain" for trial in found[True].values())
+        assert plain["backend"] == "plain"
+        assert plain["backend_reason"] == "training.fuse is false"
+    assert any(trial["backend"] != "plain" for trial in found[True].values())
 
 
 def test_plain_optuna_reads_the_study(service: Service) -> None:

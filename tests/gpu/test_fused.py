@@ -9,7 +9,7 @@ from tests.unit.training import builders, lanes
 from workers.training.engine.engine import Engine
 from workers.training.steps.fused.executors import Compiled, Traced
 from workers.training.steps.fused.step import FusedStep
-from workers.training.steps.select import Ladder
+from workers.training.steps.select import BackendSelector
 
 pytestmark = [
     pytest.mark.gpu,
@@ -124,7 +124,7 @@ def test_out_of_memory_halves_the_group_and_goes_on(tmp_path):
     wide = builders.mlp(hidden_layers=2, hidden_units=1024)
     specs = [builders.spec(network=wide, fuse=True, epochs=1, seed=n) for n in range(64)]
     starts = [builders.start(n, one, folder=tmp_path) for n, one in enumerate(specs)]
-    ladder = Ladder(torch.device("cuda"), compile=False, probe=False)
+    ladder = BackendSelector(torch.device("cuda"), compile=False, probe=False)
     engine = Engine("cuda", steps=ladder)
     # The small group, of 128 lanes, keeps 1.6 GB of weights and slots.
     torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.mem_get_info()[1])
@@ -132,18 +132,18 @@ def test_out_of_memory_halves_the_group_and_goes_on(tmp_path):
         events = builders.run_all(engine, starts)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert {builders.only(events, n, "finished")["rung"] for n in range(64)} == {"traced"}
+    assert {builders.only(events, n, "finished")["backend"] for n in range(64)} == {"traced"}
 
 
 def test_ladder_fuses_on_a_gpu():
     spec = on_gpu(lanes.group(MLP))
-    ladder = Ladder(spec.device, background=False, probe=False)
+    ladder = BackendSelector(spec.device, background=False, probe=False)
     count = ladder.lanes_for(spec, 1000)
     assert count >= 64
     step = ladder.make_step(spec, count)
     step.put(0, lanes.hyper(), None)
     lanes.epoch(step, spec, [1] * count, 0)
-    assert step.rung == "compiled"
+    assert step.backend == "compiled"
 
 
 def test_streamed_data_trains_the_same():

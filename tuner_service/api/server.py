@@ -7,7 +7,7 @@ import uvicorn
 
 from tuner_service.access.keys import forget_settings_key, require_safe_settings
 from tuner_service.api.app import create_app
-from tuner_service.api.http.connections import PatientProtocol
+from tuner_service.api.http.connections import SlowClientProtocol
 from tuner_service.api.service import Service
 from tuner_service.errors import SettingsError
 from tuner_service.settings import Settings
@@ -91,7 +91,7 @@ class ApiServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # else whoever is on this machine could name any address
-                http=PatientProtocol,
+                http=SlowClientProtocol,
                 timeout_graceful_shutdown=max(1, int(settings.grace_seconds / 2)),
             )
         )

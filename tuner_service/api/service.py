@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tuner_service.access.keys import any_key_made, hash_of, valid_hashes, verify_key
-from tuner_service.api.http.rates import Attempts, Rates
+from tuner_service.api.http.rates import KeyVerifier, Rates
 from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.api.key_rule import KeyRule
 from tuner_service.api.reconciler import Reconciler
@@ -39,7 +39,7 @@ class Service:
     metrics: Metrics
     datasets: DatasetStore
     rates: Rates
-    attempts: Attempts
+    attempts: KeyVerifier
     key_rule: KeyRule
 
     @classmethod
@@ -78,9 +78,11 @@ class Service:
         )
 
 
-def _attempts(db: Database, configured: str) -> Attempts:
+def _attempts(db: Database, configured: str) -> KeyVerifier:
     also = {hash_of(configured)} if configured else set()
-    return Attempts(partial(verify_key, db, configured=configured), lambda: valid_hashes(db) | also)
+    return KeyVerifier(
+        partial(verify_key, db, configured=configured), lambda: valid_hashes(db) | also
+    )
 
 
 async def _service(request: Request) -> Service:  # not async, it would cost a thread each time

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.errors import NotFoundError, UnavailableError
-from tuner_service.reads.studies import Standing, standings
+from tuner_service.reads.studies import StudyRevision, study_revisions
 from tuner_service.storage import Database
 
 logger = logging.getLogger(__name__)
@@ -127,14 +127,14 @@ class RevisionWaiters:
         waiting = defaultdict(list)
         for waiter in self._waiters:
             waiting[waiter.study].append(waiter)
-        current = await run_in_threadpool(standings, self._db, list(waiting))
+        current = await run_in_threadpool(study_revisions, self._db, list(waiting))
         for study, waiters in waiting.items():
             standing = current.get(study)
             if self._is_due(study, standing):
                 revision = None if standing is None else standing.revision
                 await self._tell(study, [one for one in waiters if one.revision != revision])
 
-    def _is_due(self, study: str, standing: Standing | None) -> bool:
+    def _is_due(self, study: str, standing: StudyRevision | None) -> bool:
         return standing is None or standing.has_ended or study not in self._told
 
     async def _tell(self, study: str, waiters: Sequence[_Waiter]) -> None:

@@ -97,7 +97,7 @@ TRIAL_TAIL = ("seconds", "failure")
 def trials(found: Sequence[Trial]) -> None:
     """Print trials as a table: what they tried, what came of it, and how they were trained."""
     parameters = trial_columns(found)
-    head = [*TRIAL_HEAD, *parameters, TRIAL_TAIL[0], "samples/s", "rung", "group", TRIAL_TAIL[1]]
+    head = [*TRIAL_HEAD, *parameters, TRIAL_TAIL[0], "samples/s", "backend", "group", TRIAL_TAIL[1]]
     rows = []
     for trial in found:
         *told, failure = trial_row(trial, parameters)
@@ -110,8 +110,12 @@ def trials(found: Sequence[Trial]) -> None:
 def _how(trial: Trial) -> list[str]:
     """Return a trial's speed, what ran it, and with which others it could share a group."""
     speed = trial.record.get("samples_per_second")
-    rung, group = trial.data.get("rung"), trial.data.get("group")
-    return ["-" if speed is None else f"{speed:,.0f}", rung or "-", (group or "-")[:GROUP_LETTERS]]
+    backend, group = trial.data.get("backend"), trial.data.get("group")
+    return [
+        "-" if speed is None else f"{speed:,.0f}",
+        backend or "-",
+        (group or "-")[:GROUP_LETTERS],
+    ]
 
 
 def status(study: StudyStatus, failures: Sequence[str] = ()) -> None:

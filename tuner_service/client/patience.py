@@ -32,7 +32,7 @@ def is_away(error: ClientError) -> bool:
     return isinstance(error, ConnectionFailedError) and not isinstance(error, AddressError)
 
 
-class Patience:
+class OutageRetry:
     """Asks again while the service is away.
 
     Args:

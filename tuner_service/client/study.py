@@ -13,7 +13,7 @@ import httpx2
 from tuner_service.client.answers import StudyStatus, Trial
 from tuner_service.client.errors import NoResultError, ServiceError, WaitTimeoutError
 from tuner_service.client.feed import TrialFeed
-from tuner_service.client.patience import OnOutage, Patience, deadline_of
+from tuner_service.client.patience import OnOutage, OutageRetry, deadline_of
 from tuner_service.client.progress import show_progress
 from tuner_service.client.transport import Transport
 
@@ -85,7 +85,7 @@ class StudyHandle:
             WaitTimeoutError: It is not over after `timeout` seconds.
         """
         deadline = deadline_of(timeout)
-        patience = Patience(self.name, deadline=deadline, on_outage=on_outage)
+        patience = OutageRetry(self.name, deadline=deadline, on_outage=on_outage)
         status = patience.ask(self.status)
         yield status
         while not status.is_final:
@@ -126,7 +126,7 @@ class StudyHandle:
 
         It bears with a service that is away as `updates` does, in all for `timeout` seconds.
         """
-        patience = Patience(self.name, deadline=deadline_of(timeout), on_outage=on_outage)
+        patience = OutageRetry(self.name, deadline=deadline_of(timeout), on_outage=on_outage)
         return TrialFeed(lambda cursor: patience.ask(lambda: self._page(cursor)))
 
     def trials_dataframe(self) -> "DataFrame":
@@ -227,7 +227,7 @@ class StudyHandle:
         return dict(self._transport.get(f"{self._path()}/trials", query).json())
 
     def _next(
-        self, known: StudyStatus, deadline: float | None, patience: Patience
+        self, known: StudyStatus, deadline: float | None, patience: OutageRetry
     ) -> StudyStatus | None:
         """Hold until the study is no longer as known; None if nothing changed for a while."""
         response = patience.ask(lambda: self._hold(known, deadline))

@@ -13,7 +13,7 @@ from tuner_service.definition.plan import (
     parallel_trials,
     required_modules,
     resolve,
-    resolve_loop,
+    resolve_user_loop,
     study_task,
     total_slots,
 )
@@ -32,9 +32,9 @@ from tuner_service.definition.study import StudyDefinition
 from tuner_service.definition.trial_spec import (
     DatasetSpec,
     EarlyStoppingSpec,
-    LoopSpec,
     SplitSpec,
     TrialSpec,
+    UserLoopSpec,
 )
 from tuner_service.definition.uploads import Upload, upload_path
 from tuner_service.definition.user_modules import ModuleDescription
@@ -48,7 +48,6 @@ __all__ = [
     "FloatParameter",
     "IntParameter",
     "Limits",
-    "LoopSpec",
     "ModuleDescription",
     "Objective",
     "Option",
@@ -63,6 +62,7 @@ __all__ = [
     "Training",
     "TrialSpec",
     "Upload",
+    "UserLoopSpec",
     "bindings",
     "catalogue_view",
     "fusing",
@@ -75,7 +75,7 @@ __all__ = [
     "parse_definition",
     "required_modules",
     "resolve",
-    "resolve_loop",
+    "resolve_user_loop",
     "space_of",
     "study_schema",
     "study_task",

@@ -62,7 +62,7 @@ class Faults:
         """Return whether a fault was found at this pointer or below it."""
         return any(found == start or found.startswith(f"{start}/") for found, _ in self._faults)
 
-    def strike(self, path: Path, detail: str, *, code: str) -> None:
+    def reject(self, path: Path, detail: str, *, code: str) -> None:
         """Record a fault of a value that was taken out; what its absence leads to is no fault."""
         self.add(path, detail, code=code)
         self._struck.add(pointer(path))

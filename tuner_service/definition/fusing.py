@@ -38,7 +38,7 @@ def fusing(definition: StudyDefinition) -> Fusing:
 
 
 def _is_free(definition: StudyDefinition, name: str) -> bool:
-    if definition.is_loop or not definition.training.fuse:
+    if definition.is_user_loop or not definition.training.fuse:
         return False
     dataset = definition.dataset
     entry = None if dataset is None else dataset_entry(dataset)

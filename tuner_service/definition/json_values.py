@@ -45,7 +45,7 @@ class _Copy:
         for key, value in data.items():
             fault = _key_fault(key)
             if fault:
-                self._faults.strike(path, fault, code="bad_key")
+                self._faults.reject(path, fault, code="bad_key")
             elif (item := self._value(value, (*path, key))) is not _STRUCK:
                 copied[str(key)] = item
         return copied
@@ -78,7 +78,7 @@ class _Copy:
         return self._strike(path, f"this is no JSON value: {show_kind(value)}", "wrong_type")
 
     def _strike(self, path: Path, detail: str, code: str) -> object:
-        self._faults.strike(path, detail, code=code)
+        self._faults.reject(path, detail, code=code)
         return _STRUCK
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tuner_service.definition.checks import Draft, check
+from tuner_service.definition.checks import PartialDefinition, check
 from tuner_service.definition.faults import Faults, Path
 from tuner_service.definition.json_values import guarded
 from tuner_service.definition.limits import Limits
@@ -78,7 +78,7 @@ def _with_canonical_points(definition: StudyDefinition) -> StudyDefinition:
     return definition.model_copy(update={"enqueue": points}) if points else definition
 
 
-def _read(data: dict[str, Any], faults: Faults) -> Draft:
+def _read(data: dict[str, Any], faults: Faults) -> PartialDefinition:
     fields = StudyDefinition.model_fields
     for key in data:
         if key not in fields:
@@ -91,7 +91,7 @@ def _read(data: dict[str, Any], faults: Faults) -> Draft:
         if key in data:
             _read_field(data, key, faults)
     sections = {key: _read_section(data, key, faults) for key in _SECTIONS}
-    return Draft(
+    return PartialDefinition(
         **sections,
         objectives=_read_objectives(data.get("objective"), faults),
         parameters=_read_parameters(data.get("parameters"), faults),

@@ -19,14 +19,14 @@ from tuner_service.definition.tasks import task_of
 from tuner_service.definition.trial_spec import (
     DatasetSpec,
     EarlyStoppingSpec,
-    LoopSpec,
     SplitSpec,
     TrialSpec,
+    UserLoopSpec,
 )
 from tuner_service.definition.uploads import (
     brought_entry,
     dataset_entry,
-    is_brought,
+    is_user_module,
     upload_path,
 )
 
@@ -79,9 +79,11 @@ def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> Tr
     )
 
 
-def resolve_loop(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> LoopSpec:
+def resolve_user_loop(
+    definition: StudyDefinition, parameters: Mapping[str, Scalar]
+) -> UserLoopSpec:
     """Return what a worker's training loop is given for one trial."""
-    return LoopSpec(
+    return UserLoopSpec(
         module=definition.network.type,
         parameters={**definition.network.options, **parameters},
         objective=tuple((one.metric, one.direction) for one in definition.objective),
@@ -124,7 +126,7 @@ def _data(definition: StudyDefinition) -> DatasetSection:
 
 def _entry(definition: StudyDefinition) -> Dataset:
     dataset = _data(definition)
-    entry = brought_entry(dataset.name) if is_brought(dataset) else dataset_entry(dataset)
+    entry = brought_entry(dataset.name) if is_user_module(dataset) else dataset_entry(dataset)
     if entry is None:
         raise ValueError(f"the data of study {definition.name!r} is not known")
     return entry
@@ -134,7 +136,7 @@ def _dataset(definition: StudyDefinition, values: _Values) -> DatasetSpec:
     dataset = _data(definition)
     entry = _entry(definition)
     # Parameters of a module's `load_data` are known where it is.
-    own = dataset.options if is_brought(dataset) else {}
+    own = dataset.options if is_user_module(dataset) else {}
     name, options = dataset.name, {**own, **values.options(entry.options)}
     if dataset.sha256 is not None and dataset.format is not None:
         name = dataset.format
@@ -197,7 +199,7 @@ def required_modules(definition: StudyDefinition) -> tuple[str, ...]:
     """Return the modules that a worker must have to run the study."""
     network, dataset = definition.network.type, definition.dataset
     needed = [] if network in NETWORKS else [network]
-    if dataset is not None and is_brought(dataset):
+    if dataset is not None and is_user_module(dataset):
         needed.append(dataset.name)
     return tuple(dict.fromkeys(needed))
 
@@ -229,7 +231,7 @@ def most_epochs(definition: StudyDefinition) -> int:
     if parameter is None:
         option = TRAINING["training"].option("epochs")
         # Of a loop only a parameter of that name tells; else what a network's trials would have.
-        own = definition.network.options.get("epochs") if definition.is_loop else None
+        own = definition.network.options.get("epochs") if definition.is_user_loop else None
         given = own if isinstance(own, int) and own > 0 else definition.training.epochs
         return given or (option.default if option else 1)
     if isinstance(parameter, CategoricalParameter):

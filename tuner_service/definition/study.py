@@ -77,7 +77,7 @@ class StudyDefinition(Model):
     )
 
     @property
-    def is_loop(self) -> bool:
+    def is_user_loop(self) -> bool:
         """Whether a worker's module trains by itself; only then is there no data set."""
         return self.dataset is None
 

@@ -1,6 +1,6 @@
 """One trial's complete training instructions: what `resolve` makes of a definition and parameters.
 
-A `LoopSpec` instead leaves everything to a worker's module.
+A `UserLoopSpec` instead leaves everything to a worker's module.
 
 A `TrialSpec` is plain JSON, so that it can cross the pipe to the trainer. Everything is filled in
 (defaults included); the training engine never looks at a definition.
@@ -85,7 +85,7 @@ class TrialSpec(BaseModel):
     random_crop: int = 0
 
 
-class LoopSpec(BaseModel):
+class UserLoopSpec(BaseModel):
     """What a training loop of a worker's module is given.
 
     Attributes:

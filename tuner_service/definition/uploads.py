@@ -72,7 +72,7 @@ def brought_entry(name: str, parameters: tuple[Option, ...] = ()) -> Dataset:
     )
 
 
-def is_brought(dataset: DatasetSection) -> bool:
+def is_user_module(dataset: DatasetSection) -> bool:
     """Whether checked data is a module's: neither built in nor uploaded."""
     return dataset.name not in DATASETS and dataset.format is None
 

@@ -62,7 +62,7 @@ class ModuleDescription(BaseModel):
     data: tuple[Option, ...] = ()
 
     @property
-    def is_loop(self) -> bool:
+    def is_user_loop(self) -> bool:
         """Whether it trains by itself, as it likes, instead of bringing a network."""
         return "train" in self.defines
 

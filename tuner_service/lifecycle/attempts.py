@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from tuner_service.lifecycle.counters import Tally
+from tuner_service.lifecycle.counters import CounterChanges
 from tuner_service.lifecycle.results import Result, write_results
 from tuner_service.lifecycle.storable_text import fit
 from tuner_service.reads.views import Failure
@@ -48,7 +48,7 @@ def end_attempts(
     ended: Sequence[EndedAttempt],
     *,
     studies: Mapping[int, Row],
-    tally: Tally,
+    tally: CounterChanges,
     settings: Settings,
     now: float,
 ) -> None:
@@ -69,7 +69,7 @@ def end_attempts(
         row = _next_slot(attempt, studies[attempt.slot["study_id"]], settings, now)
         rows.append(row)
         tally.move(attempt.slot["study_id"], attempt.slot["state"], row["state"])
-    update_rows(connection, slots, rows, match=("id", "epoch"))
+    update_rows(connection, slots, rows, match=("id", "fencing_token"))
 
 
 def backoff_seconds(deaths: int, base: float) -> float:
@@ -87,15 +87,15 @@ def _next_slot(attempt: EndedAttempt, study: Row, settings: Settings, now: float
     step = attempt.checkpoint_step
     return {
         "id": slot["id"],
-        "epoch": slot["epoch"],
+        "fencing_token": slot["fencing_token"],
         "state": state,
-        "owner": None,
+        "worker_id": None,
         "lease_expires_at": None,
         "trial_id": slot["trial_id"] if ended else None,
         "blamed_attempts": blamed,
         "shared_deaths": shared,
         "lost_leases": lost,
-        "run_alone": slot["run_alone"]
+        "exclusive": slot["exclusive"]
         or shared >= SHARED_DEATHS_BEFORE_ALONE
         or lost >= LOST_LEASES_BEFORE_ALONE,
         "checkpoint_step": slot["checkpoint_step"] if step is None else step,
@@ -110,7 +110,7 @@ def _next_state(
 ) -> str:
     if study["state"] in ("cancelled", "failed"):
         return "cancelled"
-    cap = min(settings.max_attempts, BLAMED_ALONE) if attempt.slot["run_alone"] else None
+    cap = min(settings.max_attempts, BLAMED_ALONE) if attempt.slot["exclusive"] else None
     if not attempt.retry or blamed >= (cap or settings.max_attempts) or lost >= LOST_LEASES:
         return "failed"
     return "open"

@@ -210,7 +210,13 @@ def _reopened(connection: Connection, row: Row, change: StudyPatch) -> int:
     return connection.execute(
         update(slots)
         .where(slots.c.study_id == row["id"], slots.c.state == "cancelled")
-        .values(state="open", trial_id=None, owner=None, not_before=0.0, epoch=slots.c.epoch + 1)
+        .values(
+            state="open",
+            trial_id=None,
+            worker_id=None,
+            not_before=0.0,
+            fencing_token=slots.c.fencing_token + 1,
+        )
     ).rowcount
 
 

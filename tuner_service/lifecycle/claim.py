@@ -9,13 +9,13 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from tuner_service.lifecycle.claimable import (
-    Wanted,
+    ClaimRequest,
     claimable,
+    exclusive_slots,
     fresh_slots,
     handed_back_slots,
-    lone_slots,
 )
-from tuner_service.lifecycle.counters import LOCKED, Tally
+from tuner_service.lifecycle.counters import LOCKED, CounterChanges
 from tuner_service.lifecycle.messages import Claimed, Lease, StudyWork
 from tuner_service.reads.eligibility import able_workers
 from tuner_service.reads.states import ACTIVE, timed_out, worked_seconds
@@ -38,9 +38,9 @@ _LEASED: Final = (
     .where(among(slots.c.id, bindparam("ids")), slots.c.state == "open")
     .values(
         state="leased",
-        owner=bindparam("worker"),
+        worker_id=bindparam("worker"),
         lease_expires_at=bindparam("expires"),
-        epoch=slots.c.epoch + 1,
+        fencing_token=slots.c.fencing_token + 1,
     )
     .returning(*slots.c)
 )
@@ -53,7 +53,7 @@ def claim(
     queue: Literal["cpu", "cuda"],
     limit: int,
     lease_seconds: float,
-    exclude_alone: bool = False,
+    exclude_exclusive: bool = False,
     exclude_studies: Collection[int] = (),
     fair_share: bool = False,
     loops: int | None = None,
@@ -73,7 +73,9 @@ def claim(
     if limit <= 0:
         return Claimed([], {})
     room = limit if loops is None else min(loops, limit)
-    wanted = Wanted(queue, worker_id, exclude_alone, frozenset(exclude_studies), limit, room)
+    wanted = ClaimRequest(
+        queue, worker_id, exclude_exclusive, frozenset(exclude_studies), limit, room
+    )
     with db.read() as connection:  # waits for nobody, where there is nothing to claim
         found = claimable(connection, wanted)
     if not found:
@@ -85,22 +87,22 @@ def claim(
             connection,
             (LOCKED, ids),
             (_WAITING, ids),
-            (lone_slots(db.dialect), ids),
+            (exclusive_slots(db.dialect), ids),
             (CLOCK[db.dialect], {}),
         )
         now = float(clock[0]["now"])
         rows = {row["id"]: row for row in locked if _open(row, now)}
         shares = _shares(connection, rows, worker_id, queue, now) if fair_share else {}
         offers = _offers(connection, rows, waiting, wanted, shares)
-        lone = None if exclude_alone else _first_lone(offers, alone)
-        chosen = _deal(offers, wanted) if lone is None else [lone]
+        lone = None if exclude_exclusive else _first_exclusive(offers, alone)
+        chosen = _pick(offers, wanted) if lone is None else [lone]
         leases = _lease_slots(connection, chosen, worker_id=worker_id, expires=now + lease_seconds)
         used = {lease.study_id for lease in leases}
         return Claimed(leases, {i: _work(rows[i], now) for i in used})
 
 
 @dataclass(frozen=True, slots=True)
-class Others:
+class FairShare:
     """How a study's work is spread: what tells a worker that it has too much of it.
 
     Attributes:
@@ -114,12 +116,12 @@ class Others:
 
 def others(
     connection: Connection, study_id: int, queue: Literal["cpu", "cuda"], now: float
-) -> Others:
+) -> FairShare:
     """Return how a study's work would be spread evenly over the live workers of a queue."""
     idle = able_workers(connection, [study_id], queue, now, idle=True).get(study_id, 0)
     able = able_workers(connection, [study_id], queue, now).get(study_id, 1)
     study = connection.execute(select(studies).where(studies.c.id == study_id)).mappings().first()
-    return Others(idle if study is not None else 0, _equal_part(study, able) if study else 0)
+    return FairShare(idle if study is not None else 0, _equal_part(study, able) if study else 0)
 
 
 def _open(row: Row, now: float) -> bool:
@@ -138,23 +140,23 @@ def _offers(
     connection: Connection,
     rows: Mapping[int, Row],
     waiting: Sequence[Row],
-    wanted: Wanted,
+    wanted: ClaimRequest,
     shares: Mapping[int, int],
-) -> dict[int, "_Offer"]:
+) -> dict[int, "_StudyQueue"]:
     handed_back = {row["study_id"]: row["waiting"] for row in waiting}
     return {
-        i: _Offer(
+        i: _StudyQueue(
             connection,
             row,
             waiting=handed_back.get(i, 0),
             limit=min(wanted.limit, shares.get(i, wanted.limit)),
-            exclude_alone=wanted.exclude_alone,
+            exclude_exclusive=wanted.exclude_exclusive,
         )
         for i, row in rows.items()
     }
 
 
-def _first_lone(offers: Mapping[int, "_Offer"], alone: Sequence[Row]) -> int | None:
+def _first_exclusive(offers: Mapping[int, "_StudyQueue"], alone: Sequence[Row]) -> int | None:
     """Return a slot that must run alone, of the first study that has one to give."""
     mine = [row for row in alone if row["study_id"] in offers]
     for row in sorted(mine, key=lambda row: (*offers[row["study_id"]].place, row["id"])):
@@ -163,7 +165,7 @@ def _first_lone(offers: Mapping[int, "_Offer"], alone: Sequence[Row]) -> int | N
     return None
 
 
-def _deal(offers: Mapping[int, "_Offer"], wanted: Wanted) -> list[int]:
+def _pick(offers: Mapping[int, "_StudyQueue"], wanted: ClaimRequest) -> list[int]:
     """Return the ids of slots to lease, in the order in which they are dealt."""
     order = [(*offer.place, i) for i, offer in offers.items()]
     heapify(order)
@@ -171,17 +173,17 @@ def _deal(offers: Mapping[int, "_Offer"], wanted: Wanted) -> list[int]:
     loops = wanted.loops
     while order and len(chosen) < wanted.limit:
         study_id = heappop(order)[-1]
-        if offers[study_id].is_loop and loops <= 0:
+        if offers[study_id].is_user_loop and loops <= 0:
             continue
         slot_id = offers[study_id].take()
         if slot_id is not None:
             chosen.append(slot_id)
-            loops -= offers[study_id].is_loop
+            loops -= offers[study_id].is_user_loop
             heappush(order, (*offers[study_id].place, study_id))
     return chosen
 
 
-class _Offer:
+class _StudyQueue:
     """The slots that a study can give in one claim.
 
     Slots that were handed back go first: their trials are RUNNING already, and count as such
@@ -195,11 +197,11 @@ class _Offer:
         *,
         waiting: int,
         limit: int,
-        exclude_alone: bool,
+        exclude_exclusive: bool,
     ) -> None:
         self._connection = connection
         self._study = study
-        self._exclude_alone = exclude_alone
+        self._exclude_exclusive = exclude_exclusive
         self._room = min(limit, study["parallel_trials"] - study["slots_leased"])
         self._leased = study["slots_leased"]
         self._waiting = waiting
@@ -207,7 +209,7 @@ class _Offer:
         self._fresh: deque[int] | None = None
 
     @property
-    def is_loop(self) -> bool:
+    def is_user_loop(self) -> bool:
         """Whether its trials are training loops."""
         return "dataset" not in self._study["definition"]
 
@@ -239,7 +241,9 @@ class _Offer:
         return self._fresh.popleft()
 
     def _look(self, slots_of: Callable[..., Select[Any]]) -> list[int]:
-        statement = slots_of(self._connection.dialect.name, exclude_alone=self._exclude_alone)
+        statement = slots_of(
+            self._connection.dialect.name, exclude_exclusive=self._exclude_exclusive
+        )
         values = {"study": self._study["id"], "most": self._room}
         return list(self._connection.execute(statement, values).scalars())
 
@@ -255,7 +259,7 @@ def _shares(
     able = able_workers(connection, list(studies_by_id), queue, now)
     held = connection.execute(
         select(slots.c.study_id, func.count())
-        .where(slots.c.state == "leased", slots.c.owner == worker_id)
+        .where(slots.c.state == "leased", slots.c.worker_id == worker_id)
         .group_by(slots.c.study_id)
     )
     mine = {study_id: leases for study_id, leases in held}
@@ -285,7 +289,7 @@ def _lease_slots(
         return []
     values = {"ids": integers(connection, ids), "worker": worker_id, "expires": expires}
     taken = {row["id"]: row for row in connection.execute(_LEASED, values).mappings()}
-    tally = Tally()
+    tally = CounterChanges()
     for row in taken.values():
         tally.move(row["study_id"], "open", "leased")
     tally.write(connection)
@@ -311,7 +315,7 @@ def _lease(row: Row, numbers: Mapping[int, int]) -> Lease:
     continued = row["trial_id"] is not None
     return Lease(
         slot_id=row["id"],
-        epoch=row["epoch"],
+        fencing_token=row["fencing_token"],
         study_id=row["study_id"],
         number=row["number"],
         parameters=row["parameters"],
@@ -320,7 +324,7 @@ def _lease(row: Row, numbers: Mapping[int, int]) -> Lease:
         trial_number=numbers.get(row["trial_id"]),
         checkpoint_step=row["checkpoint_step"],
         attempt=row["attempts"] + (0 if continued else 1),
-        alone=row["run_alone"],
+        exclusive=row["exclusive"],
     )
 
 

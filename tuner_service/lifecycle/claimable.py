@@ -14,7 +14,7 @@ from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
 from tuner_service.reads.eligibility import (
     able_workers,
     has_modules,
-    is_loop,
+    is_user_loop,
     on_queue,
     some_worker,
 )
@@ -30,24 +30,24 @@ SPARE_STUDIES: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ClaimRequest:
     """What a worker would take; without a name, what any live worker of the queue would."""
 
     queue: str
     worker_id: str | None = None
-    exclude_alone: bool = False
+    exclude_exclusive: bool = False
     excluded: frozenset[int] = frozenset()
     limit: int = 1
     loops: int = 1
 
 
-def claimable(connection: Connection, wanted: Wanted) -> list[int]:
+def claimable(connection: Connection, wanted: ClaimRequest) -> list[int]:
     """Return studies that have a slot ready, the first in the order of claiming."""
     statement = _studies(
         connection.dialect.name,
         wanted.queue,
         named=wanted.worker_id is not None,
-        exclude_alone=wanted.exclude_alone,
+        exclude_exclusive=wanted.exclude_exclusive,
         loops=wanted.loops > 0,
     )
     values = {
@@ -67,7 +67,7 @@ def workers_to_ring(connection: Connection, now: float) -> dict[str, int]:
     """
     wanted = {}
     for queue in ("cuda", "cpu"):
-        if ready := claimable(connection, Wanted(queue)):
+        if ready := claimable(connection, ClaimRequest(queue)):
             idle = able_workers(connection, ready, queue, now, idle=True)
             wanted[queue] = max(1, *idle.values()) if idle else 1
     return wanted
@@ -75,17 +75,17 @@ def workers_to_ring(connection: Connection, now: float) -> dict[str, int]:
 
 @lru_cache(maxsize=64)
 def _studies(
-    dialect: str, queue: str, *, named: bool, exclude_alone: bool, loops: bool
+    dialect: str, queue: str, *, named: bool, exclude_exclusive: bool, loops: bool
 ) -> Select[Any]:
     now = CLOCK[dialect].scalar_subquery()
-    slot = _ready(dialect, exclude_alone=exclude_alone)
+    slot = _ready(dialect, exclude_exclusive=exclude_exclusive)
     return (
         select(studies.c.id)
         .where(
             studies.c.state.in_(ACTIVE),
             on_queue(queue, now),
             has_modules(bindparam("worker")) if named else some_worker(queue, now),
-            *(() if loops else (~is_loop(),)),
+            *(() if loops else (~is_user_loop(),)),
             studies.c.slots_open > 0,
             studies.c.slots_leased < studies.c.parallel_trials,
             ~among(studies.c.id, bindparam("excluded")),
@@ -101,7 +101,7 @@ def _studies(
     )
 
 
-def _ready(dialect: str, *, exclude_alone: bool) -> Select[Any]:
+def _ready(dialect: str, *, exclude_exclusive: bool) -> Select[Any]:
     """Return the SELECT of the ids of open slots whose back-off has passed."""
     now = CLOCK[dialect].scalar_subquery()
     waited: ColumnElement[bool] = or_(
@@ -110,19 +110,23 @@ def _ready(dialect: str, *, exclude_alone: bool) -> Select[Any]:
         slots.c.not_before > now + LONGEST_BACKOFF_SECONDS,
     )
     query = select(slots.c.id).where(slots.c.state == "open", waited)
-    return query.where(slots.c.run_alone.is_(False)) if exclude_alone else query
+    return query.where(slots.c.exclusive.is_(False)) if exclude_exclusive else query
 
 
 @lru_cache(maxsize=16)
-def fresh_slots(dialect: str, *, exclude_alone: bool) -> Select[Any]:
+def fresh_slots(dialect: str, *, exclude_exclusive: bool) -> Select[Any]:
     """Return the SELECT of a `:study`'s first `:most` ready slots that have no trial."""
-    return _first(_ready(dialect, exclude_alone=exclude_alone).where(slots.c.trial_id.is_(None)))
+    return _first(
+        _ready(dialect, exclude_exclusive=exclude_exclusive).where(slots.c.trial_id.is_(None))
+    )
 
 
 @lru_cache(maxsize=16)
-def handed_back_slots(dialect: str, *, exclude_alone: bool) -> Select[Any]:
+def handed_back_slots(dialect: str, *, exclude_exclusive: bool) -> Select[Any]:
     """Return the SELECT of a `:study`'s first `:most` ready slots that were handed back."""
-    return _first(_ready(dialect, exclude_alone=exclude_alone).where(slots.c.trial_id.is_not(None)))
+    return _first(
+        _ready(dialect, exclude_exclusive=exclude_exclusive).where(slots.c.trial_id.is_not(None))
+    )
 
 
 def _first(query: Select[Any]) -> Select[Any]:
@@ -131,11 +135,11 @@ def _first(query: Select[Any]) -> Select[Any]:
 
 
 @lru_cache(maxsize=16)
-def lone_slots(dialect: str) -> Select[Any]:
+def exclusive_slots(dialect: str) -> Select[Any]:
     """Return the SELECT of the ready slots of studies `:ids` that must run alone."""
     return (
-        _ready(dialect, exclude_alone=False)
+        _ready(dialect, exclude_exclusive=False)
         .add_columns(slots.c.study_id, slots.c.trial_id)
-        .where(among(slots.c.study_id, bindparam("ids")), slots.c.run_alone)
+        .where(among(slots.c.study_id, bindparam("ids")), slots.c.exclusive)
         .order_by(slots.c.id)
     )

@@ -31,7 +31,7 @@ def lock_rows(connection: Connection, study_ids: Iterable[int]) -> dict[int, Row
     return {row["id"]: row for row in rows}
 
 
-class Tally:
+class CounterChanges:
     """Changes of one transaction, by study; `write` adds them and raises the revisions."""
 
     def __init__(self) -> None:

@@ -106,7 +106,12 @@ def _mark(connection: Connection, row: Row) -> None:
     connection.execute(
         update(slots)
         .where(slots.c.study_id == row["id"], slots.c.state == "leased")
-        .values(state="cancelled", owner=None, lease_expires_at=None, epoch=slots.c.epoch + 1)
+        .values(
+            state="cancelled",
+            worker_id=None,
+            lease_expires_at=None,
+            fencing_token=slots.c.fencing_token + 1,
+        )
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, func, select, update
 
-from tuner_service.lifecycle.counters import Tally
+from tuner_service.lifecycle.counters import CounterChanges
 from tuner_service.lifecycle.foreign_trials import adopt, ended_outside, without
 from tuner_service.lifecycle.results import Result, write_results
 from tuner_service.reads.states import ACTIVE, TIMEOUT, paused_seconds, timed_out
@@ -53,8 +53,8 @@ def may_succeed(connection: Connection, study: Row, *, worker_id: str) -> bool:
     elsewhere = select(slots.c.id).where(
         slots.c.study_id == study["id"],
         slots.c.state == "leased",
-        slots.c.owner != worker_id,
-        slots.c.owner.not_in(alike),
+        slots.c.worker_id != worker_id,
+        slots.c.worker_id.not_in(alike),
     )
     if connection.execute(elsewhere.limit(1)).first() is not None:
         return True
@@ -71,7 +71,7 @@ def end_study(
     Trials that were handed back and wait for a worker end too: those of a study whose time is up
     keep what they have, as PRUNED; the others FAIL as `cancelled`.
     """
-    tally = Tally()
+    tally = CounterChanges()
     waiting = _handed_back(connection, study)
     adopted = ended_outside(connection, waiting)
     adopt(connection, adopted, tally=tally, now=now)
@@ -83,7 +83,7 @@ def end_study(
     cancelled = connection.execute(
         update(slots)
         .where(slots.c.study_id == study["id"], slots.c.state == "open")
-        .values(state="cancelled", epoch=slots.c.epoch + 1)
+        .values(state="cancelled", fencing_token=slots.c.fencing_token + 1)
     ).rowcount
     tally.move(study["id"], "open", "cancelled", cancelled)
     tally.write(connection)
@@ -112,7 +112,9 @@ def _handed_back(connection: Connection, study: Row) -> list[Row]:
     )
 
 
-def _prune(connection: Connection, waiting: Sequence[Row], *, tally: Tally, now: float) -> None:
+def _prune(
+    connection: Connection, waiting: Sequence[Row], *, tally: CounterChanges, now: float
+) -> None:
     if not waiting:
         return
     failure = Failure(kind="timeout", message="The study's timeout passed before it was continued.")
@@ -121,7 +123,7 @@ def _prune(connection: Connection, waiting: Sequence[Row], *, tally: Tally, now:
     connection.execute(
         update(slots)
         .where(slots.c.id.in_([slot["id"] for slot in waiting]), slots.c.state == "open")
-        .values(state="done", epoch=slots.c.epoch + 1)
+        .values(state="done", fencing_token=slots.c.fencing_token + 1)
     )
     for slot in waiting:
         tally.move(slot["study_id"], "open", "done")

@@ -5,13 +5,13 @@ from typing import Literal
 
 from sqlalchemy import Connection, and_, func, select
 
-from tuner_service.lifecycle.claimable import MOST_STUDIES, Wanted, claimable, lone_slots
+from tuner_service.lifecycle.claimable import MOST_STUDIES, ClaimRequest, claimable, exclusive_slots
 from tuner_service.reads.eligibility import can_run
 from tuner_service.storage.postgres import integers
 from tuner_service.storage.schema import studies, workers
 
 
-def lone_slot_to_serve(
+def exclusive_slot_to_serve(
     connection: Connection,
     *,
     worker_id: str,
@@ -27,9 +27,9 @@ def lone_slot_to_serve(
     Args:
         busy_with: The studies of the trials that the worker has.
     """
-    found = claimable(connection, Wanted(queue, worker_id, limit=MOST_STUDIES))
+    found = claimable(connection, ClaimRequest(queue, worker_id, limit=MOST_STUDIES))
     ids = {"ids": integers(connection, found)}
-    alone = connection.execute(lone_slots(connection.dialect.name), ids).mappings().all()
+    alone = connection.execute(exclusive_slots(connection.dialect.name), ids).mappings().all()
     if not alone:
         return None
     able = and_(can_run(queue, now), workers.c.state != "stopping")

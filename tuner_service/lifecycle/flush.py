@@ -11,7 +11,7 @@ from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.best import keep_best
 from tuner_service.lifecycle.counters import lock_rows
 from tuner_service.lifecycle.ending import may_succeed, settle
-from tuner_service.lifecycle.flush_transaction import Key, Unit
+from tuner_service.lifecycle.flush_transaction import FlushTransaction, Key
 from tuner_service.lifecycle.messages import Batch, Fail, Finish, Flushed, HandBack, Lease, Report
 from tuner_service.lifecycle.results import result_of, write_results
 from tuner_service.lifecycle.starts import start_trials
@@ -40,7 +40,7 @@ def flush(
     if not leases:
         return Flushed({}, set(), {}, [])
     with db.write() as connection:
-        unit = Unit(
+        unit = FlushTransaction(
             db, connection, worker_id=worker_id, leases=list(leases.values()), settings=settings
         )
         start_trials(unit, batch.starts)
@@ -62,7 +62,7 @@ def _leases(batch: Batch) -> Iterable[Lease]:
         yield lease
 
 
-def _report(unit: Unit, reports: Sequence[Report]) -> None:
+def _report(unit: FlushTransaction, reports: Sequence[Report]) -> None:
     """Write intermediate values and per-epoch records.
 
     A trial that goes on from an earlier checkpoint says some of its steps again: the later word
@@ -84,14 +84,17 @@ def _report(unit: Unit, reports: Sequence[Report]) -> None:
         unit.tally.touch(study_id)
 
 
-def _finish(unit: Unit, finishes: Sequence[Finish]) -> None:
+def _finish(unit: FlushTransaction, finishes: Sequence[Finish]) -> None:
     mine = [f for f in finishes if unit.runs(f.lease, f.trial_id)]
     if not mine:
         return
     written = write_results(unit.connection, [result_of(f) for f in mine], now=unit.now)
     mine = [f for f in mine if f.trial_id in written]
     unit.update_slots(
-        [{"id": f.lease.slot_id, "epoch": f.lease.epoch, "state": "done"} for f in mine]
+        [
+            {"id": f.lease.slot_id, "fencing_token": f.lease.fencing_token, "state": "done"}
+            for f in mine
+        ]
     )
     for f in mine:
         row = unit.release(f.lease)
@@ -103,7 +106,7 @@ def _finish(unit: Unit, finishes: Sequence[Finish]) -> None:
         unit.drop_models += keep_best(unit.connection, unit.studies[study_id], ended)
 
 
-def _fail(unit: Unit, fails: Sequence[Fail]) -> None:
+def _fail(unit: FlushTransaction, fails: Sequence[Fail]) -> None:
     """End attempts without a result; their slots open again, or fail."""
     _note_hopeless(unit, fails)
     ended = [
@@ -128,7 +131,7 @@ def _fail(unit: Unit, fails: Sequence[Fail]) -> None:
     )
 
 
-def _note_hopeless(unit: Unit, fails: Sequence[Fail]) -> None:
+def _note_hopeless(unit: FlushTransaction, fails: Sequence[Fail]) -> None:
     """Find the studies that these failures end: those of which nothing else is to be expected."""
     said = {
         f.lease.study_id: f.hopeless
@@ -141,11 +144,11 @@ def _note_hopeless(unit: Unit, fails: Sequence[Fail]) -> None:
             unit.hopeless[study_id] = fit(why)
 
 
-def _ends_study(unit: Unit, fail: Fail) -> bool:
+def _ends_study(unit: FlushTransaction, fail: Fail) -> bool:
     return fail.hopeless is not None and fail.lease.study_id in unit.hopeless
 
 
-def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:
+def _hand_back(unit: FlushTransaction, hand_backs: Sequence[HandBack]) -> None:
     """Open slots again, their trials still RUNNING; those of a cancelled study end instead."""
     over, opened = [], []
     for h in hand_backs:
@@ -162,9 +165,9 @@ def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:
         [
             {
                 "id": row["id"],
-                "epoch": row["epoch"],
+                "fencing_token": row["fencing_token"],
                 "state": "open",
-                "owner": None,
+                "worker_id": None,
                 "lease_expires_at": None,
                 "checkpoint_step": row["checkpoint_step"] if step is None else step,
                 "not_before": 0.0,
@@ -176,17 +179,17 @@ def _hand_back(unit: Unit, hand_backs: Sequence[HandBack]) -> None:
         unit.tally.move(row["study_id"], "leased", "open")
 
 
-def _note_checkpoints(unit: Unit, checkpoints: Sequence[tuple[Lease, int]]) -> None:
+def _note_checkpoints(unit: FlushTransaction, checkpoints: Sequence[tuple[Lease, int]]) -> None:
     unit.update_slots(
         [
-            {"id": lease.slot_id, "epoch": lease.epoch, "checkpoint_step": step}
+            {"id": lease.slot_id, "fencing_token": lease.fencing_token, "checkpoint_step": step}
             for lease, step in checkpoints
             if lease.key in unit.held
         ]
     )
 
 
-def _renew(unit: Unit, lease_seconds: float) -> None:
+def _renew(unit: FlushTransaction, lease_seconds: float) -> None:
     """Renew the leases of the batch that are still held, but for those that are fresh.
 
     A flush comes with every epoch of a short trial; to renew each time would cost as much as the
@@ -196,14 +199,14 @@ def _renew(unit: Unit, lease_seconds: float) -> None:
     fresh = unit.now + FRESH * lease_seconds
     unit.update_slots(
         [
-            {"id": row["id"], "epoch": row["epoch"], "lease_expires_at": expires}
+            {"id": row["id"], "fencing_token": row["fencing_token"], "lease_expires_at": expires}
             for row in unit.held.values()
             if not fresh < row["lease_expires_at"] <= expires
         ]
     )
 
 
-def _close(unit: Unit, leases: Mapping[Key, Lease]) -> Flushed:
+def _close(unit: FlushTransaction, leases: Mapping[Key, Lease]) -> Flushed:
     """Write the counters, end studies that are through, and answer."""
     unit.tally.write(unit.connection)
     studies = {study_id: unit.tally.moved(row) for study_id, row in unit.studies.items()}

@@ -2,7 +2,7 @@
 
 Locks are taken in one order by every transaction that moves slots: our studies' rows by id, then
 Optuna's studies' rows, then Optuna's trials' rows. Under them nothing moves underneath; each
-UPDATE of a slot carries the lease's epoch all the same.
+UPDATE of a slot carries the lease's fencing token all the same.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, String, bindparam, cast, select
 
-from tuner_service.lifecycle.counters import LOCKED, Tally
+from tuner_service.lifecycle.counters import LOCKED, CounterChanges
 from tuner_service.lifecycle.foreign_trials import ENDED, adopt
 from tuner_service.lifecycle.messages import Lease, StartedTrial
 from tuner_service.settings import Settings
@@ -47,14 +47,14 @@ _TRIALS: Final = (
 )
 
 
-class Unit:
+class FlushTransaction:
     """What the parts of one flush share.
 
     Attributes:
         studies: By id, the rows of the studies as they were when they were locked; the tally
             has the changes of their counters.
-        held: By lease key, the rows of slots that are leased to this worker in this epoch, as
-            they stand. One leaves when its trial ends or it is handed back.
+        held: By lease key, the rows of slots that are leased to this worker under this fencing
+            token, as they stand. One leaves when its trial ends or it is handed back.
         done: Keys of leases that ended as this worker said, now or in an earlier flush whose
             answer was lost.
         started: What `Start`s created.
@@ -74,7 +74,7 @@ class Unit:
         self.connection = connection
         self.worker_id = worker_id
         self.settings = settings
-        self.tally = Tally()
+        self.tally = CounterChanges()
         self.done: set[Key] = set()
         self.started: dict[Key, StartedTrial] = {}
         self.drop_models: list[str] = []
@@ -99,8 +99,8 @@ class Unit:
         keys = {lease.key for lease in leases}
         held = {}
         for row in rows:
-            key = (row["id"], row["epoch"])
-            if key not in keys or row["owner"] != self.worker_id:
+            key = (row["id"], row["fencing_token"])
+            if key not in keys or row["worker_id"] != self.worker_id:
                 continue
             if row["state"] == "leased":
                 held[key] = row
@@ -114,7 +114,7 @@ class Unit:
         ended = [row for row in self.held.values() if row["trial_id"] in trial_ids]
         adopt(self.connection, ended, tally=self.tally, now=self.now)
         for row in ended:
-            del self.held[row["id"], row["epoch"]]
+            del self.held[row["id"], row["fencing_token"]]
 
     def runs(self, lease: Lease, trial_id: int) -> bool:
         """Return whether the lease holds and the trial is the slot's."""
@@ -127,9 +127,11 @@ class Unit:
         return self.held.pop(lease.key)
 
     def update_slots(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Update leased slots; each row carries `id` and `epoch`, and the same columns."""
-        update_rows(self.connection, slots, rows, match=("id", "epoch"), where={"state": "leased"})
+        """Update leased slots; each row carries `id` and `fencing_token`, and the same columns."""
+        update_rows(
+            self.connection, slots, rows, match=("id", "fencing_token"), where={"state": "leased"}
+        )
         for row in rows:
-            key = (row["id"], row["epoch"])
+            key = (row["id"], row["fencing_token"])
             if key in self.held:
                 self.held[key] = {**self.held[key], **row}

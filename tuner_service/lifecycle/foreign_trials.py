@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
 from tuner_service.lifecycle.best import keep_best
-from tuner_service.lifecycle.counters import Tally
+from tuner_service.lifecycle.counters import CounterChanges
 from tuner_service.lifecycle.results import Result
 from tuner_service.storage import optuna_rows
 from tuner_service.storage.bulk import update_rows
@@ -37,7 +37,9 @@ def without(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["id"] not in ids]
 
 
-def adopt(connection: Connection, ended: Sequence[Row], *, tally: Tally, now: float) -> None:
+def adopt(
+    connection: Connection, ended: Sequence[Row], *, tally: CounterChanges, now: float
+) -> None:
     """Move slots whose trial has ended in Optuna's tables to where the trial is.
 
     Args:
@@ -69,9 +71,9 @@ def adopt(connection: Connection, ended: Sequence[Row], *, tally: Tally, now: fl
             {
                 "id": slot["id"],
                 "state": _SLOT_STATE[state],
-                "owner": None,
+                "worker_id": None,
                 "lease_expires_at": None,
-                "epoch": slot["epoch"] + 1,
+                "fencing_token": slot["fencing_token"] + 1,
                 **failure,
             }
         )

@@ -163,7 +163,7 @@ def _sweep_models(db: Database, folder: Path, seen: Seen) -> int:
 def _may_be_named(slot: Row, path: Path) -> bool:
     """Return whether the lease under which the model was written still lives."""
     epoch = path.name.split(".")[0].partition("-")[2]
-    return slot["state"] == "leased" and epoch == str(slot["epoch"])
+    return slot["state"] == "leased" and epoch == str(slot["fencing_token"])
 
 
 def _study(connection: Connection, study: str) -> Row | None:
@@ -173,7 +173,7 @@ def _study(connection: Connection, study: str) -> Row | None:
 
 def _slots(connection: Connection, study: Row, numbers: Iterable[int]) -> Iterator[Row]:
     wanted = sorted(numbers)
-    query = select(slots.c.number, slots.c.state, slots.c.epoch)
+    query = select(slots.c.number, slots.c.state, slots.c.fencing_token)
     for start in range(0, len(wanted), _AT_ONCE):
         part = wanted[start : start + _AT_ONCE]
         yield from connection.execute(

@@ -1,8 +1,8 @@
 """What a worker says to the lifecycle and what it hears back: plain frozen records.
 
 One `Batch` goes into one transaction (`lifecycle.flush`), together with Optuna's rows of the same
-events. Everything in a batch is guarded by the slot's epoch: what a zombie sends changes no row
-and comes back in `Flushed.lost`.
+events. Everything in a batch is guarded by the slot's fencing token: what a zombie sends changes no
+row and comes back in `Flushed.lost`.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class Lease:
     """A worker's time-limited right to one slot, as `claim` hands it out.
 
     Attributes:
-        epoch: The fencing token; every later write about the slot must carry it.
+        fencing_token: Every later write about the slot must carry it.
         parameters: Fixed parameters; None when the sampler is still to be asked.
         enqueued: The user's partial point that the sampler must complete, if any.
         trial_id: The RUNNING trial to continue after a hand-back; None means start a new one.
@@ -26,7 +26,7 @@ class Lease:
     """
 
     slot_id: int
-    epoch: int
+    fencing_token: int
     study_id: int
     number: int
     parameters: dict[str, Any] | None
@@ -35,12 +35,12 @@ class Lease:
     trial_number: int | None
     checkpoint_step: int | None
     attempt: int
-    alone: bool
+    exclusive: bool
 
     @property
     def key(self) -> tuple[int, int]:
-        """Identity of the lease: (slot id, epoch)."""
-        return (self.slot_id, self.epoch)
+        """Identity of the lease: (slot id, fencing token)."""
+        return (self.slot_id, self.fencing_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ class Finish:
     values: tuple[float, ...] | None
     record: dict[str, Any]
     failure: Failure | None = None
-    rung: str | None = None
-    rung_reason: str | None = None
+    backend: str | None = None
+    backend_reason: str | None = None
     group: str | None = None
     model_path: str | None = None
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, or_, select, update
 
 from tuner_service.lifecycle.attempts import EndedAttempt, end_attempts
 from tuner_service.lifecycle.claimable import workers_to_ring
-from tuner_service.lifecycle.counters import Tally, lock_rows
+from tuner_service.lifecycle.counters import CounterChanges, lock_rows
 from tuner_service.lifecycle.ending import settle
 from tuner_service.lifecycle.foreign_trials import adopt, ended_outside, without
 from tuner_service.reads.states import ACTIVE, timed_out
@@ -109,7 +109,7 @@ def _reap(connection: Connection, rows: Mapping[int, Row], settings: Settings, n
             )
         ).mappings()
     )
-    tally = Tally()
+    tally = CounterChanges()
     outside = ended_outside(connection, gone)
     adopt(connection, outside, tally=tally, now=now)
     lost = without(gone, outside)
@@ -124,7 +124,7 @@ def _lost(slot: Row, study: Row, settings: Settings) -> EndedAttempt:
     failure = Failure(
         kind="worker_lost",
         message=f"the lease was not renewed for {settings.lease_seconds:g} s: worker "
-        f"{slot['owner']} was not heard of, or the database could not be written",
+        f"{slot['worker_id']} was not heard of, or the database could not be written",
     )
     if study["state"] in ("cancelled", "failed"):
         failure = Failure(kind="cancelled", message=f"the study is {study['state']}")

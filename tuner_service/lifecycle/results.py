@@ -32,8 +32,8 @@ class Result:
     values: tuple[float, ...] | None = None
     failure: Failure | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
-    rung: str | None = None
-    rung_reason: str | None = None
+    backend: str | None = None
+    backend_reason: str | None = None
     group: str | None = None
     model_path: str | None = None
 
@@ -56,8 +56,8 @@ def result_of(finish: Finish) -> Result:
         values=values,
         failure=failure,
         record=finish.record,
-        rung=finish.rung,
-        rung_reason=finish.rung_reason,
+        backend=finish.backend,
+        backend_reason=finish.backend_reason,
         group=finish.group,
         model_path=finish.model_path,
     )
@@ -108,8 +108,8 @@ def _row(result: Result, now: float) -> dict[str, Any]:
         "failure_message": failure.message if failure else None,
         "failure_traceback": failure.traceback if failure else None,
         "record": {**result.record, **step},
-        "rung": result.rung,
-        "rung_reason": fit_or_none(result.rung_reason),
+        "backend": result.backend,
+        "backend_reason": fit_or_none(result.backend_reason),
         "group_key": result.group,
         "model_path": result.model_path,
     }
@@ -121,7 +121,7 @@ def _row(result: Result, now: float) -> dict[str, Any]:
 def _show(connection: Connection, results: Sequence[Result]) -> None:
     failed = [(r.trial_id, storable(r.failure)) for r in results if r.failure is not None]
     attrs = [item for trial_id, failure in failed for item in _failure_attrs(trial_id, failure)]
-    attrs += [(r.trial_id, "rung", r.rung) for r in results if r.rung is not None]
+    attrs += [(r.trial_id, "backend", r.backend) for r in results if r.backend is not None]
     optuna_rows.set_attrs(connection, optuna_rows.USER_ATTRS, attrs)
     infeasible = [
         (r.trial_id, optuna_rows.CONSTRAINT_PREFIX + r.failure.kind, 1.0)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, select, update
 
 from tuner_service.definition import space_of
-from tuner_service.lifecycle.flush_transaction import Unit
+from tuner_service.lifecycle.flush_transaction import FlushTransaction
 from tuner_service.lifecycle.messages import Start, StartedTrial
 from tuner_service.lifecycle.storable_text import fit_or_none
 from tuner_service.reads.states import ACTIVE, timed_out
@@ -28,7 +28,7 @@ _BEGIN: Final = (
 )
 
 
-def start_trials(unit: Unit, starts: Sequence[Start]) -> None:
+def start_trials(unit: FlushTransaction, starts: Sequence[Start]) -> None:
     """Create the trials of leased slots, where their study still wants any.
 
     A start that was sent before is answered as it was then. In a cancelled study the slot is
@@ -55,7 +55,9 @@ def start_trials(unit: Unit, starts: Sequence[Start]) -> None:
         _start_in_study(unit, unit.studies[study_id], group, fixed)
 
 
-def _fixed_parameters(unit: Unit, starts: Sequence[Start]) -> dict[int, dict[str, Any] | None]:
+def _fixed_parameters(
+    unit: FlushTransaction, starts: Sequence[Start]
+) -> dict[int, dict[str, Any] | None]:
     """Return what is fixed of the slots: at submit (grid, random), or by the first attempt."""
     if not starts:
         return {}
@@ -64,22 +66,22 @@ def _fixed_parameters(unit: Unit, starts: Sequence[Start]) -> dict[int, dict[str
     return {slot_id: parameters for slot_id, parameters in rows}
 
 
-def _answer_again(unit: Unit, start: Start, trial_id: int) -> None:
+def _answer_again(unit: FlushTransaction, start: Start, trial_id: int) -> None:
     number = unit.connection.execute(
         select(trials.c.number).where(trials.c.trial_id == trial_id)
     ).scalar_one()
     unit.started[start.lease.key] = StartedTrial(trial_id, number)
 
 
-def _refuse(unit: Unit, start: Start) -> None:
+def _refuse(unit: FlushTransaction, start: Start) -> None:
     row = unit.held.pop(start.lease.key)
     unit.update_slots(
         [
             {
                 "id": row["id"],
-                "epoch": row["epoch"],
+                "fencing_token": row["fencing_token"],
                 "state": "cancelled",
-                "owner": None,
+                "worker_id": None,
                 "lease_expires_at": None,
             }
         ]
@@ -88,7 +90,7 @@ def _refuse(unit: Unit, start: Start) -> None:
 
 
 def _start_in_study(
-    unit: Unit,
+    unit: FlushTransaction,
     study: Row,
     starts: Sequence[Start],
     fixed: Mapping[int, dict[str, Any] | None],
@@ -115,7 +117,7 @@ def _start_in_study(
     _begin(unit, study)
 
 
-def _earlier_attempts(unit: Unit, rows: Sequence[Row]) -> dict[int, Row]:
+def _earlier_attempts(unit: FlushTransaction, rows: Sequence[Row]) -> dict[int, Row]:
     """Return the last trial of each slot that is tried again, by slot id."""
     retried = [row["id"] for row in rows if row["attempts"] > 0]
     if not retried:
@@ -126,7 +128,9 @@ def _earlier_attempts(unit: Unit, rows: Sequence[Row]) -> dict[int, Row]:
     return {row["slot_id"]: row for row in found}
 
 
-def _user_attrs(unit: Unit, start: Start, row: Row, before: Mapping[int, Row]) -> dict[str, Any]:
+def _user_attrs(
+    unit: FlushTransaction, start: Start, row: Row, before: Mapping[int, Row]
+) -> dict[str, Any]:
     attrs: dict[str, Any] = {
         "slot": row["number"],
         "attempt": row["attempts"] + 1,
@@ -140,7 +144,7 @@ def _user_attrs(unit: Unit, start: Start, row: Row, before: Mapping[int, Row]) -
 
 
 def _trial_row(
-    unit: Unit,
+    unit: FlushTransaction,
     start: Start,
     row: Row,
     before: Mapping[int, Row],
@@ -165,7 +169,7 @@ def _trial_row(
 
 
 def _copy_curves(
-    unit: Unit,
+    unit: FlushTransaction,
     ours: Sequence[Mapping[str, Any]],
     rows: Sequence[Row],
     before: Mapping[int, Row],
@@ -188,7 +192,7 @@ def _copy_curves(
 
 
 def _point_slots(
-    unit: Unit,
+    unit: FlushTransaction,
     starts: Sequence[Start],
     ours: Sequence[Mapping[str, Any]],
     fixed: Mapping[int, dict[str, Any] | None],
@@ -198,7 +202,7 @@ def _point_slots(
     for start, row in zip(starts, ours, strict=True):
         slot = {
             "id": start.lease.slot_id,
-            "epoch": start.lease.epoch,
+            "fencing_token": start.lease.fencing_token,
             "trial_id": row["trial_id"],
             "attempts": row["attempt"],
         }
@@ -210,7 +214,7 @@ def _point_slots(
     unit.update_slots(first)
 
 
-def _begin(unit: Unit, study: Row) -> None:
+def _begin(unit: FlushTransaction, study: Row) -> None:
     unit.tally.touch(study["id"])
     if study["started_at"] is None:
         begun = {"state": "running", "started_at": unit.now, "reason": None}

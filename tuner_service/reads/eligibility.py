@@ -66,7 +66,7 @@ def can_run(queue: str, now: float | ColumnElement[Any]) -> ColumnElement[bool]:
     return and_(workers.c.queue == queue, is_live(now), has_modules(workers.c.id))
 
 
-def is_loop() -> ColumnElement[bool]:
+def is_user_loop() -> ColumnElement[bool]:
     """Of a query over studies: their trials are training loops, which bring their own data."""
     data: ColumnElement[str | None] = studies.c.definition["dataset"].as_string()
     return data.is_(None)

@@ -76,20 +76,20 @@ def list_studies(
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StudyRevision:
     """What tells whether a study has changed."""
 
     revision: int
     has_ended: bool
 
 
-def standings(db: Database, public_ids: Sequence[str]) -> dict[str, Standing]:
+def study_revisions(db: Database, public_ids: Sequence[str]) -> dict[str, StudyRevision]:
     """Return where studies stand, by id; cheap, for those who wait for a change."""
     columns = (studies.c.public_id, studies.c.revision, studies.c.state)
     with db.read() as connection:
         there = studies.c.public_id.in_(public_ids), studies.c.state != GONE
         rows = connection.execute(select(*columns).where(*there))
-        return {ref: Standing(revision, state in FINAL) for ref, revision, state in rows}
+        return {ref: StudyRevision(revision, state in FINAL) for ref, revision, state in rows}
 
 
 def _view(connection: Connection, row: Row, now: float) -> StudyView:

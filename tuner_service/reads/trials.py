@@ -34,9 +34,9 @@ _COLUMNS = (
     *(
         trials.c[name]
         for name in (
-            "attempt", "retry_of", "value", "worker", "device", "rung", "rung_reason", "group_key",
-            "started_at", "finished_at", "failure_kind", "failure_message", "failure_traceback",
-            "record", "model_path",
+            "attempt", "retry_of", "value", "worker", "device", "backend",
+            "backend_reason", "group_key", "started_at", "finished_at", "failure_kind",
+            "failure_message", "failure_traceback", "record", "model_path",
         )
     ),
     slots.c.number.label("slot_number"),
@@ -295,8 +295,8 @@ def _view(row: RowMapping, params: Mapping[str, Any], values: list[float] | None
         failure=_failure(row, step),
         worker=row["worker"],
         device=row["device"],
-        rung=row["rung"],
-        rung_reason=row["rung_reason"],
+        backend=row["backend"],
+        backend_reason=row["backend_reason"],
         group=row["group_key"],
         started_at=started or datetime.fromtimestamp(0, UTC),
         finished_at=finished,

@@ -48,8 +48,8 @@ class TrialView(View):
     failure: Failure | None
     worker: str | None
     device: str | None
-    rung: str | None
-    rung_reason: str | None
+    backend: str | None
+    backend_reason: str | None
     group: str | None
     started_at: datetime
     finished_at: datetime | None

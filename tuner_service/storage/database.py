@@ -29,7 +29,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tuner_service.errors import DamagedError, SchemaVersionError, SettingsError, UnavailableError
-from tuner_service.storage.patient import TCP, PatientConnection
+from tuner_service.storage.patient import TCP, TimeoutConnection
 from tuner_service.storage.postgres import snapshots, use_pipelines
 
 BUSY_SECONDS = 20.0
@@ -230,8 +230,8 @@ def _postgres_engine(url: str) -> Engine:
     )
 
     @event.listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, args: Any, options: Any) -> PatientConnection:
-        connection = PatientConnection.connect(*args, **options)
+    def connect(_dialect: object, _record: object, args: Any, options: Any) -> TimeoutConnection:
+        connection = TimeoutConnection.connect(*args, **options)
         connection.answer_seconds = ANSWER_SECONDS
         return connection
 

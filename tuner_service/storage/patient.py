@@ -26,7 +26,7 @@ TCP = {
 }
 
 
-class PatientConnection(psycopg.Connection[Any]):
+class TimeoutConnection(psycopg.Connection[Any]):
     """Gives the server up, and closes itself, after `answer_seconds` of silence.
 
     Attributes:

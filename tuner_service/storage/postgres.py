@@ -22,7 +22,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from tuner_service.storage.patient import PatientConnection
+from tuner_service.storage.patient import TimeoutConnection
 
 Row = Mapping[Any, Any]
 
@@ -127,7 +127,7 @@ def use_pipelines(engine: Engine) -> None:
             raise InvalidatePoolError from error
 
     @event.listens_for(engine, "reset")
-    def reset(raw: PatientConnection, record: Any, _state: object) -> None:
+    def reset(raw: TimeoutConnection, record: Any, _state: object) -> None:
         record.info["used_at"] = time.monotonic()
         if raw.closed or raw.spoilt:
             record.invalidate()

@@ -101,15 +101,15 @@ slots = Table(
     Column("state", String(16), nullable=False),  # open | leased | done | failed | cancelled
     Column("parameters", JSON, nullable=True),  # fixed at submit (grid, random) or first start
     Column("enqueued", JSON, nullable=True),  # the user's partial point, if any
-    Column("epoch", Integer, nullable=False, server_default=text("0")),  # fencing token
-    Column("owner", String(64), nullable=True),
+    Column("fencing_token", Integer, nullable=False, server_default=text("0")),
+    Column("worker_id", String(64), nullable=True),
     Column("lease_expires_at", Double, nullable=True),
     Column("trial_id", Integer, nullable=True),  # the running, handed-back or final trial
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("blamed_attempts", Integer, nullable=False, server_default=text("0")),
     Column("shared_deaths", Integer, nullable=False, server_default=text("0")),
     Column("lost_leases", Integer, nullable=False, server_default=text("0")),
-    Column("run_alone", Boolean, nullable=False, server_default=text("false")),
+    Column("exclusive", Boolean, nullable=False, server_default=text("false")),
     Column("checkpoint_step", Integer, nullable=True),  # a checkpoint exists up to this step
     Column("not_before", Double, nullable=False, server_default=text("0")),
     Column("failure_kind", String(32), nullable=True),
@@ -124,10 +124,10 @@ slots = Table(
         postgresql_where=text("state = 'open' AND trial_id IS NOT NULL"),
     ),
     Index(
-        "ix_tuner_slots_alone",
+        "ix_tuner_slots_exclusive",
         "study_id",
-        sqlite_where=text("state = 'open' AND run_alone"),
-        postgresql_where=text("state = 'open' AND run_alone"),
+        sqlite_where=text("state = 'open' AND exclusive"),
+        postgresql_where=text("state = 'open' AND exclusive"),
     ),
     sqlite_autoincrement=True,
 )
@@ -145,8 +145,8 @@ trials = Table(
     Column("value", Double, nullable=True),
     Column("worker", String(64), nullable=True),
     Column("device", String(64), nullable=True),
-    Column("rung", String(16), nullable=True),  # compiled | traced | plain
-    Column("rung_reason", Text, nullable=True),
+    Column("backend", String(16), nullable=True),  # native | compiled | traced | plain
+    Column("backend_reason", Text, nullable=True),
     Column("group_key", String(64), nullable=True),
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double, nullable=True),

@@ -146,7 +146,7 @@ def _end_of(log: Path) -> str:
 
 
 @dataclass(slots=True)
-class Household:
+class Services:
     """Keeps children running until it is told to stop."""
 
     children: list[Child]
@@ -166,7 +166,7 @@ class Household:
             os.close(writing)
             os.close(reading)
 
-    def tend(self, lifeline: int) -> None:
+    def restart_ended(self, lifeline: int) -> None:
         """Start what is due, and note what has ended."""
         now = time.monotonic()
         for child in self.children:

@@ -24,7 +24,7 @@ from tuner_service.reads.workers import list_workers
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
 from tuner_service.up.machine import default_workers, free_port, only_one, visible_gpus
-from tuner_service.up.services import POLL_SECONDS, Child, Household, Say, aside_of
+from tuner_service.up.services import POLL_SECONDS, Child, Say, Services, aside_of
 
 START_SECONDS = 60.0
 
@@ -58,7 +58,7 @@ def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> Non
         if device == "cuda" and not gpus:
             raise SettingsError("device must be auto or cpu without a GPU, but got 'cuda'")
         count = default_workers(gpus) if workers is None else workers
-        household = Household(_children(settings, gpus, count), say, settings.grace_seconds)
+        household = Services(_children(settings, gpus, count), say, settings.grace_seconds)
         with _signals(household.request_stop), household.running() as lifeline:
             if keys_reason:
                 say(f"Every caller needs an API key: {keys_reason}.")
@@ -75,7 +75,7 @@ def _keys_reason(settings: Settings) -> str:
     return settings.keys_reason or ("there are some (`tuner keys list`)" if made else "")
 
 
-def _run(household: Household, settings: Settings, lifeline: int, workers: str) -> None:
+def _run(household: Services, settings: Settings, lifeline: int, workers: str) -> None:
     say = household.say
     say(f"tuner {__version__} is starting; data and logs in {settings.data_dir}")
     if not _await_api(household, settings, lifeline):
@@ -93,9 +93,9 @@ def _run(household: Household, settings: Settings, lifeline: int, workers: str) 
     say("Stopping: running trials are saved and handed back.")
 
 
-def _attend(household: Household, lifeline: int) -> None:
+def _attend(household: Services, lifeline: int) -> None:
     """Keep the children running, and say which modules the first worker, as all others, refuses."""
-    household.tend(lifeline)
+    household.restart_ended(lifeline)
     for worker in household.children[1:2]:
         for line in worker.news():
             _, module, refusal = line.partition("module ")
@@ -103,7 +103,7 @@ def _attend(household: Household, lifeline: int) -> None:
                 household.say(f"Module {refusal.rpartition(' [worker=')[0] or refusal}")
 
 
-def _await_api(household: Household, settings: Settings, lifeline: int) -> bool:
+def _await_api(household: Services, settings: Settings, lifeline: int) -> bool:
     """Start everything; return whether the API came up before somebody asked to stop."""
     api = household.children[0]
     deadline = time.monotonic() + START_SECONDS
@@ -121,7 +121,7 @@ def _await_api(household: Household, settings: Settings, lifeline: int) -> bool:
     return False
 
 
-def _await_worker(household: Household, settings: Settings, lifeline: int) -> bool:
+def _await_worker(household: Services, settings: Settings, lifeline: int) -> bool:
     """Wait for the first worker; return whether nobody asked to stop before.
 
     The service is of use without one: what is submitted waits. So it goes on, and says why.

@@ -133,8 +133,8 @@ class Event(TypedDict):
     record: NotRequired[dict[str, Any]]
     failure: NotRequired[dict[str, Any]]
     alone: NotRequired[bool]
-    rung: NotRequired[str]
-    rung_reason: NotRequired[str | None]
+    backend: NotRequired[str]
+    backend_reason: NotRequired[str | None]
     group: NotRequired[str | None]
     model: NotRequired[str | None]
 

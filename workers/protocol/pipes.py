@@ -30,7 +30,7 @@ def _read(pipe: IO[bytes], commands: Commands) -> None:
     os._exit(0)
 
 
-class Speaker:
+class MessageWriter:
     """Writes messages, one JSON line each; from any thread.
 
     Args:

@@ -6,7 +6,7 @@ _FIRST_SECONDS = 0.1
 _LONGEST_SECONDS = 2.0
 
 
-class Outage:
+class Backoff:
     """Back-off while the database is away: 0.1, 0.2, 0.4 … 2 s between tries."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from tuner_service.lifecycle.messages import Fail, HandBack
 from tuner_service.reads.views import Failure, FailureKind
 from workers.protocol.messages import Event
 from workers.supervisor import outcomes
-from workers.supervisor.held_runs import Phase, Run
+from workers.supervisor.held_runs import LeasedTrial, Phase
 from workers.supervisor.outbox import Outcome
 
 CauseKind = Literal["crashed", "hung", "memory", "unanswered"]
@@ -40,14 +40,14 @@ class Cause:
     turn: frozenset[int] = frozenset()
 
 
-def judge(on_board: Sequence[Run], cause: Cause) -> dict[int, Outcome | None]:
+def judge(on_board: Sequence[LeasedTrial], cause: Cause) -> dict[int, Outcome | None]:
     """Return for each run its outcome; None: it goes again, same trial, in the next trainer.
 
     A run that was being stopped ends as asked. Of the others, one that was alone on board is to
     blame; several share the death, unless we killed the trainer over another run, or they had not
     begun. Where it is known whose turn it was when the trainer stuck, only those count.
     """
-    ghosts = [run for run in on_board if run.phase is Phase.GHOST]
+    ghosts = [run for run in on_board if run.phase is Phase.LOST]
     mine = [run for run in on_board if run.phase is Phase.SENT]
     stopping = {run.key for run in mine if not run.is_free}
     suspects = _suspects([run for run in mine if run.key not in stopping], cause)
@@ -62,7 +62,7 @@ def judge(on_board: Sequence[Run], cause: Cause) -> dict[int, Outcome | None]:
     return verdicts
 
 
-def _suspects(others: list[Run], cause: Cause) -> list[Run]:
+def _suspects(others: list[LeasedTrial], cause: Cause) -> list[LeasedTrial]:
     if cause.kind == "unanswered":
         return []
     if cause.turn:
@@ -72,7 +72,7 @@ def _suspects(others: list[Run], cause: Cause) -> list[Run]:
     return begun or [run for run in others if run.sendings > 1]
 
 
-def _as_asked(run: Run, cause: Cause, *, alone: bool) -> Outcome:
+def _as_asked(run: LeasedTrial, cause: Cause, *, alone: bool) -> Outcome:
     event: Event = {"kind": "stopped", "trial": run.key, "mode": run.stop_mode or "cancel"}
     if run.stop_mode == "timeout" and run.out_of_time:
         # It ran over its own time and did not even stop: nothing it says later can be waited for.
@@ -83,7 +83,7 @@ def _as_asked(run: Run, cause: Cause, *, alone: bool) -> Outcome:
 
 
 def _death(
-    run: Run,
+    run: LeasedTrial,
     cause: Cause,
     *,
     alone: bool,

@@ -9,7 +9,7 @@ _LEAD_SECONDS = 0.25
 _MOST_AHEAD = 64
 
 
-class Pace:
+class CompletionRate:
     """Trials ended per second, by an average that forgets within a second or so."""
 
     def __init__(self, now: float) -> None:

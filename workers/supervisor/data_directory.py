@@ -9,7 +9,7 @@ from tuner_service.lifecycle.messages import Lease, StudyWork
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class DataDirectory:
     """Where a trial's files lie under the data directory."""
 
     data_dir: Path
@@ -21,7 +21,7 @@ class Places:
 
     def model(self, work: StudyWork, lease: Lease) -> Path:
         """Return where a trial's weights go; no two attempts share it, not even a zombie's."""
-        return self._folder("models", work) / f"{lease.number}-{lease.epoch}.safetensors"
+        return self._folder("models", work) / f"{lease.number}-{lease.fencing_token}.safetensors"
 
     def log(self, work: StudyWork, lease: Lease) -> Path:
         """Return the file of what a trial prints."""

@@ -4,8 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from tuner_service.lifecycle.claim import Others, claim, others
-from tuner_service.lifecycle.exclusive import lone_slot_to_serve
+from tuner_service.lifecycle.claim import FairShare, claim, others
+from tuner_service.lifecycle.exclusive import exclusive_slot_to_serve
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import Batch, Claimed, Flushed
 from tuner_service.reads.history import load_history
@@ -15,7 +15,7 @@ from tuner_service.storage import Database
 
 
 @dataclass(frozen=True, slots=True)
-class DatabaseLedger:
+class DatabaseSlotStore:
     """Binds the lifecycle's transactions to one worker."""
 
     db: Database
@@ -27,7 +27,7 @@ class DatabaseLedger:
         self,
         *,
         limit: int,
-        exclude_alone: bool,
+        exclude_exclusive: bool,
         exclude_studies: Collection[int],
         fair_share: bool,
         loops: int | None = None,
@@ -39,7 +39,7 @@ class DatabaseLedger:
             queue=self.queue,
             limit=limit,
             lease_seconds=self.settings.lease_seconds,
-            exclude_alone=exclude_alone,
+            exclude_exclusive=exclude_exclusive,
             exclude_studies=exclude_studies,
             fair_share=fair_share,
             loops=loops,
@@ -55,15 +55,15 @@ class DatabaseLedger:
             settings=self.settings,
         )
 
-    def others(self, study_id: int) -> Others:
+    def others(self, study_id: int) -> FairShare:
         """Return how the study's work would be spread evenly."""
         with self.db.read() as connection:
             return others(connection, study_id, self.queue, self.db.now(connection))
 
-    def lone(self, busy_with: Collection[int]) -> int | None:
+    def exclusive_slot(self, busy_with: Collection[int]) -> int | None:
         """Return a slot that must run alone and for which this worker is to make room."""
         with self.db.read() as connection:
-            return lone_slot_to_serve(
+            return exclusive_slot_to_serve(
                 connection,
                 worker_id=self.worker_id,
                 queue=self.queue,

@@ -2,7 +2,7 @@
 
 from tuner_service.settings import Settings
 from workers.supervisor.blame import Cause
-from workers.supervisor.held_runs import Board, Phase, Run
+from workers.supervisor.held_runs import HeldRuns, LeasedTrial, Phase
 from workers.supervisor.trainer_process import Message
 
 # A trainer says every second that it lives, and what its engine is at. One that does not was
@@ -15,7 +15,7 @@ _START_SECONDS = 120.0
 _OWN_GAP_SECONDS = 5.0
 
 
-class Watch:
+class Deadlines:
     """Deadlines of a supervisor's runs. Progress is an event of a trial; `alive` is none."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Watch:
         """What it last said is not true of the next one."""
         self._memory_bytes, self._turn, self._busy_seconds = 0, frozenset(), 0.0
 
-    def over_time(self, board: Board, now: float) -> list[Run]:
+    def over_time(self, held: HeldRuns, now: float) -> list[LeasedTrial]:
         """Return runs that have trained for longer than their study's `trial_timeout`.
 
         One that hangs in its first step never said that it started: the call of the engine in which
@@ -54,7 +54,7 @@ class Watch:
         turn, begun = self._at_work(now), now - self._busy_seconds
         return [
             run
-            for run in board.of(Phase.SENT)
+            for run in held.of(Phase.SENT)
             if _is_over(run, now, since=begun if run.key in turn else now)
         ]
 
@@ -62,13 +62,13 @@ class Watch:
         """Return the runs whose turn it is, if the trainer can still say so."""
         return self._turn if now - self._alive_at < _ALIVE_SECONDS else frozenset()
 
-    def fault(self, board: Board, now: float) -> Cause | None:
+    def fault(self, held: HeldRuns, now: float) -> Cause | None:
         """Return why the trainer must be killed; None while it need not."""
-        on_board = board.of(Phase.SENT, Phase.GHOST)
+        on_board = held.of(Phase.SENT, Phase.LOST)
         limit_bytes = self._memory_limit_bytes
         if limit_bytes is not None and self._memory_bytes > limit_bytes:
-            held, self._memory_bytes = self._memory_bytes, 0
-            return Cause("memory", f"The trainer held {held} bytes, more than {limit_bytes}.")
+            used, self._memory_bytes = self._memory_bytes, 0
+            return Cause("memory", f"The trainer held {used} bytes, more than {limit_bytes}.")
         if not on_board:
             self._progress_at = now
             return None
@@ -91,16 +91,16 @@ class Watch:
             return Cause("hung", why, turn=self._at_work(now))
         return None
 
-    def notice_absence(self, board: Board, now: float) -> None:
+    def notice_absence(self, held: HeldRuns, now: float) -> None:
         """Move deadlines by the time in which this process itself stood still."""
         gap, self._looked_at = now - self._looked_at, now
         if gap > _OWN_GAP_SECONDS:
             self._progress_at += gap
-            for run in board:
+            for run in held:
                 run.stop_at += gap
 
 
-def _is_over(run: Run, now: float, *, since: float) -> bool:
+def _is_over(run: LeasedTrial, now: float, *, since: float) -> bool:
     limit = run.study.trial_timeout
     if limit is None or not run.is_free:
         return False

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 2.0
 
 
-class Register(Protocol):
+class WorkerRegistry(Protocol):
     """Where workers are listed, and the reconciler's rounds."""
 
     def heartbeat(self, status: Status) -> None:
@@ -48,18 +48,18 @@ class _Round:
     due: float = float("-inf")
 
 
-class Presence:
+class Heartbeat:
     """The thread. `close` ends it and takes the worker off the list."""
 
     def __init__(
         self,
-        register: Register,
+        register: WorkerRegistry,
         status: Callable[[], Status],
         *,
         reconcile_seconds: float,
         on_death: Callable[[], None] = end_this_process,
     ) -> None:
-        self._register = register
+        self._registry = register
         self._on_death = on_death
         self._closing = threading.Event()
         self._away = False
@@ -79,7 +79,7 @@ class Presence:
         if self._thread.is_alive():
             self._thread.join(5.0)
         try:
-            self._register.leave()
+            self._registry.leave()
         except UnavailableError as error:
             logger.warning("could not leave the list of workers: %s", error)
 

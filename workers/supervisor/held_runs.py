@@ -26,11 +26,11 @@ class Phase(enum.Enum):
     STARTING = "starting"
     READY = "ready"
     SENT = "sent"
-    GHOST = "ghost"
+    LOST = "lost"
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class LeasedTrial:
     """One leased slot on this worker.
 
     Attributes:
@@ -62,9 +62,9 @@ class Run:
     out_of_time: bool = False
 
     @property
-    def is_alone(self) -> bool:
+    def is_exclusive(self) -> bool:
         """Whether it must run with no other on board."""
-        return self.lease.alone
+        return self.lease.exclusive
 
     @property
     def trial(self) -> int:
@@ -107,7 +107,7 @@ class Run:
 
 
 @dataclass(slots=True)
-class Board:
+class HeldRuns:
     """All runs, in the order in which they were claimed.
 
     Attributes:
@@ -115,18 +115,18 @@ class Board:
     """
 
     keys: Iterator[int]
-    runs: dict[int, Run] = field(default_factory=dict)
-    _by_lease: dict[tuple[int, int], Run] = field(default_factory=dict)
+    runs: dict[int, LeasedTrial] = field(default_factory=dict)
+    _by_lease: dict[tuple[int, int], LeasedTrial] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.runs)
 
-    def __iter__(self) -> Iterator[Run]:
+    def __iter__(self) -> Iterator[LeasedTrial]:
         return iter(list(self.runs.values()))
 
-    def add(self, lease: Lease, study: ActiveStudy) -> Run:
+    def add(self, lease: Lease, study: ActiveStudy) -> LeasedTrial:
         """Put a fresh lease on the board."""
-        run = Run(
+        run = LeasedTrial(
             next(self.keys),
             lease,
             study,
@@ -140,28 +140,28 @@ class Board:
         self._by_lease[lease.key] = run
         return run
 
-    def remove(self, run: Run) -> None:
+    def remove(self, run: LeasedTrial) -> None:
         """Take a run off the board."""
         self.runs.pop(run.key, None)
         self._by_lease.pop(run.lease.key, None)
 
-    def of_lease(self, key: tuple[int, int]) -> Run | None:
+    def of_lease(self, key: tuple[int, int]) -> LeasedTrial | None:
         """Return the run of a lease, if it is on the board."""
         return self._by_lease.get(key)
 
-    def disown(self, run: Run) -> None:
+    def disown(self, run: LeasedTrial) -> None:
         """The slot is no longer ours: what the trainer still says of the run is ignored."""
         self._by_lease.pop(run.lease.key, None)
-        run.phase = Phase.GHOST
+        run.phase = Phase.LOST
 
-    def of(self, *phases: Phase) -> list[Run]:
+    def of(self, *phases: Phase) -> list[LeasedTrial]:
         """Return the runs in one of these phases."""
         return [run for run in self.runs.values() if run.phase in phases]
 
     @property
-    def leased(self) -> list[Run]:
+    def leased(self) -> list[LeasedTrial]:
         """Runs whose lease is ours to renew."""
-        return [run for run in self.runs.values() if run.phase is not Phase.GHOST]
+        return [run for run in self.runs.values() if run.phase is not Phase.LOST]
 
     @property
     def study_ids(self) -> set[int]:
@@ -169,14 +169,14 @@ class Board:
         return {run.lease.study_id for run in self.runs.values()}
 
 
-def split_alone(leases: list[Lease], *, board_is_empty: bool) -> tuple[list[Lease], list[Lease]]:
+def split_exclusive(leases: list[Lease], *, nothing_held: bool) -> tuple[list[Lease], list[Lease]]:
     """Divide fresh leases into those to run now and those to hand back.
 
     A run that must be alone goes first on an empty board, by itself: otherwise it would wait for
     ever behind slots that keep coming.
     """
-    alone = [lease for lease in leases if lease.alone]
-    together = [lease for lease in leases if not lease.alone]
-    if alone and board_is_empty:
+    alone = [lease for lease in leases if lease.exclusive]
+    together = [lease for lease in leases if not lease.exclusive]
+    if alone and nothing_held:
         return alone[:1], alone[1:] + together
     return together, alone

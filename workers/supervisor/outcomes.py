@@ -6,13 +6,13 @@ from typing import Any, get_args
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Report
 from tuner_service.reads.views import Failure, FailureKind
 from workers.protocol.messages import Event
-from workers.supervisor.held_runs import Run
+from workers.supervisor.held_runs import LeasedTrial
 from workers.supervisor.outbox import Outcome
 
 _KINDS = get_args(FailureKind)
 
 
-def report_of(run: Run, event: Event) -> Report:
+def report_of(run: LeasedTrial, event: Event) -> Report:
     """Return one epoch's report; a value that is no number is recorded without one."""
     value = event.get("value")
     return Report(
@@ -24,7 +24,7 @@ def report_of(run: Run, event: Event) -> Report:
     )
 
 
-def finished(run: Run, event: Event, *, model: str | None) -> Finish:
+def finished(run: LeasedTrial, event: Event, *, model: str | None) -> Finish:
     """Return the end of a trial that ran through; a NaN among its values means it diverged."""
     values = tuple(float(v) for v in event.get("values", ()))
     if values and all(math.isfinite(v) for v in values):
@@ -37,7 +37,7 @@ def finished(run: Run, event: Event, *, model: str | None) -> Finish:
     return _finish(run, event, "PRUNED", failure=failure)
 
 
-def stopped(run: Run, event: Event) -> Outcome:
+def stopped(run: LeasedTrial, event: Event) -> Outcome:
     """Return the end of a trial that was asked to stop."""
     match event.get("mode"):
         case "prune":
@@ -50,13 +50,13 @@ def stopped(run: Run, event: Event) -> Outcome:
             return cancelled(run)
 
 
-def cancelled(run: Run) -> Fail:
+def cancelled(run: LeasedTrial) -> Fail:
     """Return the end of a trial whose study was cancelled."""
     failure = Failure(kind="cancelled", message="The study was cancelled.", step=run.last_step)
     return Fail(run.lease, run.trial_id, failure, blamed=False, retry=False)
 
 
-def timed_out(run: Run, event: Event) -> Outcome:
+def timed_out(run: LeasedTrial, event: Event) -> Outcome:
     """Return the end of a trial whose time, or whose study's time, is over.
 
     What it reported stands, as PRUNED; one that reported nothing has no result to keep.
@@ -73,7 +73,7 @@ def timed_out(run: Run, event: Event) -> Outcome:
     return _finish(run, event, "PRUNED", values=_values(event), failure=failure)
 
 
-def failed(run: Run, event: Event, *, alone: bool) -> Outcome:
+def failed(run: LeasedTrial, event: Event, *, alone: bool) -> Outcome:
     """Return the end of a trial that failed by itself.
 
     Args:
@@ -118,7 +118,7 @@ def _values(event: Event) -> tuple[float, ...] | None:
 
 
 def _finish(
-    run: Run,
+    run: LeasedTrial,
     event: Event,
     state: Any,
     *,
@@ -133,8 +133,8 @@ def _finish(
         values,
         record=event.get("record", {}),
         failure=failure,
-        rung=event.get("rung"),
-        rung_reason=event.get("rung_reason"),
+        backend=event.get("backend"),
+        backend_reason=event.get("backend_reason"),
         group=event.get("group"),
         model_path=model,
     )

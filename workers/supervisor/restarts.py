@@ -12,7 +12,7 @@ _LONG_LIFE_SECONDS = 60.0
 _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
-class TrainerKeeper:
+class TrainerRestarter:
     """The worker's one trainer process, or the wait until the next.
 
     Attributes:

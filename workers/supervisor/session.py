@@ -10,15 +10,15 @@ from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
 from workers.protocol.messages import StopMode
 from workers.supervisor import outcomes
-from workers.supervisor.data_directory import Places
-from workers.supervisor.held_runs import Board, Phase, Run
+from workers.supervisor.data_directory import DataDirectory
+from workers.supervisor.held_runs import HeldRuns, LeasedTrial, Phase
 from workers.supervisor.outbox import Outbox, Outcome
-from workers.supervisor.restarts import TrainerKeeper
+from workers.supervisor.restarts import TrainerRestarter
 
 logger = logging.getLogger(__name__)
 
 
-class Shift:
+class ServeSession:
     """Everything a worker has in hand between a ring and the moment nothing is left to do.
 
     Attributes:
@@ -29,53 +29,53 @@ class Shift:
     def __init__(
         self,
         settings: Settings,
-        keeper: TrainerKeeper,
+        restarter: TrainerRestarter,
         *,
         keys: Iterator[int],
         stopping: threading.Event,
         clock: Callable[[], float],
     ) -> None:
         self.settings = settings
-        self.keeper = keeper
+        self.restarter = restarter
         self.stopping = stopping
         self.now = clock
-        self.board = Board(keys)
+        self.held = HeldRuns(keys)
         self.outbox = Outbox(flush_seconds=settings.flush_seconds)
-        self.closing: dict[tuple[int, int], Run] = {}
-        self.places = Places(settings.data_dir)
+        self.closing: dict[tuple[int, int], LeasedTrial] = {}
+        self.directory = DataDirectory(settings.data_dir)
 
     @property
     def lanes(self) -> int:
         """How many trials the trainer can usefully hold; 0 while there is none ready."""
-        trainer = self.keeper.current
+        trainer = self.restarter.current
         return trainer.ready["lanes"] if trainer is not None and trainer.ready else 0
 
     @property
     def loops(self) -> int:
         """How many training loops the trainer runs at once."""
-        trainer = self.keeper.current
+        trainer = self.restarter.current
         return trainer.ready.get("loops", 1) if trainer is not None and trainer.ready else 0
 
     @property
     def device(self) -> str | None:
         """The trainer's device, once it is known."""
-        trainer = self.keeper.current
+        trainer = self.restarter.current
         return trainer.ready["device"] if trainer is not None and trainer.ready else None
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Tell the trainer something; with none alive there is nobody who must know."""
-        if self.keeper.current is not None:
-            self.keeper.current.send(message)
+        if self.restarter.current is not None:
+            self.restarter.current.send(message)
 
-    def close(self, run: Run, outcome: Outcome) -> None:
+    def close(self, run: LeasedTrial, outcome: Outcome) -> None:
         """End a run: its outcome is to be written, and its search learns of it at once."""
-        self.board.remove(run)
+        self.held.remove(run)
         self.closing[run.lease.key] = run
         self.outbox.close(outcome, self.now())
         _tell_search(run, outcome)
         _log(run, outcome)
 
-    def stop(self, runs: Iterable[Run], mode: StopMode) -> None:
+    def stop(self, runs: Iterable[LeasedTrial], mode: StopMode) -> None:
         """Stop runs as `mode` says, wherever they stand.
 
         One that the trainer has ends when the trainer says so; asked twice, the first word
@@ -91,7 +91,7 @@ class Shift:
         if asked:
             self.send({"type": "stop", "trials": asked})
 
-    def offer(self, runs: Iterable[Run]) -> None:
+    def offer(self, runs: Iterable[LeasedTrial]) -> None:
         """Hand runs back, those that the trainer has when it comes to it: nobody waits for it.
 
         It may be at something long, such as tracing. Whoever hangs meanwhile hangs as if nothing
@@ -102,29 +102,29 @@ class Shift:
         for run in offered:
             run.offered = True
 
-    def forget(self, run: Run) -> None:
+    def forget(self, run: LeasedTrial) -> None:
         """The lease is lost: write no more of the run, and have the trainer throw it away."""
         logger.warning("lease lost", extra=run.log())
         if run.phase is Phase.SENT:
             self.stop([run], "cancel")
-            self.board.disown(run)
+            self.held.disown(run)
         else:
             self._withdraw(run)
-            self.board.remove(run)
+            self.held.remove(run)
 
-    def discount(self, run: Run, model: str | None) -> None:
+    def discount(self, run: LeasedTrial, model: str | None) -> None:
         """The run's result is not counted: its model goes, and no other is measured by it."""
         self.send({"type": "forget", "study": run.study.work.study_id})
         if model is not None:
-            self.places.drop(model)
+            self.directory.drop(model)
 
-    def _withdraw(self, run: Run) -> None:
+    def _withdraw(self, run: LeasedTrial) -> None:
         """The trial that was about to be created will not be."""
         self.outbox.drop_start(run.lease)
         if run.phase is Phase.STARTING:
             run.study.search.withdraw(run.parameters or {})
 
-    def _close_unsent(self, run: Run, mode: StopMode) -> None:
+    def _close_unsent(self, run: LeasedTrial, mode: StopMode) -> None:
         self._withdraw(run)
         if mode == "cancel":
             self.close(run, outcomes.cancelled(run))
@@ -132,7 +132,7 @@ class Shift:
             self.close(run, HandBack(run.lease, run.checkpoint_step))
 
 
-def _tell_search(run: Run, outcome: Outcome) -> None:
+def _tell_search(run: LeasedTrial, outcome: Outcome) -> None:
     if run.phase not in (Phase.READY, Phase.SENT):
         return  # it never heard of the trial
     search = run.study.search
@@ -152,7 +152,7 @@ def _is_infeasible(failure: Failure | None) -> bool:
     return failure is not None and failure.kind in ("diverged", "out_of_memory")
 
 
-def _log(run: Run, outcome: Outcome) -> None:
+def _log(run: LeasedTrial, outcome: Outcome) -> None:
     match outcome:
         case Finish():
             why = f": {outcome.failure.kind}" if outcome.failure else ""

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from typing import Protocol
 
-from tuner_service.lifecycle.claim import Others
+from tuner_service.lifecycle.claim import FairShare
 from tuner_service.lifecycle.messages import Batch, Claimed, Flushed
 from tuner_service.search.history import HistoryTrial
 
 
-class Ledger(Protocol):
+class SlotStore(Protocol):
     """Claims, flushes and what is read; each call is one transaction.
 
     Every method raises `UnavailableError` while the database is away.
@@ -18,7 +18,7 @@ class Ledger(Protocol):
         self,
         *,
         limit: int,
-        exclude_alone: bool,
+        exclude_exclusive: bool,
         exclude_studies: Collection[int],
         fair_share: bool,
         loops: int | None = None,
@@ -28,10 +28,10 @@ class Ledger(Protocol):
     def flush(self, batch: Batch) -> Flushed:
         """Write a batch; written twice, it changes nothing the second time."""
 
-    def others(self, study_id: int) -> Others:
+    def others(self, study_id: int) -> FairShare:
         """Return how the study's work would be spread evenly over the live workers."""
 
-    def lone(self, busy_with: Collection[int]) -> int | None:
+    def exclusive_slot(self, busy_with: Collection[int]) -> int | None:
         """Return a slot that must run alone and for which this worker is to make room."""
 
     def history(

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuner_service.definition import StudyDefinition, parallel_trials, resolve, resolve_loop
+from tuner_service.definition import StudyDefinition, parallel_trials, resolve, resolve_user_loop
 from tuner_service.errors import TunerError
 from tuner_service.lifecycle.messages import Lease, StudyWork
 from tuner_service.search import StudySearch
 from tuner_service.search.spread import spread_points
-from workers.supervisor.store import Ledger
+from workers.supervisor.store import SlotStore
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class ActiveStudy:
         """How many of the best trials keep their weights."""
         return self.definition.training.keep_models
 
-    def refresh(self, ledger: Ledger, now: float) -> None:
+    def refresh(self, store: SlotStore, now: float) -> None:
         """Merge what other workers did, at most a few times a second.
 
         With one trial at a time it is done for every ask: the last result may be another
@@ -67,7 +67,7 @@ class ActiveStudy:
         if not self.one_at_a_time and now - self.seen_at < _REFRESH_SECONDS:
             return
         self.search.merge(
-            ledger.history(
+            store.history(
                 self.work.study_id,
                 after_trial_id=self.search.last_trial_id,
                 unfinished=self.search.unfinished,
@@ -81,8 +81,8 @@ class ActiveStudy:
 
     def spec(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the training instructions for a trial of these parameters."""
-        if self.definition.is_loop:
-            return resolve_loop(self.definition, parameters).model_dump(mode="json")
+        if self.definition.is_user_loop:
+            return resolve_user_loop(self.definition, parameters).model_dump(mode="json")
         return resolve(self.definition, parameters).model_dump(mode="json")
 
     def doubted(self, count: int) -> list[dict[str, Any]]:

@@ -18,14 +18,14 @@ from tuner_service.processes import how_it_ended
 from tuner_service.settings import Settings
 from workers.protocol.messages import TrialStart
 from workers.supervisor.blame import Cause, judge
-from workers.supervisor.database_sync import Books
-from workers.supervisor.deadlines import Watch
-from workers.supervisor.held_runs import Phase, Run
-from workers.supervisor.restarts import TrainerKeeper
-from workers.supervisor.session import Shift
-from workers.supervisor.store import Ledger
+from workers.supervisor.database_sync import DatabaseSync
+from workers.supervisor.deadlines import Deadlines
+from workers.supervisor.held_runs import LeasedTrial, Phase
+from workers.supervisor.restarts import TrainerRestarter
+from workers.supervisor.session import ServeSession
+from workers.supervisor.store import SlotStore
 from workers.supervisor.studies import ActiveStudy, Studies
-from workers.supervisor.trainer_events import Listener
+from workers.supervisor.trainer_events import TrainerEvents
 from workers.supervisor.trainer_process import TrainerProcess
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ class Supervisor:
 
     def __init__(
         self,
-        ledger: Ledger,
-        keeper: TrainerKeeper,
+        store: SlotStore,
+        restarter: TrainerRestarter,
         *,
         settings: Settings,
         stopping: threading.Event,
@@ -69,8 +69,8 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status = Status()
-        self._ledger = ledger
-        self._keeper = keeper
+        self._store = store
+        self._restarter = restarter
         self._settings = settings
         self._stopping = stopping
         self._memory_limit_bytes = memory_limit_bytes
@@ -91,152 +91,152 @@ class Supervisor:
                 self._collapse()
                 raise
             finally:
-                self.status = Status(lanes=self._shift.lanes)
+                self.status = Status(lanes=self._session.lanes)
 
     def wake(self) -> None:
         """Make the loop look at the stopping event now."""
-        if self._keeper.current is not None:
-            self._keeper.current.wake()
+        if self._restarter.current is not None:
+            self._restarter.current.wake()
 
     def dismiss(self) -> None:
         """Tell a trainer that serves nobody to end, once the worker is to stop."""
-        if self._keeper.current is not None and self._lock.acquire(blocking=False):
+        if self._restarter.current is not None and self._lock.acquire(blocking=False):
             try:
-                self._keeper.current.send({"type": "shutdown"})
+                self._restarter.current.send({"type": "shutdown"})
             finally:
                 self._lock.release()
 
     def _begin(self) -> None:
-        self._shift = Shift(
+        self._session = ServeSession(
             self._settings,
-            self._keeper,
+            self._restarter,
             keys=self._keys,
             stopping=self._stopping,
             clock=self._clock,
         )
-        self._watch = Watch(
+        self._deadlines = Deadlines(
             self._settings, self._clock(), memory_limit_bytes=self._memory_limit_bytes
         )
-        self._listener = Listener(self._shift, self._watch)
-        self._books = Books(self._shift, self._ledger, self._studies)
+        self._trainer_events = TrainerEvents(self._session, self._deadlines)
+        self._sync = DatabaseSync(self._session, self._store, self._studies)
         self._drain_at: float | None = None
 
     def _turn(self) -> None:
         stopping = self._stopping.is_set()
-        self._read(self._keeper.current if stopping else self._keeper.ensure(self._clock()))
+        self._read(self._restarter.current if stopping else self._restarter.ensure(self._clock()))
         self._check_death()
         self._check_deadlines()
         if stopping:
             self._drain()
-        self._books.keep()
-        if self._books.leases_ended:
-            self._shift.stop(self._shift.board.leased, "checkpoint")
+        self._sync.keep()
+        if self._sync.leases_ended:
+            self._session.stop(self._session.held.leased, "checkpoint")
         if not stopping:
             self._dispatch()
         self._publish()
 
     def _is_done(self) -> bool:
-        idle = not self._shift.board.runs and not len(self._shift.outbox)
+        idle = not self._session.held.runs and not len(self._session.outbox)
         if not self._stopping.is_set():
-            return idle and self._books.exhausted
+            return idle and self._sync.exhausted
         if self._is_past(_WRITE_SHARE):
-            logger.error("stopped without writing %d entries", len(self._shift.outbox))
+            logger.error("stopped without writing %d entries", len(self._session.outbox))
             return True
         return idle
 
     def _read(self, trainer: TrainerProcess | None) -> None:
-        timeout = max(0.0, min(self._books.due - self._clock(), MAX_WAIT_SECONDS))
+        timeout = max(0.0, min(self._sync.due - self._clock(), MAX_WAIT_SECONDS))
         if trainer is None:
             time.sleep(min(timeout + 0.01, 0.05))
             return
         for message in trainer.receive(timeout):
-            self._listener.take(message)
+            self._trainer_events.take(message)
 
     # To the trainer
 
     def _dispatch(self) -> None:
-        ready = self._shift.board.of(Phase.READY)
-        if not ready or self._shift.lanes == 0:
+        ready = self._session.held.of(Phase.READY)
+        if not ready or self._session.lanes == 0:
             return
-        self._shift.send({"type": "start", "trials": [self._start_of(run) for run in ready]})
+        self._session.send({"type": "start", "trials": [self._start_of(run) for run in ready]})
         for run in ready:
             run.phase = Phase.SENT
             run.sendings, run.sent_at = run.sendings + 1, self._clock()
             logger.info("trial sent to the trainer", extra=run.log())
 
-    def _start_of(self, run: Run) -> TrialStart:
-        places, work, lease = self._shift.places, run.study.work, run.lease
+    def _start_of(self, run: LeasedTrial) -> TrialStart:
+        directory, work, lease = self._session.directory, run.study.work, run.lease
         return {
             "trial": run.key,
             "number": run.number,
             "study": work.study_id,
             "spec": run.spec,
-            "checkpoint": str(places.checkpoint(work, lease)),
+            "checkpoint": str(directory.checkpoint(work, lease)),
             "resume": run.checkpoint_step,
-            "model": str(places.model(work, lease)) if run.study.keep_models else None,
+            "model": str(directory.model(work, lease)) if run.study.keep_models else None,
             "keep_models": run.study.keep_models,
             "prunable": run.study.prunes,
-            "alone": run.is_alone,
-            "log": str(places.log(work, lease)),
+            "alone": run.is_exclusive,
+            "log": str(directory.log(work, lease)),
         }
 
     # Deadlines and deaths
 
     def _check_death(self) -> None:
-        trainer = self._keeper.current
-        if trainer is None or not self._keeper.is_dead(self._clock()):
+        trainer = self._restarter.current
+        if trainer is None or not self._restarter.is_dead(self._clock()):
             return
         for message in trainer.receive(0.0):  # its last words came before the end of its pipe
-            self._listener.take(message)
+            self._trainer_events.take(message)
         why = _death_message(trainer.exit_code(wait_seconds=_EXIT_SECONDS), trainer.log_tail())
         self._end_trainer(Cause("crashed", why))
 
     def _check_deadlines(self) -> None:
-        now, board = self._clock(), self._shift.board
-        self._watch.notice_absence(board, now)
-        late = self._watch.over_time(board, now)
+        now, held = self._clock(), self._session.held
+        self._deadlines.notice_absence(held, now)
+        late = self._deadlines.over_time(held, now)
         for run in late:
             run.out_of_time = True
-        self._shift.stop(late, "timeout")
-        if (cause := self._watch.fault(board, now)) is not None:
+        self._session.stop(late, "timeout")
+        if (cause := self._deadlines.fault(held, now)) is not None:
             self._end_trainer(cause)
 
     def _end_trainer(self, cause: Cause) -> None:
         """Lay the blame for a trainer that is gone or must go; the next one waits its turn."""
-        board = self._shift.board
-        on_board = board.of(Phase.SENT, Phase.GHOST)
+        held = self._session.held
+        on_board = held.of(Phase.SENT, Phase.LOST)
         if not self._stopping.is_set() or on_board:
             logger.error("trainer ended with %d on board: %s", len(on_board), cause.message)
-        self._keeper.bury(self._clock())
-        self._watch.trainer_ended()
+        self._restarter.bury(self._clock())
+        self._deadlines.trainer_ended()
         verdicts = judge(on_board, cause)
         for run in on_board:
-            if run.phase is Phase.GHOST:
-                board.remove(run)
+            if run.phase is Phase.LOST:
+                held.remove(run)
             elif (outcome := verdicts[run.key]) is not None:
-                self._shift.close(run, outcome)
+                self._session.close(run, outcome)
             else:
                 run.phase, run.started_at = Phase.READY, None
-        if self._keeper.failed_starts >= GIVE_UP_STARTS:
+        if self._restarter.failed_starts >= GIVE_UP_STARTS:
             logger.error("the trainer does not start; handing back, the next ring tries again")
-            self._keeper.failed_starts = 0
-            self._shift.stop(board.leased, "checkpoint")
-            self._books.give_up_claiming()
+            self._restarter.failed_starts = 0
+            self._session.stop(held.leased, "checkpoint")
+            self._sync.give_up_claiming()
 
     # The end
 
     def _drain(self) -> None:
         """Stop for good: hand back what has not begun, ask checkpoints of what has."""
-        board = self._shift.board
+        held = self._session.held
         if self._drain_at is None:
             self._drain_at = self._clock()
-            logger.info("stopping: %d runs to hand back", len(board.leased))
-            self._shift.stop(board.of(Phase.HELD, Phase.STARTING, Phase.READY), "checkpoint")
-            for run in board.of(Phase.SENT):
+            logger.info("stopping: %d runs to hand back", len(held.leased))
+            self._session.stop(held.of(Phase.HELD, Phase.STARTING, Phase.READY), "checkpoint")
+            for run in held.of(Phase.SENT):
                 if run.is_free:
                     run.ask_stop("checkpoint", self._drain_at)
-            self._shift.send({"type": "shutdown"})
-        elif board.runs and self._is_past(_CHECKPOINT_SHARE):
+            self._session.send({"type": "shutdown"})
+        elif held.runs and self._is_past(_CHECKPOINT_SHARE):
             self._end_trainer(Cause("unanswered", "The worker was stopped."))
 
     def _is_past(self, share: float) -> bool:
@@ -247,19 +247,19 @@ class Supervisor:
     def _collapse(self) -> None:
         """The loop itself failed: end the trainer, and try once to hand everything back."""
         logger.exception("the serve loop failed; handing back what it holds")
-        self._keeper.bury(self._clock())
-        board = self._shift.board
-        self._shift.stop(board.of(Phase.HELD, Phase.STARTING, Phase.READY), "checkpoint")
-        for run in board.of(Phase.SENT):
-            self._shift.close(run, HandBack(run.lease, run.checkpoint_step))
-        self._books.write_once()
+        self._restarter.bury(self._clock())
+        held = self._session.held
+        self._session.stop(held.of(Phase.HELD, Phase.STARTING, Phase.READY), "checkpoint")
+        for run in held.of(Phase.SENT):
+            self._session.close(run, HandBack(run.lease, run.checkpoint_step))
+        self._sync.write_once()
 
     def _publish(self) -> None:
-        runs = self._shift.board.of(Phase.SENT)
+        runs = self._session.held.of(Phase.SENT)
         state = "stopping" if self._stopping.is_set() else "busy"
         if len(runs) == len(self.status.trials) and state == self.status.state == "busy":
             return
-        self.status = Status(state, self._shift.lanes, tuple(run.describe() for run in runs))
+        self.status = Status(state, self._session.lanes, tuple(run.describe() for run in runs))
 
 
 def _death_message(code: int | None, tail: str) -> str:

@@ -4,9 +4,9 @@ import logging
 
 from workers.protocol.messages import Event, StopMode
 from workers.supervisor import outcomes
-from workers.supervisor.deadlines import Watch
-from workers.supervisor.held_runs import Phase, Run
-from workers.supervisor.session import Shift
+from workers.supervisor.deadlines import Deadlines
+from workers.supervisor.held_runs import LeasedTrial, Phase
+from workers.supervisor.session import ServeSession
 from workers.supervisor.trainer_process import Message
 
 logger = logging.getLogger(__name__)
@@ -16,12 +16,12 @@ POINTS = 32  # of spaces in which nine points of ten fail, one in thirty passes 
 _LAST_WORDS = ("finished", "stopped", "failed")
 
 
-class Listener:
+class TrainerEvents:
     """Takes the trainer's messages. Events of runs that are not on the board are ignored."""
 
-    def __init__(self, shift: Shift, watch: Watch) -> None:
-        self._shift = shift
-        self._watch = watch
+    def __init__(self, session: ServeSession, deadlines: Deadlines) -> None:
+        self._session = session
+        self._deadlines = deadlines
 
     def take(self, message: Message) -> None:
         """Take one message."""
@@ -31,27 +31,27 @@ class Listener:
             case "doubt":
                 self._answer_doubt(message["study"])
             case "alive":
-                self._watch.alive(message, self._shift.now())
+                self._deadlines.alive(message, self._session.now())
             case "ready":
                 logger.info("trainer ready on %s", message.get("device"))
 
     def _answer_doubt(self, study_id: int) -> None:
         """Send points of a study whose first trials failed, for the trainer to try."""
-        runs = self._shift.board.of(Phase.SENT)
+        runs = self._session.held.of(Phase.SENT)
         study = next((run.study for run in runs if run.lease.study_id == study_id), None)
         specs = [] if study is None else study.doubted(POINTS)
-        self._shift.send({"type": "try", "study": study_id, "specs": specs})
+        self._session.send({"type": "try", "study": study_id, "specs": specs})
 
     def _take_events(self, events: list[Event]) -> None:
         verdicts: list[tuple[int, int]] = []
-        prunes: list[Run] = []
+        prunes: list[LeasedTrial] = []
         for event in events:
-            self._watch.progressed(self._shift.now())
-            run = self._shift.board.runs.get(event["trial"])
+            self._deadlines.progressed(self._session.now())
+            run = self._session.held.runs.get(event["trial"])
             if run is None:
                 continue
-            if run.phase is Phase.GHOST:
-                self._on_ghost(run, event)
+            if run.phase is Phase.LOST:
+                self._on_lost(run, event)
                 continue
             self._on_event(run, event)
             if event["kind"] == "report" and run.study.prunes and run.stop_mode is None:
@@ -61,46 +61,46 @@ class Listener:
                     verdicts.append((run.key, event["step"]))
         self._answer(verdicts, prunes)
 
-    def _on_ghost(self, run: Run, event: Event) -> None:
+    def _on_lost(self, run: LeasedTrial, event: Event) -> None:
         if event["kind"] in _LAST_WORDS:
-            self._shift.board.remove(run)
+            self._session.held.remove(run)
         if event["kind"] == "finished":
-            self._shift.discount(run, self._shift.places.relative(event.get("model")))
+            self._session.discount(run, self._session.directory.relative(event.get("model")))
 
-    def _on_event(self, run: Run, event: Event) -> None:
-        shift = self._shift
+    def _on_event(self, run: LeasedTrial, event: Event) -> None:
+        session = self._session
         match event["kind"]:
             case "started":
-                run.started_at = shift.now()
+                run.started_at = session.now()
             case "report":
                 self._on_report(run, event)
             case "checkpointed":
                 run.checkpoint_step = event["step"]
-                shift.outbox.checkpoint(run.lease, event["step"], shift.now())
+                session.outbox.checkpoint(run.lease, event["step"], session.now())
             case "finished":
-                model = shift.places.relative(event.get("model"))
-                shift.close(run, outcomes.finished(run, event, model=model))
+                model = session.directory.relative(event.get("model"))
+                session.close(run, outcomes.finished(run, event, model=model))
             case "stopped":
-                shift.close(run, outcomes.stopped(run, event))
+                session.close(run, outcomes.stopped(run, event))
             case "failed":
-                others = len(shift.board.of(Phase.SENT, Phase.GHOST)) > 1
+                others = len(session.held.of(Phase.SENT, Phase.LOST)) > 1
                 alone = event.get("alone", not others)
-                shift.close(run, outcomes.failed(run, event, alone=alone))
+                session.close(run, outcomes.failed(run, event, alone=alone))
 
-    def _on_report(self, run: Run, event: Event) -> None:
+    def _on_report(self, run: LeasedTrial, event: Event) -> None:
         report = outcomes.report_of(run, event)
         first, run.last_step = run.last_step is None, report.step
-        self._shift.outbox.report(report, self._shift.now(), first=first)
+        self._session.outbox.report(report, self._session.now(), first=first)
         if report.value is not None:
             run.study.search.report(run.trial, report.step, report.value)
 
-    def _answer(self, verdicts: list[tuple[int, int]], prunes: list[Run]) -> None:
+    def _answer(self, verdicts: list[tuple[int, int]], prunes: list[LeasedTrial]) -> None:
         if verdicts:
-            self._shift.send({"type": "verdicts", "trials": verdicts})
+            self._session.send({"type": "verdicts", "trials": verdicts})
         # A run may have ended in the same message, after the report that condemns it.
         mode: StopMode = "prune"
-        self._shift.stop([r for r in prunes if r.key in self._shift.board.runs], mode)
+        self._session.stop([r for r in prunes if r.key in self._session.held.runs], mode)
 
 
-def _is_hopeless(run: Run, event: Event) -> bool:
+def _is_hopeless(run: LeasedTrial, event: Event) -> bool:
     return event.get("value") is not None and run.study.search.should_prune(run.trial)

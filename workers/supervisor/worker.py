@@ -23,10 +23,10 @@ from tuner_service.lifecycle.workers import (
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
 from workers.settings import WorkerSettings
-from workers.supervisor.database_store import DatabaseLedger
+from workers.supervisor.database_store import DatabaseSlotStore
 from workers.supervisor.environment import scrubbed
-from workers.supervisor.heartbeat import Presence
-from workers.supervisor.restarts import START_SECONDS, TrainerKeeper
+from workers.supervisor.heartbeat import Heartbeat
+from workers.supervisor.restarts import START_SECONDS, TrainerRestarter
 from workers.supervisor.supervisor import Status, Supervisor
 from workers.supervisor.trainer_process import TrainerCommand, TrainerProcess
 from workers.user_modules import ModuleFolder, open_folder
@@ -71,7 +71,7 @@ def trainer_command(
 
 
 @dataclass(slots=True)
-class DatabaseRegister:
+class DatabaseWorkerRegistry:
     """The list of workers and the reconciler, on the real database and broker."""
 
     db: Database
@@ -87,7 +87,7 @@ class DatabaseRegister:
     def heartbeat(self, status: Status) -> None:
         """List the worker, or renew its entry."""
         if not self.listed:
-            self._register()
+            self._registry()
         # Silent for long (a stopped process, a database away), the entry may be gone.
         self.listed = worker_heartbeat(
             self.db,
@@ -104,7 +104,7 @@ class DatabaseRegister:
         if self.listed:
             leave(self.db, self.worker_id)
 
-    def _register(self) -> None:
+    def _registry(self) -> None:
         register_worker(
             self.db,
             worker_id=self.worker_id,
@@ -155,29 +155,29 @@ class Worker:
     def __init__(
         self,
         db: Database,
-        keeper: TrainerKeeper,
+        restarter: TrainerRestarter,
         *,
         settings: Settings,
         worker_settings: WorkerSettings,
         worker_id: str,
     ) -> None:
-        trainer = keeper.current
+        trainer = restarter.current
         if trainer is None or trainer.ready is None:
             raise ValueError("a worker needs a trainer that is ready")
         self.id = worker_id
         self.queue = trainer.ready["queue"]
         self._db = db
-        self._keeper = keeper
+        self._restarter = restarter
         self._stopping = threading.Event()
         self._ringer = Ringer(settings)
         self._supervisor = Supervisor(
-            DatabaseLedger(db, settings, worker_id, self.queue),
-            keeper,
+            DatabaseSlotStore(db, settings, worker_id, self.queue),
+            restarter,
             settings=settings,
             stopping=self._stopping,
             memory_limit_bytes=worker_settings.memory_limit_bytes,
         )
-        register = DatabaseRegister(
+        register = DatabaseWorkerRegistry(
             db,
             self._ringer,
             settings,
@@ -187,7 +187,7 @@ class Worker:
             lanes=trainer.ready["lanes"],
             modules=folder_of(worker_settings),
         )
-        self._presence = Presence(
+        self._heartbeat = Heartbeat(
             register,
             lambda: self._supervisor.status,
             reconcile_seconds=settings.reconcile_seconds,
@@ -209,10 +209,10 @@ class Worker:
         db = Database.open(settings.resolved_database_url)
         check_schema(db)
         command = trainer_command(settings, worker_settings, worker_id=worker_id)
-        keeper = TrainerKeeper(lambda: TrainerProcess(command))
-        wait_ready(keeper)
+        restarter = TrainerRestarter(lambda: TrainerProcess(command))
+        wait_ready(restarter)
         return cls(
-            db, keeper, settings=settings, worker_settings=worker_settings, worker_id=worker_id
+            db, restarter, settings=settings, worker_settings=worker_settings, worker_id=worker_id
         )
 
     def serve(self) -> None:
@@ -221,7 +221,7 @@ class Worker:
 
     def appear(self) -> None:
         """Be listed, and reconcile from now on."""
-        self._presence.start()
+        self._heartbeat.start()
 
     def stop(self) -> None:
         """Stop claiming; a serve in progress hands back and returns within the grace time.
@@ -235,8 +235,8 @@ class Worker:
     def close(self) -> None:
         """Leave, and end the trainer."""
         self._stopping.set()
-        self._presence.close()
-        self._keeper.close(TRAINER_SECONDS)
+        self._heartbeat.close()
+        self._restarter.close(TRAINER_SECONDS)
         self._ringer.close()
         self._db.close()
 
@@ -251,19 +251,19 @@ def folder_of(worker_settings: WorkerSettings) -> ModuleFolder | None:
     return None if directory is None else open_folder(directory)
 
 
-def wait_ready(keeper: TrainerKeeper) -> None:
+def wait_ready(restarter: TrainerRestarter) -> None:
     """Start the trainer and wait for it.
 
     Raises:
         SettingsError: It ended instead, or did not become ready in time.
     """
-    trainer = keeper.ensure(time.monotonic())
+    trainer = restarter.ensure(time.monotonic())
     if trainer is None:
         raise ValueError("a fresh keeper starts a trainer at once")
     deadline = time.monotonic() + START_SECONDS
     while trainer.ready is None:
         trainer.receive(0.5)
-        if keeper.is_dead(time.monotonic()) or time.monotonic() > deadline:
+        if restarter.is_dead(time.monotonic()) or time.monotonic() > deadline:
             tail = trainer.log_tail()
-            keeper.bury(time.monotonic())
+            restarter.bury(time.monotonic())
             raise SettingsError(f"the trainer does not start ({sys.executable}): {tail}")

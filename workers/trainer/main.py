@@ -26,13 +26,13 @@ import torch
 from workers.options import add_training_options, data_directories
 from workers.priority import let_others_go_first
 from workers.protocol.messages import Event, TrialStart
-from workers.protocol.pipes import Commands, Speaker
+from workers.protocol.pipes import Commands, MessageWriter
 from workers.training.data import STREAMED, Room
 from workers.training.engine.engine import Engine
-from workers.training.steps.select import Ladder
+from workers.training.steps.select import BackendSelector
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.records import device_name, versions
-from workers.training.user_loops.pool import LoopTrials
+from workers.training.user_loops.pool import UserLoopPool
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Trainer:
     """The message loop: obey commands, advance the engine, say what happened."""
 
     def __init__(
-        self, engine: Engine, commands: Commands, speaker: Speaker, device: torch.device
+        self, engine: Engine, commands: Commands, speaker: MessageWriter, device: torch.device
     ) -> None:
         self._engine = engine
         self._speaker = speaker
@@ -208,9 +208,9 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     # Compiled code outlives the trainer, and is shared by all of one data directory.
     compiled = options.data_dir / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
-    speaker = Speaker(os.fdopen(options.events, "wb"), orphan_code=0)
-    ladder = Ladder(device, cache=compiled, patience_seconds=TRACING_SECONDS)
-    loops = LoopTrials(
+    speaker = MessageWriter(os.fdopen(options.events, "wb"), orphan_code=0)
+    ladder = BackendSelector(device, cache=compiled, patience_seconds=TRACING_SECONDS)
+    loops = UserLoopPool(
         str(device),
         modules_dir=options.modules,
         keeper=ModelKeeper(),

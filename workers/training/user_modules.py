@@ -183,7 +183,7 @@ def arguments(
     return {**given, **{name: shapes[name] for name in GIVEN if name in known}}
 
 
-def is_brought(network: Mapping[str, Any]) -> bool:
+def is_user_module(network: Mapping[str, Any]) -> bool:
     """Whether a network, as the engine sees it, is of a module."""
     return networks.NETWORKS[str(network["type"])].brought
 
@@ -194,7 +194,7 @@ def metrics_of(network: Mapping[str, Any]) -> Mapping[str, OwnMetric]:
     Raises:
         TypeError: They are no dictionary of functions.
     """
-    if not is_brought(network):
+    if not is_user_module(network):
         return {}
     metrics = getattr(module_of(str(network["type"])), "metrics", {})
     if not isinstance(metrics, dict) or not all(callable(one) for one in metrics.values()):
@@ -215,7 +215,7 @@ def described(network: Mapping[str, Any], data: PreparedData) -> dict[str, Any]:
 
 def directory_of(network: Mapping[str, Any]) -> str | None:
     """Return where a network's module lies; None for a built-in one."""
-    if not is_brought(network):
+    if not is_user_module(network):
         return None
     return str(Path(str(module_of(str(network["type"])).__file__)).parent)
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.api.conftest import served
 from tests.integration.lifecycle.hands import Hand, submitted
-from tuner_service.api.http.connections import PatientProtocol, most_connections
+from tuner_service.api.http.connections import SlowClientProtocol, most_connections
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 
@@ -32,8 +32,8 @@ def port(migrated_sqlite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Where a service listens that has a trial with a long log, and little patience."""
     shutil.copy(migrated_sqlite, tmp_path / "tuner.db")
     settings = Settings(data_dir=tmp_path, host="127.0.0.1")
-    monkeypatch.setattr(PatientProtocol, "quiet_seconds", 0.6)
-    monkeypatch.setattr(PatientProtocol, "most", 20)
+    monkeypatch.setattr(SlowClientProtocol, "quiet_seconds", 0.6)
+    monkeypatch.setattr(SlowClientProtocol, "most", 20)
     with contextlib.closing(Database.open(settings.resolved_database_url)) as db:
         study, hand = submitted(db, name="talks"), Hand(db)
         hand.claim_and_start()
@@ -106,7 +106,7 @@ def test_a_body_that_comes_in_drops_is_not_waited_for(port: int) -> None:
 def test_who_does_not_read_is_let_go(
     port: int, connection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PatientProtocol, "quiet_seconds", 0.3)
+    monkeypatch.setattr(SlowClientProtocol, "quiet_seconds", 0.3)
     with connected(port) as caller:
         caller.sendall(LOG + f"Connection: {connection}\r\n\r\n".encode())
         time.sleep(2.0)
@@ -145,7 +145,7 @@ def an_answer_is_waited_for(port: int) -> None:
 def test_who_goes_on_however_slowly_is_not_let_go(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PatientProtocol, "quiet_seconds", 3.0)  # each takes longer as a whole
+    monkeypatch.setattr(SlowClientProtocol, "quiet_seconds", 3.0)  # each takes longer as a whole
     callers: list[Callable[[int], None]] = [
         a_body_comes_slowly, an_answer_is_read_slowly, an_answer_is_waited_for
     ]  # fmt: skip

@@ -113,7 +113,7 @@ def expire(db: Database, lease: Lease, *, seconds: float = 1.0) -> None:
     with db.write() as connection:
         connection.execute(
             update(slots)
-            .where(slots.c.id == lease.slot_id, slots.c.epoch == lease.epoch)
+            .where(slots.c.id == lease.slot_id, slots.c.fencing_token == lease.fencing_token)
             .where(slots.c.state == "leased")
             .values(lease_expires_at=db.now(connection) - seconds)
         )

@@ -10,7 +10,7 @@ from tests.invariants import check_invariants
 from tuner_service.definition import ModuleDescription
 from tuner_service.lifecycle.change import StudyPatch, patch
 from tuner_service.lifecycle.claimable import SPARE_STUDIES
-from tuner_service.lifecycle.exclusive import lone_slot_to_serve
+from tuner_service.lifecycle.exclusive import exclusive_slot_to_serve
 from tuner_service.lifecycle.messages import HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.submit import plan, submit
@@ -121,9 +121,9 @@ def test_a_slot_that_must_run_alone_is_claimed_by_itself(db: Database, hand: Han
     submitted(db, budget={"trials": 3})
     for _ in range(2):
         lease, trial_id = hand.claim_and_start()
-        assert not lease.alone
+        assert not lease.exclusive
         shared_death(hand, lease, trial_id)
-    others = hand.claim(9, exclude_alone=True).leases
+    others = hand.claim(9, exclude_exclusive=True).leases
     assert [lease.number for lease in others] == [1, 2]
     hand.flush(hand_backs=[HandBack(lease, None) for lease in others])
     (alone,) = hand.claim(9).leases
@@ -138,7 +138,7 @@ def test_a_handed_back_trial_that_must_run_alone_keeps_its_place(db: Database, h
     alone, _ = hand.claim_and_start()
     assert alone.alone
     hand.flush(hand_backs=[HandBack(alone, 1)])
-    assert not Hand(db, "worker-2").claim(exclude_alone=True).leases
+    assert not Hand(db, "worker-2").claim(exclude_exclusive=True).leases
     assert [lease.number for lease in hand.claim(9).leases] == [alone.number]
 
 
@@ -344,7 +344,7 @@ def test_one_worker_makes_room_for_a_slot_that_must_run_alone(db: Database, hand
 
     def to_serve(name: str) -> int | None:
         with db.read() as connection:
-            return lone_slot_to_serve(
+            return exclusive_slot_to_serve(
                 connection, worker_id=name, queue="cpu", busy_with=busy, now=db.now(connection)
             )
 

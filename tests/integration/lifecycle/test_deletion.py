@@ -10,7 +10,7 @@ from tuner_service.errors import ConflictError, NotFoundError
 from tuner_service.lifecycle.change import pause
 from tuner_service.lifecycle.delete import delete, delete_part, next_size
 from tuner_service.lifecycle.messages import Report
-from tuner_service.reads.studies import get_study, list_studies, standings
+from tuner_service.reads.studies import get_study, list_studies, study_revisions
 from tuner_service.storage import Database
 from tuner_service.storage.schema import slots, studies, trials
 
@@ -27,7 +27,7 @@ def test_a_deleted_study_is_gone_at_once_and_its_rows_follow(db: Database, hand:
             get_study(db, ref)
     with pytest.raises(NotFoundError):
         delete(db, study.id)
-    assert (list_studies(db).items, standings(db, [study.id])) == ([], {})
+    assert (list_studies(db).items, study_revisions(db, [study.id])) == ([], {})
     assert submitted(db).name == study.name
     remove(db)
     with plain_optuna(db.url) as storage:

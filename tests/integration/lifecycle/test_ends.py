@@ -14,7 +14,7 @@ from tests.invariants import check_invariants
 from tuner_service.errors import ConflictError, InputError
 from tuner_service.lifecycle.attempts import LOST_LEASES, LOST_LEASES_BEFORE_ALONE
 from tuner_service.lifecycle.change import StudyPatch, cancel, patch, pause, resume
-from tuner_service.lifecycle.flush_transaction import Unit
+from tuner_service.lifecycle.flush_transaction import FlushTransaction
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.workers import register_worker
@@ -304,7 +304,7 @@ def test_two_deaths_alone_fail_the_slot(db: Database, hand: Hand) -> None:
     for expected in (0, 1):
         assert get_study(db, study.id).progress.failed == 0, expected
         lease, trial_id = hand.claim_and_start()
-        assert lease.alone
+        assert lease.exclusive
         hand.fail(lease, trial_id)
     assert get_study(db, study.id).progress.failed == 1
     assert slot(db, lease)["failure_kind"] == "user_code"
@@ -314,7 +314,7 @@ def test_lost_workers_blame_nobody_but_not_for_ever(db: Database, hand: Hand) ->
     study = submitted(db, budget={"trials": 1})
     for lost in range(1, LOST_LEASES + 1):
         lease, _ = hand.claim_and_start()
-        assert lease.alone == (lost > LOST_LEASES_BEFORE_ALONE)
+        assert lease.exclusive == (lost > LOST_LEASES_BEFORE_ALONE)
         expire(db, lease)
         assert reconcile(db, settings=SETTINGS).reaped == 1
         assert slot(db, lease)["blamed_attempts"] == 0
@@ -613,18 +613,22 @@ def test_a_lease_speaks_for_its_own_trial_only(db: Database, hand: Hand) -> None
     check_invariants(db, settings=SETTINGS)
 
 
-@pytest.mark.parametrize("meanwhile", ["epoch", "state"])
+@pytest.mark.parametrize("meanwhile", ["fencing_token", "state"])
 def test_no_update_of_a_slot_goes_by_what_was_read(
     db: Database, hand: Hand, meanwhile: str
 ) -> None:
     """Behind the locks: what read the slot before it was leased anew, or ended, changes nothing."""
     submitted(db, budget={"trials": 1})
     lease, _ = hand.claim_and_start()
-    change: dict[str, Any] = {"epoch": slots.c.epoch + 1, "state": "failed"}
+    change: dict[str, Any] = {"fencing_token": slots.c.fencing_token + 1, "state": "failed"}
     with db.write() as connection:
-        unit = Unit(db, connection, worker_id=hand.name, leases=[lease], settings=SETTINGS)
+        unit = FlushTransaction(
+            db, connection, worker_id=hand.name, leases=[lease], settings=SETTINGS
+        )
         connection.execute(update(slots).values({meanwhile: change[meanwhile]}))
-        unit.update_slots([{"id": lease.slot_id, "epoch": lease.epoch, "state": "done"}])
+        unit.update_slots(
+            [{"id": lease.slot_id, "fencing_token": lease.fencing_token, "state": "done"}]
+        )
         states = connection.execute(select(slots.c.state)).scalars().all()
     assert states == ["failed" if meanwhile == "state" else "leased"]
 

@@ -95,10 +95,10 @@ def test_models_that_no_trial_names_go(db: Database, hand: Hand, tmp_path: Path)
     folder = tmp_path / "models" / study.id
     kept, running = hand.claim(2).leases
     trial = hand.start(kept)
-    path = f"models/{study.id}/0-{kept.epoch}.safetensors"
+    path = f"models/{study.id}/0-{kept.fencing_token}.safetensors"
     hand.flush(finishes=[Finish(kept, trial, "COMPLETE", (0.5,), {}, model_path=path)])
     running_trial = hand.start(running)
-    mine = f"1-{running.epoch}.safetensors"
+    mine = f"1-{running.fencing_token}.safetensors"
     seen: Seen = {}
     written(folder, Path(path).name, "0-7.safetensors", mine, "1-0.safetensors.tmp", "notes")
 
@@ -176,7 +176,7 @@ def test_a_study_that_is_not_known_or_was_not_deleted_after_all_keeps_its_files(
     places: list[Any] = [tmp_path / folder / name / "0-1.x" for folder in garbage.FOLDERS[:2]
                          for name in ("another", study.id)]  # fmt: skip
     with db.write() as connection:
-        connection.execute(update(slots).values(state="leased", epoch=1))
+        connection.execute(update(slots).values(state="leased", fencing_token=1))
     for place in places:
         written(place.parent, place.name)
     assert sweep(db, tmp_path, {}) == 0

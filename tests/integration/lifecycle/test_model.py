@@ -205,13 +205,13 @@ class Lifecycle(RuleBasedStateMachine):
         target=leases,
         name=st.sampled_from(NAMES),
         limit=st.integers(1, 3),
-        exclude_alone=st.booleans(),
+        exclude_exclusive=st.booleans(),
     )
-    def claim(self, name: str, limit: int, exclude_alone: bool) -> Any:
-        claimed = self.hand(name).claim(limit, exclude_alone=exclude_alone).leases
-        if any(lease.alone for lease in claimed):
+    def claim(self, name: str, limit: int, exclude_exclusive: bool) -> Any:
+        claimed = self.hand(name).claim(limit, exclude_exclusive=exclude_exclusive).leases
+        if any(lease.exclusive for lease in claimed):
             assert len(claimed) == 1
-            assert not exclude_alone
+            assert not exclude_exclusive
         return multiple(*((name, lease) for lease in claimed))
 
     @rule(target=runs, held=consumes(leases))
@@ -412,7 +412,9 @@ class Lifecycle(RuleBasedStateMachine):
     def holds(self, run: Run) -> bool:
         _, lease, trial_id = run
         held = select(slots.c.trial_id).where(
-            slots.c.id == lease.slot_id, slots.c.epoch == lease.epoch, slots.c.state == "leased"
+            slots.c.id == lease.slot_id,
+            slots.c.fencing_token == lease.fencing_token,
+            slots.c.state == "leased",
         )
         with self.db.read() as connection:
             return connection.execute(held).scalar() == trial_id

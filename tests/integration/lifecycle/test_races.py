@@ -195,7 +195,7 @@ def test_reap_against_claim(db: Database, hand: Hand, race: Race) -> None:
     if race.swapped:
         assert not claimed.leases
     (new,) = claimed.leases or Hand(db, "worker-2").claim().leases
-    assert new.epoch > old.epoch
+    assert new.fencing_token > old.fencing_token
     assert states(db, study.id) == ["FAIL"]
     assert hand.flush(renew=[old]).lost == {old.key}
 

@@ -12,7 +12,7 @@ from tuner_service.errors import InputError, NotFoundError
 from tuner_service.lifecycle.change import pause
 from tuner_service.lifecycle.messages import Finish, Report
 from tuner_service.lifecycle.submit import plan, submit
-from tuner_service.reads.studies import get_study, list_studies, standings
+from tuner_service.reads.studies import get_study, list_studies, study_revisions
 from tuner_service.reads.trials import get_trial, list_trials
 from tuner_service.storage import Database, postgres
 
@@ -120,10 +120,10 @@ def test_studies_by_state(db: Database) -> None:
 
 def test_every_visible_change_raises_the_revision(db: Database, hand: Hand) -> None:
     study = submitted(db, budget={"trials": 2})
-    seen = [standings(db, [study.id])[study.id].revision]
+    seen = [study_revisions(db, [study.id])[study.id].revision]
 
     def changed() -> bool:
-        seen.append(standings(db, [study.id])[study.id].revision)
+        seen.append(study_revisions(db, [study.id])[study.id].revision)
         return seen[-1] > seen[-2]
 
     lease = hand.claim().leases[0]

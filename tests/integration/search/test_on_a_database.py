@@ -11,7 +11,7 @@ from tests.integration.lifecycle.hands import SETTINGS, plain_optuna, submitted
 from tuner_service.lifecycle.messages import Batch, Finish, Report, Start
 from tuner_service.reads.trials import list_trials
 from tuner_service.storage import Database
-from workers.supervisor.database_store import DatabaseLedger
+from workers.supervisor.database_store import DatabaseSlotStore
 from workers.supervisor.studies import ActiveStudy
 
 PARAMETERS: dict[str, Any] = {
@@ -31,12 +31,12 @@ class Worker:
     """Claims a slot, asks, reports, finishes: the supervisor's calls, without a trainer."""
 
     def __init__(self, db: Database, name: str) -> None:
-        self.ledger = DatabaseLedger(db, SETTINGS, name, "cpu")
+        self.ledger = DatabaseSlotStore(db, SETTINGS, name, "cpu")
         self.studies: dict[int, ActiveStudy] = {}
 
     def run_one(self, now: float) -> bool:
         claimed = self.ledger.claim(
-            limit=1, exclude_alone=False, exclude_studies=(), fair_share=False
+            limit=1, exclude_exclusive=False, exclude_studies=(), fair_share=False
         )
         if not claimed.leases:
             return False

@@ -28,6 +28,8 @@ from tuner_service.reads.studies import get_study
 from tuner_service.storage import Database, check_schema, migrate
 from tuner_service.storage.migrate import head_revision
 
+# What was called otherwise in answers before revision 0005.
+RENAMED = {"rung": "backend", "rung_reason": "backend_reason"}
 REVISIONS = sorted({path.name.split(".")[0] for path in FIXTURES.glob("*.sql")})
 
 
@@ -69,7 +71,7 @@ def assert_still_said(now: Any, then: Any) -> None:
     """What was said then is said now; later versions may say more."""
     if isinstance(then, dict):
         for key in then:
-            assert_still_said(now[key], then[key])
+            assert_still_said(now[RENAMED.get(key, key)], then[key])
     elif isinstance(then, list):
         for one, other in zip(now, then, strict=True):
             assert_still_said(one, other)

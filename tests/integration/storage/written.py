@@ -76,7 +76,7 @@ def _completed(db: Database) -> None:
                     "COMPLETE",
                     (value,),
                     {"test_accuracy": value},
-                    rung="plain",
+                    backend="plain",
                     group="g",
                     model_path=f"models/{index}",
                 )

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from tests.integration.workers.test_real_trainer import definition, open_study
-from tests.unit.workers.fakes import FakeLedger
+from tests.unit.workers.fakes import FakeSlotStore
 from tuner_service.lifecycle.messages import Batch, Flushed
 from tuner_service.settings import Settings
 from workers.settings import WorkerSettings
-from workers.supervisor.restarts import TrainerKeeper
+from workers.supervisor.restarts import TrainerRestarter
 from workers.supervisor.supervisor import Supervisor
 from workers.supervisor.trainer_process import TrainerProcess
 from workers.supervisor.worker import trainer_command, wait_ready
@@ -60,7 +60,7 @@ def build(inputs, outputs, deed: str):
 STUDY_IDS = itertools.count(1)
 
 
-class OneAttempt(FakeLedger):
+class OneAttempt(FakeSlotStore):
     """Gives a slot whose trial is to blame no other attempt."""
 
     def _write(self, batch: Batch) -> Flushed:
@@ -74,12 +74,12 @@ class OneAttempt(FakeLedger):
 class Ward:
     """A supervisor with the real trainer, and a harmful trial beside harmless ones."""
 
-    def __init__(self, keeper: TrainerKeeper, data_dir: Path) -> None:
-        self.keeper = keeper
-        self.ledger = OneAttempt()
+    def __init__(self, restarter: TrainerRestarter, data_dir: Path) -> None:
+        self.restarter = restarter
+        self.store = OneAttempt()
         self.supervisor = Supervisor(
-            self.ledger,
-            keeper,
+            self.store,
+            restarter,
             settings=Settings(
                 data_dir=data_dir, progress_timeout_seconds=3.0, grace_seconds=4.0,
                 retry_backoff_seconds=0.0,
@@ -90,10 +90,10 @@ class Ward:
 
     def add(self, count: int, *, network: dict[str, Any], **training: Any) -> int:
         study = next(STUDY_IDS)
-        self.ledger.add_study(study, [{"learning_rate": 0.01 * (1 + i)} for i in range(count)])
+        self.store.add_study(study, [{"learning_rate": 0.01 * (1 + i)} for i in range(count)])
         full = {**definition(**training), "network": network}
-        work = dataclasses.replace(self.ledger.works[study], definition=full)
-        self.ledger.works[study] = work
+        work = dataclasses.replace(self.store.works[study], definition=full)
+        self.store.works[study] = work
         return study
 
     def run(self, deed: str, *, beside: int = 0) -> Any:
@@ -101,22 +101,22 @@ class Ward:
         odd = self.add(1, network={"type": "odd", "deed": deed})
         calm = self.add(beside, network={"type": "mlp", "hidden_units": 8}, epochs=20)
         self.supervisor.serve()
-        slots = self.ledger.slots.values()
+        slots = self.store.slots.values()
         assert [s.state for s in slots if s.lease.study_id == calm] == ["done"] * beside
-        ends = [*self.ledger.finishes, *self.ledger.fails]
+        ends = [*self.store.finishes, *self.store.fails]
         return [end for end in ends if end.lease.study_id == odd][-1]
 
 
-def family(keeper: TrainerKeeper) -> list[psutil.Process]:
+def family(restarter: TrainerRestarter) -> list[psutil.Process]:
     """Return the trainer and what it has started."""
-    if keeper.current is None:
+    if restarter.current is None:
         return []
-    trainer = psutil.Process(keeper.current.pid)
+    trainer = psutil.Process(restarter.current.pid)
     return [trainer, *trainer.children(recursive=True)]
 
 
 @pytest.fixture(scope="module")
-def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerKeeper]:
+def restarter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerRestarter]:
     data_dir, modules = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("modules")
     (modules / "odd.py").write_text(MODULE)
     command = trainer_command(
@@ -124,22 +124,22 @@ def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerKeeper]:
         WorkerSettings(device="cpu", modules_dir=modules),
         worker_id="test",
     )
-    keeper = TrainerKeeper(lambda: TrainerProcess(command))
-    wait_ready(keeper)
-    yield keeper
-    keeper.close(5.0)
+    restarter = TrainerRestarter(lambda: TrainerProcess(command))
+    wait_ready(restarter)
+    yield restarter
+    restarter.close(5.0)
 
 
 @pytest.fixture
-def ward(keeper: TrainerKeeper, tmp_path: Path) -> Ward:
-    return Ward(keeper, tmp_path)
+def ward(restarter: TrainerRestarter, tmp_path: Path) -> Ward:
+    return Ward(restarter, tmp_path)
 
 
 @pytest.mark.parametrize("deed", ["binary()", "deaf()", "threads()"])
 def test_what_harms_nobody_is_let_be(ward: Ward, deed: str) -> None:
-    trainer = ward.keeper.current
+    trainer = ward.restarter.current
     assert ward.run(deed, beside=1).state == "COMPLETE"
-    assert ward.keeper.current is trainer
+    assert ward.restarter.current is trainer
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_what_harms_nobody_is_let_be(ward: Ward, deed: str) -> None:
         ("ctypes.PyDLL(None).sleep(3600)", "timeout", "raise TUNER_PROGRESS_TIMEOUT_SECONDS"),
     ],
 )
-def test_who_takes_its_process_along_is_blamed_when_it_was_alone(
+def test_who_takes_its_process_along_is_blamed_when_it_was_exclusive(
     ward: Ward, deed: str, kind: str, said: str
 ) -> None:
     end = ward.run(deed)
@@ -161,13 +161,13 @@ def test_who_takes_its_process_along_is_blamed_when_it_was_alone(
 def test_who_hangs_is_blamed_and_those_beside_it_end_with_results(ward: Ward) -> None:
     end = ward.run("time.sleep(3600)", beside=2)
     assert (end.failure.kind, end.blamed) == ("timeout", True)
-    assert [fail.lease for fail in ward.ledger.fails] == [end.lease], "nobody else was blamed"
+    assert [fail.lease for fail in ward.store.fails] == [end.lease], "nobody else was blamed"
 
 
 def test_nothing_that_it_started_outlives_the_trainer(ward: Ward) -> None:
     assert ward.run("children()").state == "COMPLETE"
-    started = family(ward.keeper)
+    started = family(ward.restarter)
     assert sum(process.name() == "sleep" for process in started) >= 2
-    ward.keeper.close(5.0)
+    ward.restarter.close(5.0)
     _, left = psutil.wait_procs(started, timeout=5.0)
     assert left == []

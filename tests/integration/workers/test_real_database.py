@@ -20,8 +20,8 @@ from tuner_service.reads.views import StudyView, TrialView
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 from workers.settings import WorkerSettings
-from workers.supervisor.database_store import DatabaseLedger
-from workers.supervisor.restarts import TrainerKeeper
+from workers.supervisor.database_store import DatabaseSlotStore
+from workers.supervisor.restarts import TrainerRestarter
 from workers.supervisor.supervisor import Supervisor
 from workers.supervisor.trainer_process import TrainerProcess
 from workers.supervisor.worker import trainer_command, wait_ready
@@ -41,10 +41,10 @@ class Site:
         assert created
         return study.id
 
-    def supervisor(self, keeper: TrainerKeeper) -> Supervisor:
+    def supervisor(self, restarter: TrainerRestarter) -> Supervisor:
         worker_id = f"worker-{uuid.uuid4().hex[:8]}"
-        ledger = DatabaseLedger(self.db, self.settings, worker_id, "cpu")
-        return Supervisor(ledger, keeper, settings=self.settings, stopping=self.stopping)
+        store = DatabaseSlotStore(self.db, self.settings, worker_id, "cpu")
+        return Supervisor(store, restarter, settings=self.settings, stopping=self.stopping)
 
     def serve_aside(self, *supervisors: Supervisor) -> None:
         self.threads = [threading.Thread(target=one.serve) for one in supervisors]
@@ -79,39 +79,39 @@ def site(db: Database, tmp_path: Path) -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def launching(data_dir: Path) -> Iterator[Callable[[], TrainerKeeper]]:
+def launching(data_dir: Path) -> Iterator[Callable[[], TrainerRestarter]]:
     command = trainer_command(
         Settings(data_dir=data_dir), WorkerSettings(device="cpu"), worker_id="test"
     )
-    started: list[TrainerKeeper] = []
+    started: list[TrainerRestarter] = []
 
-    def launch() -> TrainerKeeper:
-        started.append(TrainerKeeper(lambda: TrainerProcess(command)))
+    def launch() -> TrainerRestarter:
+        started.append(TrainerRestarter(lambda: TrainerProcess(command)))
         wait_ready(started[-1])
         return started[-1]
 
     yield launch
-    for keeper in started:
-        keeper.close(5.0)
+    for restarter in started:
+        restarter.close(5.0)
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Callable[[], TrainerKeeper]]:
+def launch(tmp_path: Path) -> Iterator[Callable[[], TrainerRestarter]]:
     """Start trainers for one test."""
     with launching(tmp_path) as launch:
         yield launch
 
 
 @pytest.fixture(scope="module")
-def keepers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[TrainerKeeper]]:
+def keepers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[TrainerRestarter]]:
     """Two trainers, warm for all tests."""
     with launching(tmp_path_factory.mktemp("data")) as launch:
         yield [launch(), launch()]
 
 
-def test_a_grid_is_covered_once_by_two_workers(site: Site, keepers: list[TrainerKeeper]) -> None:
+def test_a_grid_is_covered_once_by_two_workers(site: Site, keepers: list[TrainerRestarter]) -> None:
     study = site.submit(grid("grid"))
-    site.serve_aside(*(site.supervisor(keeper) for keeper in keepers))
+    site.serve_aside(*(site.supervisor(restarter) for restarter in keepers))
     site.join()
     view = site.study(study)
     assert (view.state, view.progress.done) == ("completed", GRID_POINTS)
@@ -122,7 +122,7 @@ def test_a_grid_is_covered_once_by_two_workers(site: Site, keepers: list[Trainer
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_the_budget_is_exact_and_the_best_is_the_best(
-    site: Site, keepers: list[TrainerKeeper], sampler: str
+    site: Site, keepers: list[TrainerRestarter], sampler: str
 ) -> None:
     study = site.submit(sampled("study", sampler, 20, pruner={"type": "median"}))
     site.supervisor(keepers[0]).serve()
@@ -134,12 +134,12 @@ def test_the_budget_is_exact_and_the_best_is_the_best(
 
 
 def test_only_the_best_trials_model_is_kept(
-    site: Site, launch: Callable[[], TrainerKeeper]
+    site: Site, launch: Callable[[], TrainerRestarter]
 ) -> None:
     # Trainers of its own: one that knew another database's first study would take it for this.
     keepers = [launch(), launch()]
     study = site.submit(sampled("study", "random", 20))
-    site.serve_aside(*(site.supervisor(keeper) for keeper in keepers))
+    site.serve_aside(*(site.supervisor(restarter) for restarter in keepers))
     site.join()
     best = site.study(study).best_trial
     assert best is not None
@@ -149,7 +149,7 @@ def test_only_the_best_trials_model_is_kept(
 
 
 def test_pause_and_resume_continue_the_same_trials(
-    site: Site, keepers: list[TrainerKeeper]
+    site: Site, keepers: list[TrainerRestarter]
 ) -> None:
     study = site.submit(sampled("study", "random", 3, training={"epochs": 300}))
     site.serve_aside(site.supervisor(keepers[0]))
@@ -168,7 +168,7 @@ def test_pause_and_resume_continue_the_same_trials(
     assert {t.last_step for t in trials} == {300}
 
 
-def test_cancel_ends_what_runs(site: Site, keepers: list[TrainerKeeper]) -> None:
+def test_cancel_ends_what_runs(site: Site, keepers: list[TrainerRestarter]) -> None:
     study = site.submit(sampled("study", "random", 8, training={"epochs": 100_000}))
     site.serve_aside(site.supervisor(keepers[0]))
     site.wait_for_reports(study, 5)
@@ -179,7 +179,7 @@ def test_cancel_ends_what_runs(site: Site, keepers: list[TrainerKeeper]) -> None
     assert {t.state for t in site.trials(study)} == {"FAIL"}
 
 
-def test_a_timeout_keeps_what_there_is(site: Site, keepers: list[TrainerKeeper]) -> None:
+def test_a_timeout_keeps_what_there_is(site: Site, keepers: list[TrainerRestarter]) -> None:
     definition = sampled(
         "study", "random", 8, training={"epochs": 100_000}, budget={"timeout": 1.5}
     )

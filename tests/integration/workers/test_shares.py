@@ -7,15 +7,15 @@ import pytest
 
 from tests.e2e.studies import sampled
 from tuner_service.definition import parse_definition
-from tuner_service.lifecycle.claim import Others
+from tuner_service.lifecycle.claim import FairShare
 from tuner_service.lifecycle.submit import submit
 from tuner_service.lifecycle.workers import register_worker, worker_heartbeat
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
-from workers.supervisor.database_store import DatabaseLedger
+from workers.supervisor.database_store import DatabaseSlotStore
 
 
-def ledgers(db: Database, settings: Settings, count: int) -> list[DatabaseLedger]:
+def ledgers(db: Database, settings: Settings, count: int) -> list[DatabaseSlotStore]:
     for number in range(count):
         register_worker(
             db,
@@ -27,11 +27,11 @@ def ledgers(db: Database, settings: Settings, count: int) -> list[DatabaseLedger
             version="0",
             lanes=64,
         )
-    return [DatabaseLedger(db, settings, f"w{number}", "cpu") for number in range(count)]
+    return [DatabaseSlotStore(db, settings, f"w{number}", "cpu") for number in range(count)]
 
 
-def take(ledger: DatabaseLedger, *, limit: int = 64, fair: bool = True) -> int:
-    claimed = ledger.claim(limit=limit, exclude_alone=False, exclude_studies=(), fair_share=fair)
+def take(store: DatabaseSlotStore, *, limit: int = 64, fair: bool = True) -> int:
+    claimed = store.claim(limit=limit, exclude_exclusive=False, exclude_studies=(), fair_share=fair)
     return len(claimed.leases)
 
 
@@ -51,7 +51,7 @@ def test_each_worker_takes_its_part(
     settings = Settings(data_dir=tmp_path)
     definition = sampled("s", "random", trials, resources={"parallel_trials": parallel})
     submit(db, parse_definition(definition), settings=settings)
-    assert [take(ledger) for ledger in ledgers(db, settings, workers)] == taken
+    assert [take(store) for store in ledgers(db, settings, workers)] == taken
 
 
 def test_a_worker_at_its_share_takes_more_only_when_it_asks_for_what_is_left(
@@ -78,10 +78,10 @@ def test_idle_workers_are_the_others_that_can_and_have_nothing_to_do(
         db, worker_id="gpu", host="h", pid=9, queue="cuda", device="g", version="0", lanes=64
     )
     (study_id,) = first.claim(
-        limit=1, exclude_alone=False, exclude_studies=(), fair_share=False
+        limit=1, exclude_exclusive=False, exclude_studies=(), fair_share=False
     ).studies
     for busy in (first, second):
         worker_heartbeat(db, busy.worker_id, state="busy", lanes=64, current_trials=[])
-    assert first.others(study_id) == Others(idle=1, part=7)
+    assert first.others(study_id) == FairShare(idle=1, part=7)
     worker_heartbeat(db, third.worker_id, state="stopping", lanes=64, current_trials=[])
-    assert first.others(study_id) == Others(idle=0, part=7)
+    assert first.others(study_id) == FairShare(idle=0, part=7)

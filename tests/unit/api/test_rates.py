@@ -11,7 +11,7 @@ from tuner_service.api.http.rates import (
     MOST_BUCKETS,
     RELOAD_SECONDS,
     WRONG_KEYS_AT_ONCE,
-    Attempts,
+    KeyVerifier,
     Rates,
     origin_of,
 )
@@ -81,7 +81,7 @@ class Keys:
         self.looked_up = 0
         self.read = 0
         self.clock = Clock()
-        self.attempts = Attempts(self.verify, self.hashes, self.clock)
+        self.attempts = KeyVerifier(self.verify, self.hashes, self.clock)
 
     def verify(self, secret: str) -> KeyHolder | None:
         self.looked_up += 1
@@ -136,7 +136,7 @@ def test_right_keys_and_lookups_that_fail_count_for_nothing() -> None:
     def fails(_: str) -> KeyHolder | None:
         raise UnavailableError("away")
 
-    failing = Attempts(fails, keys.hashes, keys.clock)
+    failing = KeyVerifier(fails, keys.hashes, keys.clock)
     for _ in range(100):
         with pytest.raises(UnavailableError):
             failing.verify("a", "any")
@@ -150,7 +150,7 @@ def test_wrong_keys_that_come_at_once_are_counted_before_they_are_looked_up() ->
         go.wait(60.0)
         return None
 
-    attempts = Attempts(verify, set, Clock())
+    attempts = KeyVerifier(verify, set, Clock())
     with ThreadPoolExecutor(30) as pool:
         answers = [pool.submit(attempts.verify, "a", f"wrong-{number}") for number in range(30)]
         done, _ = wait(answers, timeout=60.0, return_when=FIRST_EXCEPTION)

@@ -22,12 +22,12 @@ class Bell:
 
     def __init__(self) -> None:
         self.rings: list[tuple[str, int]] = []
-        self.rung = threading.Event()
+        self.backend = threading.Event()
 
     def ring(self, queue: str, count: int = 1) -> None:
         """Note it."""
         self.rings.append((queue, count))
-        self.rung.set()
+        self.backend.set()
 
 
 def worker(name: str, queue: str, state: str) -> WorkerView:
@@ -100,6 +100,6 @@ def test_outages_and_surprises_do_not_end_it(
     bell = Bell()
     trying = made(bell, tmp_path, seconds=0.001)
     trying.start()
-    assert bell.rung.wait(PATIENCE)
+    assert bell.backend.wait(PATIENCE)
     trying.stop()
     assert bell.rings[0] == ("cpu", 2)

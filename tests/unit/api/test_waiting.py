@@ -11,7 +11,7 @@ from tuner_service.api import waiting
 from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.errors import NotFoundError, UnavailableError
-from tuner_service.reads.studies import Standing
+from tuner_service.reads.studies import StudyRevision
 
 
 class Revisions:
@@ -25,13 +25,15 @@ class Revisions:
         self.down = False
         self.broken = ""
 
-    def __call__(self, _db: object, ids: Sequence[str]) -> dict[str, Standing]:
+    def __call__(self, _db: object, ids: Sequence[str]) -> dict[str, StudyRevision]:
         self.asked += 1
         if self.down:
             raise UnavailableError("away")
         if self.broken == "revisions":
             raise ZeroDivisionError
-        return {one: Standing(self.now[one], one in self.ended) for one in ids if one in self.now}
+        return {
+            one: StudyRevision(self.now[one], one in self.ended) for one in ids if one in self.now
+        }
 
     async def read(self, ref: str) -> StudyAnswer:
         """Return a study as it is."""

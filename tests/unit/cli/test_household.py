@@ -17,7 +17,7 @@ from tuner_service.settings import Settings
 from tuner_service.up import services as household_module
 from tuner_service.up import up
 from tuner_service.up.machine import default_workers, free_port, only_one, visible_gpus
-from tuner_service.up.services import Child, Household, aside_of
+from tuner_service.up.services import Child, Services, aside_of
 
 SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPS
@@ -45,15 +45,15 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, said: list[str]) -> Callable[..., Household]:
+def home(tmp_path: Path, said: list[str]) -> Callable[..., Services]:
     """Returns a household of children that run these programs."""
 
-    def make(*programs: str, grace_seconds: float = 30.0) -> Household:
+    def make(*programs: str, grace_seconds: float = 30.0) -> Services:
         children = [
             Child(f"Child {i}", [sys.executable, "-c", code], dict(os.environ), tmp_path / f"{i}")
             for i, code in enumerate(programs)
         ]
-        return Household(children, said.append, grace_seconds)
+        return Services(children, said.append, grace_seconds)
 
     return make
 
@@ -62,24 +62,24 @@ def is_up(child: Child) -> bool:
     return child.log.exists() and "up" in child.log.read_text()
 
 
-def test_children_start_and_are_stopped(home: Callable[..., Household]) -> None:
+def test_children_start_and_are_stopped(home: Callable[..., Services]) -> None:
     household = home(SLEEPS, SLEEPS)
     with household.running() as lifeline:
-        household.tend(lifeline)
+        household.restart_ended(lifeline)
         processes = [child.process for child in household.children]
         until(lambda: all(map(is_up, household.children)))
     assert [process.returncode for process in processes if process] == [-signal.SIGTERM] * 2
 
 
 def test_a_child_that_dies_is_started_again_ever_more_slowly(
-    home: Callable[..., Household], said: list[str], monkeypatch: pytest.MonkeyPatch
+    home: Callable[..., Services], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(household_module, "FIRST_PAUSE_SECONDS", 0.01)
     household = home(DIES)
     (child,) = household.children
     child.pause = 0.01
     with household.running() as lifeline:
-        until(lambda: household.tend(lifeline) or len(said) == 4)  # type: ignore[func-returns-value]
+        until(lambda: household.restart_ended(lifeline) or len(said) == 4)  # type: ignore[func-returns-value]
     starts = [f"Child 0 ended with exit code 7; starting it again in {p} s." for p in
               ("0.01", "0.02", "0.04", "0.08")]  # fmt: skip
     assert [line.partition(" The end")[0] for line in said] == starts
@@ -87,7 +87,7 @@ def test_a_child_that_dies_is_started_again_ever_more_slowly(
 
 
 def test_a_child_that_cannot_be_started_is_tried_again(
-    home: Callable[..., Household], said: list[str], monkeypatch: pytest.MonkeyPatch
+    home: Callable[..., Services], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     household = home(SLEEPS)
     (child,) = household.children
@@ -101,7 +101,7 @@ def test_a_child_that_cannot_be_started_is_tried_again(
 
     monkeypatch.setattr(subprocess, "Popen", scarce)
     with household.running() as lifeline:
-        until(lambda: household.tend(lifeline) or is_up(child))  # type: ignore[func-returns-value]
+        until(lambda: household.restart_ended(lifeline) or is_up(child))  # type: ignore[func-returns-value]
     assert [line.partition("; trying")[2] for line in said] == [
         " again in 0.01 s.",
         " again in 0.02 s.",
@@ -109,7 +109,7 @@ def test_a_child_that_cannot_be_started_is_tried_again(
     assert "Child 0 cannot be started: [Errno 11] no process to be had" in said[0]
 
 
-def test_the_pause_is_short_again_after_a_steady_time(home: Callable[..., Household]) -> None:
+def test_the_pause_is_short_again_after_a_steady_time(home: Callable[..., Services]) -> None:
     (child,) = home(DIES).children
     child.pause = 16.0
     reading, writing = os.pipe()
@@ -123,11 +123,11 @@ def test_the_pause_is_short_again_after_a_steady_time(home: Callable[..., Househ
 
 
 def test_a_child_that_does_not_stop_is_killed(
-    home: Callable[..., Household], said: list[str]
+    home: Callable[..., Services], said: list[str]
 ) -> None:
     household = home(STUBBORN, grace_seconds=0.3)
     with household.running() as lifeline:
-        household.tend(lifeline)
+        household.restart_ended(lifeline)
         process = household.children[0].process
         until(lambda: is_up(household.children[0]))
     assert process is not None
@@ -135,10 +135,10 @@ def test_a_child_that_does_not_stop_is_killed(
     assert said == ["Child 0 does not stop; killing it"]
 
 
-def test_a_second_request_hurries(home: Callable[..., Household]) -> None:
+def test_a_second_request_hurries(home: Callable[..., Services]) -> None:
     household = home(STUBBORN, grace_seconds=1000.0)
     with household.running() as lifeline:
-        household.tend(lifeline)
+        household.restart_ended(lifeline)
         until(lambda: is_up(household.children[0]))
         household.request_stop()
         household.request_stop()
@@ -146,13 +146,13 @@ def test_a_second_request_hurries(home: Callable[..., Household]) -> None:
 
 
 def test_what_a_child_has_started_does_not_stay(
-    home: Callable[..., Household], monkeypatch: pytest.MonkeyPatch
+    home: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(household_module, "ORPHAN_SECONDS", 0.1)
     household = home(HAS_A_CHILD)
     (child,) = household.children
     with household.running() as lifeline:
-        household.tend(lifeline)
+        household.restart_ended(lifeline)
         until(lambda: child.log.exists() and child.log.read_text().count("up") == 2)
         assert child.process is not None
         (grandchild,) = psutil.Process(child.process.pid).children()
@@ -181,7 +181,7 @@ def test_the_end_of_the_lifeline_ends_the_child(ignores: bool, code: int) -> Non
 
 
 def test_an_api_that_does_not_start_is_told_with_its_log(
-    home: Callable[..., Household], tmp_path: Path
+    home: Callable[..., Services], tmp_path: Path
 ) -> None:
     household = home(DIES)
     settings = Settings(data_dir=tmp_path, port=1)
@@ -248,7 +248,7 @@ def test_the_address_is_one_that_this_machine_can_open(host: str, url: str) -> N
 
 
 def test_a_full_log_is_set_aside_and_the_child_writes_on(
-    home: Callable[..., Household], monkeypatch: pytest.MonkeyPatch
+    home: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(household_module, "LOG_BYTES", 1000)
     household = home(
@@ -258,10 +258,10 @@ def test_a_full_log_is_set_aside_and_the_child_writes_on(
     (child,) = household.children
     aside = child.log.with_name(f"{child.log.name}.1")
     with household.running() as lifeline:
-        household.tend(lifeline)
+        household.restart_ended(lifeline)
         child.log.chmod(0o600)
         until(lambda: child.log.stat().st_size > 1000)
-        household.tend(lifeline)
+        household.restart_ended(lifeline)
         assert aside.read_text().startswith("x" * 1000)
         assert aside.stat().st_mode & 0o777 == 0o600
         until(lambda: "later" in child.log.read_text())
@@ -269,7 +269,7 @@ def test_a_full_log_is_set_aside_and_the_child_writes_on(
 
 
 def test_a_module_that_workers_refuse_is_told_once(
-    home: Callable[..., Household], said: list[str]
+    home: Callable[..., Services], said: list[str]
 ) -> None:
     household = home(SLEEPS, SLEEPS, SLEEPS)
     with household.running() as lifeline:
@@ -284,7 +284,7 @@ def test_a_module_that_workers_refuse_is_told_once(
 
 
 def test_the_news_of_a_log_are_whole_lines_also_when_it_begins_anew(
-    home: Callable[..., Household],
+    home: Callable[..., Services],
 ) -> None:
     (child,) = home(DIES).children
     assert child.news() == []
@@ -296,7 +296,7 @@ def test_the_news_of_a_log_are_whole_lines_also_when_it_begins_anew(
     assert child.news() == ["new"]
 
 
-def test_the_end_of_a_log_is_read_alone(home: Callable[..., Household]) -> None:
+def test_the_end_of_a_log_is_read_alone(home: Callable[..., Services]) -> None:
     (child,) = home(DIES).children
     with child.log.open("wb") as log:
         log.truncate(1 << 40)  # more than could be read whole
@@ -305,7 +305,7 @@ def test_the_end_of_a_log_is_read_alone(home: Callable[..., Household]) -> None:
     assert child.tail(2) == "    first\n    l\u00e4st"
 
 
-def test_the_words_before_a_turn_are_found(home: Callable[..., Household]) -> None:
+def test_the_words_before_a_turn_are_found(home: Callable[..., Services]) -> None:
     (child,) = home(DIES).children
     aside_of(child.log).write_text("why I died\n")
     child.log.write_text("")

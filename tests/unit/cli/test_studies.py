@@ -478,8 +478,8 @@ def test_a_wrong_filter_is_not_called_a_definition(
 def test_trials_are_a_table_of_whole_words(
     tuner: Tuner, service: FakeService, capsys: Shown
 ) -> None:
-    how = {"rung": "native", "group": "0123456789", "record": {"samples_per_second": 12345.6}}
-    running = {"rung": None, "group": None, "record": {}}
+    how = {"backend": "native", "group": "0123456789", "record": {"samples_per_second": 12345.6}}
+    running = {"backend": None, "group": None, "record": {}}
     service.study.trials = [
         trial(0, value=0.5) | how,
         trial(1, "RUNNING") | running,
@@ -487,7 +487,7 @@ def test_trials_are_a_table_of_whole_words(
     ]
     tuner("trials", "digits")
     assert capsys.readouterr().out.splitlines() == [
-        "trial  state     value  learning_rate  optimizer  seconds  samples/s  rung    group",
+        "trial  state     value  learning_rate  optimizer  seconds  samples/s  backend  group",
         "0      COMPLETE  0.5    0.1            adam       1.5      12,346     native  012345",
         "1      RUNNING   -      0.2            adam       1.5      -          -       -",
         "2      COMPLETE  0.25   0.3            adam       1.5      12,346     native  012345",

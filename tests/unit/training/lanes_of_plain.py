@@ -8,12 +8,12 @@ from torch import Tensor
 
 from workers.training.steps.groups import GroupSpec, without_dropout
 from workers.training.steps.plain import PlainStep
-from workers.training.steps.step import LaneHyper, LaneState, Step
+from workers.training.steps.step import LaneHyper, LaneState, TrainStep
 
 
 class PlainLanes:
-    rung = "plain lanes"
-    rung_reason = None
+    backend = "plain lanes"
+    backend_reason = None
 
     def __init__(self, group: GroupSpec, lanes: int) -> None:
         self.lanes = lanes
@@ -60,7 +60,7 @@ class LanesOf:
         self.width = width
         self.made: list[PlainLanes] = []
 
-    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+    def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         self.made.append(PlainLanes(group, lanes))
         return self.made[-1]
 

@@ -8,12 +8,12 @@ import pytest
 
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, spec, start
-from tuner_service.definition.trial_spec import LoopSpec
+from tuner_service.definition.trial_spec import UserLoopSpec
 from workers.protocol.messages import Event
 from workers.training.engine.engine import Engine
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.preparation import Prepared
-from workers.training.user_loops.pool import LoopTrials
+from workers.training.user_loops.pool import UserLoopPool
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -151,9 +151,9 @@ def test_what_is_only_kept_warm_goes_before_a_point_is_out_of_memory(
 
 def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text("def train(trial):\n    raise ValueError('unlucky')\n")
-    loop = LoopSpec(module="odd", parameters={}, objective=(("value", "minimize"),), seed=0)
+    loop = UserLoopSpec(module="odd", parameters={}, objective=(("value", "minimize"),), seed=0)
     asked: list[int] = []
-    loops = LoopTrials("cpu", modules_dir=tmp_path, keeper=ModelKeeper())
+    loops = UserLoopPool("cpu", modules_dir=tmp_path, keeper=ModelKeeper())
     engine = Engine("cpu", modules_dir=tmp_path, loops=loops, ask=asked.append)
     fields = loop.model_dump(mode="json")
     engine.submit(start(1, folder=tmp_path, spec=fields))

@@ -25,11 +25,11 @@ from tests.unit.training.builders import (
 from tests.unit.training.lanes_of_plain import LanesOf, PlainLanes
 from workers.protocol.messages import Event
 from workers.training.engine.engine import Engine
-from workers.training.engine.group_trainer import GroupLoop
+from workers.training.engine.group_trainer import GroupTrainer
 from workers.training.nets import networks
-from workers.training.steps.factory import PlainSteps
+from workers.training.steps.factory import PlainStepFactory
 from workers.training.steps.groups import GroupSpec
-from workers.training.steps.step import Step
+from workers.training.steps.step import TrainStep
 from workers.training.trials.checkpoints import read_tensors
 
 STOPPING = {"patience": 2, "min_delta": 0.0}
@@ -50,7 +50,7 @@ class Clock:
 
 @pytest.fixture(params=[1, 3], ids=["one lane", "three lanes"])
 def steps(request: pytest.FixtureRequest) -> Any:
-    return PlainSteps() if request.param == 1 else LanesOf(request.param)
+    return PlainStepFactory() if request.param == 1 else LanesOf(request.param)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def engine(steps: Any) -> Engine:
 def test_whose_turn_it_is_can_be_seen_from_outside(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    owner: Any = Engine if place == "_prepare" else GroupLoop
+    owner: Any = Engine if place == "_prepare" else GroupTrainer
     inside, seen = getattr(owner, place), []
 
     def watched(self: Any, *arguments: Any) -> Any:
@@ -103,7 +103,7 @@ def test_a_trial_starts_reports_every_epoch_and_finishes(engine: Engine, tmp_pat
     events = run_all(engine, [start(1, folder=tmp_path)])
     assert [e["kind"] for e in events] == ["started", "report", "report", "report", "finished"]
     assert events[0]["group"]
-    assert events[0]["rung"]
+    assert events[0]["backend"]
     record = events[1]["record"]
     assert list(record) == [
         "step", "train_loss", "val_loss", "val_accuracy", "learning_rate", "seconds",
@@ -715,8 +715,8 @@ def test_a_step_that_breaks_is_split_and_nobody_is_lost(tmp_path: Path) -> None:
     for trial in specs:  # alone on the plain step, even the seed 13 does well
         assert curve(events, trial) == curve(alone[trial], trial)
         final = only(events, trial, "finished")
-        assert final["rung"] == "plain"
-        assert "ZeroDivisionError" in str(final["rung_reason"])
+        assert final["backend"] == "plain"
+        assert "ZeroDivisionError" in str(final["backend_reason"])
 
 
 def test_out_of_memory_halves_the_group_and_goes_on(
@@ -743,7 +743,7 @@ class Tight(LanesOf):
         self.alive: weakref.WeakSet[PlainLanes] = weakref.WeakSet()
         self.refused = 0
 
-    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+    def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         if self.alive:
             self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
@@ -790,7 +790,7 @@ class BreaksMidway(PlainLanes):
 def test_memory_that_runs_out_inside_an_epoch_loses_no_step_and_repeats_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gives_back: bool
 ) -> None:
-    class Steps(LanesOf):
+    class StepFactory(LanesOf):
         def make_step(self, group: GroupSpec, lanes: int) -> Any:
             self.made.append(BreaksMidway(group, lanes))
             return self.made[-1]
@@ -798,7 +798,7 @@ def test_memory_that_runs_out_inside_an_epoch_loses_no_step_and_repeats_none(
     monkeypatch.setattr(BreaksMidway, "gives_back", gives_back)
     specs = {t: spec(seed=t, epochs=4) for t in range(1, 5)}
     alone = {t: run_all(Engine("cpu"), [start(t, specs[t], folder=tmp_path)]) for t in specs}
-    steps = Steps(4)
+    steps = StepFactory(4)
     starts = [start(t, s, folder=tmp_path) for t, s in specs.items()]
     events = run_all(Engine("cpu", steps=steps), starts)
     assert [made.lanes for made in steps.made][:1] == [4]
@@ -815,7 +815,7 @@ def test_memory_that_runs_out_inside_an_epoch_loses_no_step_and_repeats_none(
         )
 
 
-class OneBreaks(PlainSteps):
+class OneBreaks(PlainStepFactory):
     """Plain steps in which one seed raises what it is told."""
 
     def __init__(self, error: BaseException) -> None:
@@ -860,7 +860,7 @@ def test_an_exception_fails_the_trial_it_came_from(
 
 
 def test_a_trial_alone_prints_to_its_own_log(tmp_path: Path) -> None:
-    class Talks(PlainSteps):
+    class Talks(PlainStepFactory):
         def make_step(self, group: GroupSpec, lanes: int) -> Any:
             print("hello from trial")  # noqa: T201
             return super().make_step(group, lanes)

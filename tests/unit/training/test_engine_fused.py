@@ -10,13 +10,13 @@ from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, 
 from tuner_service.definition.trial_spec import TrialSpec
 from workers.protocol.messages import Event
 from workers.training.engine.engine import Engine
-from workers.training.steps.select import Ladder
+from workers.training.steps.select import BackendSelector
 
 KINDS = ("sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 
 
 def fused() -> Engine:
-    return Engine("cpu", steps=Ladder(torch.device("cpu"), compile=False, probe=False))
+    return Engine("cpu", steps=BackendSelector(torch.device("cpu"), compile=False, probe=False))
 
 
 def trial(n: int, **changes: Any) -> TrialSpec:
@@ -58,7 +58,7 @@ def test_fused_trials_equal_plain_trials(tmp_path: Path, plain: list[Event]) -> 
     events = run_all(fused(), [start(n, trial(n), folder=tmp_path) for n in range(12)])
     for n in range(12):
         assert_same(events, plain, n)
-        assert only(events, n, "finished")["rung"] == "traced"
+        assert only(events, n, "finished")["backend"] == "traced"
 
 
 def test_early_stopping_keeps_each_lanes_best(tmp_path: Path) -> None:

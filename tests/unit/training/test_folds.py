@@ -16,7 +16,7 @@ from tuner_service.errors import DataError
 from workers.protocol.messages import Event
 from workers.training.data.split import split_rows
 from workers.training.engine.engine import Engine
-from workers.training.steps.select import Ladder
+from workers.training.steps.select import BackendSelector
 
 FOLDS = 3
 
@@ -100,14 +100,14 @@ def test_fused_folds_equal_plain_ones(tmp_path: Path) -> None:
         folded(fuse=True, precision="float64", seed=seed, network=mlp(dropout=0.1))
         for seed in range(3)
     ]
-    ladder = Ladder(torch.device("cpu"), compile=False, probe=False)
+    ladder = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     results = []
     for engine in (Engine("cpu", threads=1), Engine("cpu", threads=1, steps=ladder)):
         starts = [start(i, one, folder=tmp_path) for i, one in enumerate(trials)]
         events = run_all(engine, starts)
         results.append([only(events, i, "finished") for i in range(3)])
     for plain, fused in zip(*results, strict=True):
-        assert (plain["rung"], fused["rung"]) == ("plain", "traced")
+        assert (plain["backend"], fused["backend"]) == ("plain", "traced")
         for one, other in zip(
             plain["record"]["folds"]["val_accuracy"],
             fused["record"]["folds"]["val_accuracy"],

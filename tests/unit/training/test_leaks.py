@@ -167,15 +167,15 @@ def test_the_test_part_is_looked_at_once_at_the_end(
     looks: list[int] = []
     engine = Engine("cpu")
     engine.submit(start(1, spec(epochs=5), folder=tmp_path))
-    from workers.training.engine.test_scores import Examiner  # noqa: PLC0415
+    from workers.training.engine.test_scores import TestScorer  # noqa: PLC0415
 
-    examine = Examiner.examine
+    examine = TestScorer.examine
 
-    def counted(self: Examiner, seats: Any, lanes: Any) -> Any:
+    def counted(self: TestScorer, seats: Any, lanes: Any) -> Any:
         if lanes:
             looks.append(seats[lanes[0]].progress.epoch)
         return examine(self, seats, lanes)
 
-    monkeypatch.setattr(Examiner, "examine", counted)
+    monkeypatch.setattr(TestScorer, "examine", counted)
     run_all(engine)
     assert looks == [5]

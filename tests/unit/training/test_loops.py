@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tuner_service.definition import load_yaml, parse_definition, resolve_loop
+from tuner_service.definition import load_yaml, parse_definition, resolve_user_loop
 from workers.protocol.messages import Event, TrialStart
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.checkpoints import read_tensors
-from workers.training.user_loops.pool import LoopTrials
+from workers.training.user_loops.pool import UserLoopPool
 from workers.user_modules import describe
 
 LAST_WORDS = ("finished", "stopped", "failed")
@@ -45,13 +45,13 @@ def start(folder: Path, *, trial: int = 1, **changes: Any) -> TrialStart:
     return {**base, **changes}  # type: ignore[typeddict-item,no-any-return]
 
 
-def loops(folder: Path, source: str, **changes: Any) -> LoopTrials:
+def loops(folder: Path, source: str, **changes: Any) -> UserLoopPool:
     (folder / "loop.py").write_text(source)
     settings: dict[str, Any] = {"keeper": ModelKeeper(), "modules_dir": folder, **changes}
-    return LoopTrials("cpu", **settings)
+    return UserLoopPool("cpu", **settings)
 
 
-def until(trials: LoopTrials, done: Callable[[list[Event]], bool]) -> list[Event]:
+def until(trials: UserLoopPool, done: Callable[[list[Event]], bool]) -> list[Event]:
     """Advance until what was heard is enough."""
     events: list[Event] = []
     deadline = time.monotonic() + SECONDS
@@ -426,8 +426,8 @@ def test_the_example_trains_and_keeps_its_model(tmp_path: Path) -> None:
     module = describe(EXAMPLE / "two_moons.py")
     study = (EXAMPLE / "two-moons.yaml").read_text()
     definition = parse_definition(load_yaml(study), modules={module.name: module})
-    spec = resolve_loop(definition, {"learning_rate": 0.03, "width": 16, "epochs": 6})
-    trials = LoopTrials("cpu", modules_dir=EXAMPLE, keeper=ModelKeeper())
+    spec = resolve_user_loop(definition, {"learning_rate": 0.03, "width": 16, "epochs": 6})
+    trials = UserLoopPool("cpu", modules_dir=EXAMPLE, keeper=ModelKeeper())
     model = tmp_path / "model.safetensors"
     trials.submit(start(tmp_path, spec=spec.model_dump(mode="json"), model=str(model)))
     events = until(trials, ends())

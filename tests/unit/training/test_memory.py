@@ -13,7 +13,7 @@ from tests.unit.training.builders import mlp, only, run_all, spec, start
 from tests.unit.training.lanes_of_plain import LanesOf, PlainLanes
 from workers.training.engine.engine import Engine
 from workers.training.steps.groups import GroupSpec
-from workers.training.steps.step import Step
+from workers.training.steps.step import TrainStep
 
 WARM, MORE = 100, 500
 
@@ -21,7 +21,7 @@ WARM, MORE = 100, 500
 class Lanes(LanesOf):
     """Does not remember the steps it made."""
 
-    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+    def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         return PlainLanes(group, lanes)
 
 

@@ -14,7 +14,7 @@ from workers.training.engine.engine import Engine
 from workers.training.nets import networks
 from workers.training.nets.losses import LOSSES
 from workers.training.steps.fused.recipe import Recipe
-from workers.training.steps.select import Ladder
+from workers.training.steps.select import BackendSelector
 from workers.training.trials.checkpoints import read_tensors
 
 PLAIN_NET = """
@@ -109,28 +109,28 @@ def test_it_is_fused_where_vmap_takes_it(folder: Path, tmp_path: Path) -> None:
     rates = {t: {"type": "adam", "learning_rate": 0.01 * t} for t in (1, 2, 3)}
     # 120 rows by 16: the last batch is short.
     trials = {t: spec(network=net(), fuse=True, optimizer=rates[t], seed=t) for t in rates}
-    ladder = Ladder(torch.device("cpu"), compile=False, probe=False)
+    ladder = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     together = run_all(
         engine(folder, steps=ladder), [start(t, s, folder=tmp_path) for t, s in trials.items()]
     )
     apart = run_all(engine(folder), [start(t, s, folder=tmp_path) for t, s in trials.items()])
     for trial in trials:
         fused, plain = only(together, trial, "finished"), only(apart, trial, "finished")
-        assert (fused["rung"], plain["rung"]) == ("traced", "plain")
+        assert (fused["backend"], plain["backend"]) == ("traced", "plain")
         assert fused["record"]["test_loss"] == pytest.approx(plain["record"]["test_loss"], rel=1e-4)
 
 
 def test_it_runs_plain_with_the_reason_where_vmap_does_not(folder: Path, tmp_path: Path) -> None:
     write(folder, DROPOUT_NET)
     trials = [spec(network=net(), fuse=True, seed=t) for t in (1, 2)]
-    ladder = Ladder(torch.device("cpu"), compile=False)
+    ladder = BackendSelector(torch.device("cpu"), compile=False)
     events = run_all(
         engine(folder, steps=ladder),
         [start(t, s, folder=tmp_path) for t, s in enumerate(trials)],
     )
     final = only(events, 1, "finished")
-    assert final["rung"] == "plain"
-    assert "random" in final["rung_reason"]
+    assert final["backend"] == "plain"
+    assert "random" in final["backend_reason"]
 
 
 def test_the_compiling_child_finds_the_module(folder: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_the_compiling_child_finds_the_module(folder: Path, tmp_path: Path) -> N
 
 
 class _NoRunner:
-    rung, reason = "none", None
+    backend, reason = "none", None
 
     def runnable(self, program: Any, arena: Any) -> Any:
         raise AssertionError("nothing is to run")
@@ -212,7 +212,7 @@ def test_a_changed_file_is_a_new_network(folder: Path, tmp_path: Path) -> None:
 def test_its_own_loss_is_trained_on(folder: Path, tmp_path: Path, loss: str) -> None:
     source = f"{PLAIN_NET}\ndef loss(output, target):\n    return {loss}\n"
     write(folder, source)
-    ladder = Ladder(torch.device("cpu"), compile=False, probe=False)
+    ladder = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     trained = spec(
         network=net(), fuse=True, epochs=30, objective=(("val_loss", "minimize"),), batch_size=25
     )
@@ -221,8 +221,8 @@ def test_its_own_loss_is_trained_on(folder: Path, tmp_path: Path, loss: str) -> 
     assert values[-1] < 0.2 * values[0]  # outputs are pulled to zero
     final = only(events, 1, "finished")
     by_row = "mean" not in loss
-    assert final["rung"] == ("traced" if by_row else "plain")
-    assert by_row or "one number" in final["rung_reason"]
+    assert final["backend"] == ("traced" if by_row else "plain")
+    assert by_row or "one number" in final["backend_reason"]
 
 
 def test_regression_with_a_network_of_ones_own(folder: Path, tmp_path: Path) -> None:
@@ -252,13 +252,13 @@ def test_its_own_metrics_are_measured_and_may_be_the_objective(
         fuse=True,
         epochs=3,
     )
-    ladder = Ladder(torch.device("cpu"), compile=False, probe=False)
+    ladder = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     starts = [start(k, measured, folder=tmp_path) for k in (1, 2)]
     events = run_all(engine(folder, steps=ladder), starts)
     for k in (1, 2):
         last, final = of(events, k, "report")[-1], only(events, k, "finished")
         assert 1 / 3 < last["value"] == last["record"]["val_confidence"] < 1
-        assert final["rung"] == "traced"
+        assert final["backend"] == "traced"
         assert final["record"]["test_rows"] == 30
         assert "test_accuracy" in final["record"]
 

@@ -11,7 +11,7 @@ from workers.training.steps.native import step as native_step
 from workers.training.steps.native.library import NativeError
 from workers.training.steps.native.step import NativeStep
 from workers.training.steps.plain import PlainStep
-from workers.training.steps.select import Ladder, probe
+from workers.training.steps.select import BackendSelector, probe
 
 CPU = torch.device("cpu")
 
@@ -225,17 +225,17 @@ def test_what_native_code_takes(network, precision, reason):
 
 
 def test_ladder_groups_networks_of_one_type_together(library):
-    ladder = Ladder(CPU, cache=library.cache_directory(), probe=False)
+    ladder = BackendSelector(CPU, cache=library.cache_directory(), probe=False)
     assert ladder.group_network(mlp(dropout=0.1, norm="batch")) == {"type": "mlp"}
     assert ladder.group_network({"type": "cnn", "channels": 7}) == {"type": "cnn"}
     assert ladder.group_network(mlp(hidden_units=1300)) == mlp(hidden_units=1536)
     spec = lanes.group({"type": "mlp"})
     step = ladder.make_step(spec, ladder.lanes_for(spec, 3))
-    assert (step.rung, step.rung_reason) == ("native", None)
+    assert (step.backend, step.backend_reason) == ("native", None)
     half = lanes.group({"type": "mlp"}, precision="bfloat16")
     assert ladder.lanes_for(half, 3) == 1
     step = ladder.make_step(half, 1)
-    assert (step.rung, step.rung_reason) == ("plain", "precision bfloat16 has no native code")
+    assert (step.backend, step.backend_reason) == ("plain", "precision bfloat16 has no native code")
 
 
 def test_lanes_of_different_networks_train_side_by_side(assert_equal_plain):
@@ -253,13 +253,13 @@ def test_missing_compiler_leaves_the_other_rungs(tmp_path, monkeypatch):
     monkeypatch.setattr(library.shutil, "which", lambda name: None)
     with pytest.raises(NativeError, match="no C\\+\\+ compiler"):
         native_library.build(tmp_path)
-    ladder = Ladder(CPU, cache=tmp_path, probe=False)
+    ladder = BackendSelector(CPU, cache=tmp_path, probe=False)
     assert ladder.group_network(mlp()) == mlp()
 
 
 def test_unusable_cache_leaves_the_other_rungs(tmp_path, library, monkeypatch):
     monkeypatch.setattr(native_library, "build", lambda directory: tmp_path / "not-there.so")
-    ladder = Ladder(CPU, cache=tmp_path, probe=False)
+    ladder = BackendSelector(CPU, cache=tmp_path, probe=False)
     assert ladder.group_network(mlp()) == mlp()
 
 

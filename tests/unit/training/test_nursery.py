@@ -15,7 +15,7 @@ import pytest
 from tests.unit.training.test_loops import LAST_WORDS, SECONDS, kind, loops, start, until
 from workers.training.user_loops import fork_main, fork_server
 from workers.training.user_loops.fork_server import IDLE_SECONDS, Fork, Nursery
-from workers.training.user_loops.pool import LoopTrials
+from workers.training.user_loops.pool import UserLoopPool
 
 PROBE = """
 import os, sys
@@ -34,19 +34,19 @@ PLAIN = "def train(trial, x): return 4"
 SPIN = PROBE.format(body="trial.report(1, 1)\n    while True: pass")
 
 
-def begin(trials: LoopTrials, folder: Path, trial: int) -> bool:
+def begin(trials: UserLoopPool, folder: Path, trial: int) -> bool:
     """Start a trial; return whether it was forked."""
     trials.submit(start(folder, trial=trial))
     trials.advance()
     return isinstance(trials._runs[trial].process._process, Fork)
 
 
-def end(trials: LoopTrials) -> Any:
+def end(trials: UserLoopPool) -> Any:
     """Return the last words of the next trial that ends."""
     return until(trials, lambda events: any(e["kind"] in LAST_WORDS for e in events))[-1]
 
 
-def events_of(trials: LoopTrials, folder: Path, trial: int) -> Any:
+def events_of(trials: UserLoopPool, folder: Path, trial: int) -> Any:
     assert begin(trials, folder, trial)
     return end(trials)
 
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trials(folder: Path) -> Iterator[LoopTrials]:
+def trials(folder: Path) -> Iterator[UserLoopPool]:
     trials = loops(folder, "", threads=1)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # as a worker sets them
@@ -67,7 +67,7 @@ def trials(folder: Path) -> Iterator[LoopTrials]:
 
 
 @pytest.fixture
-def warm(trials: LoopTrials, folder: Path) -> LoopTrials:
+def warm(trials: UserLoopPool, folder: Path) -> UserLoopPool:
     """Loop trials whose template is ready."""
     (folder / "loop.py").write_text("def train(trial, x): return 1")
     deadline = time.monotonic() + 2 * SECONDS
@@ -79,7 +79,7 @@ def warm(trials: LoopTrials, folder: Path) -> LoopTrials:
     return trials
 
 
-def test_forks_are_processes_of_their_own(warm: LoopTrials, folder: Path) -> None:
+def test_forks_are_processes_of_their_own(warm: UserLoopPool, folder: Path) -> None:
     source = PROBE.format(body="return trial.seed + torch.rand(1).item()")
     (folder / "loop.py").write_text(source)
     ends = [events_of(warm, folder, trial) for trial in (1, 2)]
@@ -99,7 +99,7 @@ def test_forks_are_processes_of_their_own(warm: LoopTrials, folder: Path) -> Non
     ],
 )
 def test_a_fork_that_dies_fails_its_trial_and_the_next_one_runs(
-    warm: LoopTrials, folder: Path, body: str, message: str
+    warm: UserLoopPool, folder: Path, body: str, message: str
 ) -> None:
     (folder / "loop.py").write_text(PROBE.format(body=body))
     failed = events_of(warm, folder, 1)
@@ -109,7 +109,7 @@ def test_a_fork_that_dies_fails_its_trial_and_the_next_one_runs(
     assert events_of(warm, folder, 2)["values"] == [4.0]
 
 
-def test_what_a_fork_leaves_behind_is_ended(warm: LoopTrials, folder: Path) -> None:
+def test_what_a_fork_leaves_behind_is_ended(warm: UserLoopPool, folder: Path) -> None:
     body = "import subprocess\n    return subprocess.Popen(['sleep', '60']).pid"
     (folder / "loop.py").write_text(PROBE.format(body=body))
     (left,) = events_of(warm, folder, 1)["values"]
@@ -117,7 +117,7 @@ def test_what_a_fork_leaves_behind_is_ended(warm: LoopTrials, folder: Path) -> N
 
 
 def test_a_stopped_fork_that_goes_on_is_killed(
-    warm: LoopTrials, folder: Path, monkeypatch: pytest.MonkeyPatch
+    warm: UserLoopPool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "loop.py").write_text(SPIN)
     assert begin(warm, folder, 1)
@@ -142,7 +142,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_template_without_room_starts_a_trial_anew_and_keeps_the_others(
-    warm: LoopTrials, folder: Path, monkeypatch: pytest.MonkeyPatch
+    warm: UserLoopPool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warm, "capacity", 2)
     (folder / "loop.py").write_text(SPIN)
@@ -166,7 +166,7 @@ def test_a_template_without_room_starts_a_trial_anew_and_keeps_the_others(
 
 
 def test_forks_end_with_their_template_through_no_doing_of_their_own(
-    warm: LoopTrials, folder: Path
+    warm: UserLoopPool, folder: Path
 ) -> None:
     (folder / "loop.py").write_text(SPIN)
     assert begin(warm, folder, 1)

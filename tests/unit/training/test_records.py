@@ -1,4 +1,4 @@
-"""What every trial leaves behind, on whichever rung it ran."""
+"""What every trial leaves behind, on whichever backend it ran."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from tests.unit.training.builders import dataset, of, only, run_all, spec, start
 from tests.unit.training.test_streaming import native_steps, traced_steps
 from workers.training.engine.engine import Engine
-from workers.training.steps.factory import PlainSteps
+from workers.training.steps.factory import PlainStepFactory
 
 EPOCH = {"step", "train_loss", "val_loss", "val_accuracy", "learning_rate", "seconds"}
 TRIAL = {
@@ -21,10 +21,11 @@ TRIAL = {
 
 @pytest.mark.parametrize("folds", [{}, {"folds": 2}])
 @pytest.mark.parametrize(
-    ("steps", "rung"), [(PlainSteps, "plain"), (native_steps, "native"), (traced_steps, "traced")]
+    ("steps", "backend"),
+    [(PlainStepFactory, "plain"), (native_steps, "native"), (traced_steps, "traced")],
 )
 def test_a_trials_record_is_the_same_on_every_rung(
-    tmp_path: Path, steps: Any, rung: str, folds: dict[str, int]
+    tmp_path: Path, steps: Any, backend: str, folds: dict[str, int]
 ) -> None:
     schedule = {"type": "exponential", "gamma": 0.5}
     one = spec(dataset=dataset("iris", folds), epochs=2, fuse=True, schedule=schedule)
@@ -34,7 +35,7 @@ def test_a_trials_record_is_the_same_on_every_rung(
     assert [set(record) - {"val_accuracy_std"} for record in epochs] == [EPOCH, EPOCH]
     assert [record["learning_rate"] for record in epochs] == [0.01, 0.005]
     end = only(events, 1, "finished")
-    assert end["rung"] == rung
+    assert end["backend"] == backend
     record = end["record"]
     ours = TRIAL - {"best_step"} | {"folds", "fold_std", "model_fold"} if folds else TRIAL
     assert set(record) == ours

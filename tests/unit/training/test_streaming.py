@@ -21,10 +21,10 @@ from tuner_service.definition.trial_spec import DatasetSpec
 from tuner_service.errors import DataError
 from workers.training.data import DatasetCache, PreparedData, Room, scaling
 from workers.training.engine.engine import Engine
-from workers.training.steps.factory import PlainSteps, Steps
+from workers.training.steps.factory import PlainStepFactory, StepFactory
 from workers.training.steps.native import library
 from workers.training.steps.native import step as native_step
-from workers.training.steps.select import STREAMED, Ladder
+from workers.training.steps.select import STREAMED, BackendSelector
 
 CPU = torch.device("cpu")
 GENERATOR = np.random.default_rng(0)
@@ -78,18 +78,21 @@ def test_streamed_data_is_the_same_to_the_bit(tmp_path: Path, made: Any) -> None
     assert not list((tmp_path / "streamed").iterdir()), "a file without a name is left to nobody"
 
 
-def native_steps() -> Steps:
-    return Ladder(CPU, cache=library.cache_directory(), probe=False)
+def native_steps() -> StepFactory:
+    return BackendSelector(CPU, cache=library.cache_directory(), probe=False)
 
 
-def traced_steps() -> Steps:
-    return Ladder(CPU, compile=False, probe=False)
+def traced_steps() -> StepFactory:
+    return BackendSelector(CPU, compile=False, probe=False)
 
 
 @pytest.mark.parametrize(
-    ("steps", "rung"), [(PlainSteps, "plain"), (native_steps, "native"), (traced_steps, "traced")]
+    ("steps", "backend"),
+    [(PlainStepFactory, "plain"), (native_steps, "native"), (traced_steps, "traced")],
 )
-def test_a_trial_on_streamed_data_is_the_same_trial(tmp_path: Path, steps: Any, rung: str) -> None:
+def test_a_trial_on_streamed_data_is_the_same_trial(
+    tmp_path: Path, steps: Any, backend: str
+) -> None:
     """Batches, order, standardisation, validation and test part."""
     specs = [
         spec(dataset=arrays(tmp_path), network=mlp(dropout=0.2), seed=seed, fuse=True)
@@ -101,7 +104,7 @@ def test_a_trial_on_streamed_data_is_the_same_trial(tmp_path: Path, steps: Any, 
         engine = Engine("cpu", data_dirs=[tmp_path], room=place, steps=steps())
         events = run_all(engine, [start(n, one, folder=tmp_path) for n, one in enumerate(specs)])
         end = only(events, 1, "finished")
-        assert end["rung"] == rung
+        assert end["backend"] == backend
         assert end["record"]["data"] == ("streamed" if streamed else "on device")
         curve = [
             (e["record"]["train_loss"], e["record"]["val_loss"]) for e in of(events, 1, "report")
@@ -207,17 +210,17 @@ def test_a_gpu_trains_streamed_data_plain() -> None:
     """A fused program picks its rows itself, and all of them would have to be there."""
     cuda = torch.device("cuda")
     group = dataclasses.replace(lanes.group(mlp()), streamed=True, device=cuda)
-    ladder = Ladder(CPU, compile=False)
+    ladder = BackendSelector(CPU, compile=False)
     assert ladder.lanes_for(group, 8) == 1
     step = ladder.make_step(group, 1)
-    assert (step.rung, step.rung_reason) == ("plain", STREAMED)
+    assert (step.backend, step.backend_reason) == ("plain", STREAMED)
 
 
 def test_lanes_are_as_many_as_there_is_room_for_their_orders(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     group = lanes.group(mlp())
-    wide = Ladder(CPU, compile=False, probe=False).lanes_for(group, 64)
+    wide = BackendSelector(CPU, compile=False, probe=False).lanes_for(group, 64)
     monkeypatch.setattr("workers.training.steps.select.CPU_ORDER_BYTES", 3 * 32 * group.rows)
-    narrow = Ladder(CPU, compile=False, probe=False).lanes_for(group, 64)
+    narrow = BackendSelector(CPU, compile=False, probe=False).lanes_for(group, 64)
     assert (wide, narrow) == (32, 2)

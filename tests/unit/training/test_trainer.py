@@ -177,7 +177,7 @@ def test_fused_trials_are_the_plain_ones(warm: Child, tmp_path: Path) -> None:
             for found in (events, expected)  # type: ignore[list-item]
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert all(e["rung"] for e in events if e["kind"] == "finished")
+    assert all(e["backend"] for e in events if e["kind"] == "finished")
 
 
 def test_end_of_the_command_pipe_ends_it_while_it_trains_and_all_it_started(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.unit.workers.fakes import FakeLedger, open_fake_study
+from tests.unit.workers.fakes import FakeSlotStore, open_fake_study
 from tuner_service.settings import Settings
 from workers.supervisor.environment import scrubbed
-from workers.supervisor.restarts import TrainerKeeper
+from workers.supervisor.restarts import TrainerRestarter
 from workers.supervisor.supervisor import Supervisor
 from workers.supervisor.trainer_process import TrainerCommand, TrainerProcess
 
@@ -25,17 +25,17 @@ class Bench:
         # One epoch is a write; short times so that tests need not wait for usual ones.
         chosen = {"data_dir": tmp_path, "flush_seconds": 0.05, "grace_seconds": 3.0, **settings}
         self.settings = Settings(**chosen)
-        self.ledger = FakeLedger()
+        self.store = FakeSlotStore()
         self.stopping = threading.Event()
         command = TrainerCommand(
             (str(FAKE_TRAINER), *arguments),
             scrubbed(os.environ, threads=1),
             tmp_path / "trainer.log",
         )
-        self.keeper = TrainerKeeper(lambda: TrainerProcess(command))
+        self.restarter = TrainerRestarter(lambda: TrainerProcess(command))
         self.supervisor = Supervisor(
-            self.ledger,
-            self.keeper,
+            self.store,
+            self.restarter,
             settings=self.settings,
             stopping=self.stopping,
             open_study=open_fake_study,
@@ -68,10 +68,10 @@ class Bench:
 
     def close(self) -> None:
         self.stopping.set()
-        self.ledger.away = False
+        self.store.away = False
         if self.thread is not None:
             self.thread.join(20.0)
-        self.keeper.close(2.0)
+        self.restarter.close(2.0)
 
 
 @pytest.fixture

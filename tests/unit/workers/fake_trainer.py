@@ -144,7 +144,7 @@ class FakeTrainer:
             if state["model"]:
                 Path(state["model"]).write_bytes(b"weights")
             self.event(
-                trial, "finished", values=[value], record={}, rung="plain", model=state["model"]
+                trial, "finished", values=[value], record={}, backend="plain", model=state["model"]
             )
 
     def misbehave(self, trial: int, spec: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tuner_service.errors import UnavailableError
-from tuner_service.lifecycle.claim import Others
+from tuner_service.lifecycle.claim import FairShare
 from tuner_service.lifecycle.messages import (
     Batch,
     Claimed,
@@ -32,7 +32,7 @@ class FakeSlot:
     trials: list[int] = field(default_factory=list)
 
 
-class FakeLedger:
+class FakeSlotStore:
     """Slots in memory. `away` makes every call fail; `lose_answers` commits and then fails."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class FakeLedger:
         self,
         *,
         limit: int,
-        exclude_alone: bool,
+        exclude_exclusive: bool,
         exclude_studies: Collection[int],
         fair_share: bool,
         loops: int | None = None,
@@ -84,17 +84,21 @@ class FakeLedger:
             if fair_share:
                 limit = min(limit, self.share)
             leases = []
-            for slot in sorted(self.slots.values(), key=lambda slot: not slot.lease.alone):
-                if len(leases) < limit and self._claimable(slot, exclude_alone, exclude_studies):
+            for slot in sorted(self.slots.values(), key=lambda slot: not slot.lease.exclusive):
+                if len(leases) < limit and self._claimable(
+                    slot, exclude_exclusive, exclude_studies
+                ):
                     attempt = slot.lease.attempt + (slot.lease.trial_id is None)
-                    slot.lease = replace(slot.lease, epoch=slot.lease.epoch + 1, attempt=attempt)
+                    slot.lease = replace(
+                        slot.lease, fencing_token=slot.lease.fencing_token + 1, attempt=attempt
+                    )
                     slot.state = "leased"
                     leases.append(slot.lease)
             ids = {lease.study_id for lease in leases}
             return Claimed(leases, {i: self.works[i] for i in ids})
 
     def _claimable(
-        self, slot: FakeSlot, exclude_alone: bool, exclude_studies: Collection[int]
+        self, slot: FakeSlot, exclude_exclusive: bool, exclude_studies: Collection[int]
     ) -> bool:
         study = slot.lease.study_id
         leased = sum(s.state == "leased" and s.lease.study_id == study for s in self.slots.values())
@@ -103,7 +107,7 @@ class FakeLedger:
             and study not in exclude_studies
             and study not in self.stop_reasons
             and leased < self.parallel[study]
-            and not (slot.lease.alone and exclude_alone)
+            and not (slot.lease.exclusive and exclude_exclusive)
         )
 
     def flush(self, batch: Batch) -> Flushed:
@@ -147,7 +151,7 @@ class FakeLedger:
             if slot := self._held(fail.lease, result):
                 slot.state = "open" if fail.retry else "failed"
                 self.fails.append(fail)
-                alone = slot.lease.alone or self._shared_deaths(slot) >= 2
+                alone = slot.lease.exclusive or self._shared_deaths(slot) >= 2
                 slot.lease = replace(
                     slot.lease, trial_id=None, trial_number=None, alone=alone,
                     checkpoint_step=fail.checkpoint_step,
@@ -169,7 +173,7 @@ class FakeLedger:
 
     def _held(self, lease: Lease, result: Flushed) -> FakeSlot | None:
         slot = self.slots[lease.slot_id]
-        if slot.state == "leased" and slot.lease.epoch == lease.epoch:
+        if slot.state == "leased" and slot.lease.fencing_token == lease.fencing_token:
             return slot
         result.lost.add(lease.key)
         return None
@@ -181,15 +185,15 @@ class FakeLedger:
             self._check_away()
             return []
 
-    def others(self, study_id: int) -> Others:
+    def others(self, study_id: int) -> FairShare:
         with self.lock:
             self._check_away()
-            return Others(self.idle, self.part)
+            return FairShare(self.idle, self.part)
 
-    def lone(self, busy_with: Collection[int]) -> int | None:
+    def exclusive_slot(self, busy_with: Collection[int]) -> int | None:
         with self.lock:
             self._check_away()
-            waiting = (i for i, s in self.slots.items() if s.lease.alone and s.state == "open")
+            waiting = (i for i, s in self.slots.items() if s.lease.exclusive and s.state == "open")
             return next(waiting, None)
 
     def make_alone(self, slot_id: int) -> None:
@@ -201,7 +205,7 @@ class FakeLedger:
         """Give the slot to another worker, as a reaper would after a lost lease."""
         with self.lock:
             slot = self.slots[slot_id]
-            slot.lease = replace(slot.lease, epoch=slot.lease.epoch + 1)
+            slot.lease = replace(slot.lease, fencing_token=slot.lease.fencing_token + 1)
 
     def ask_stop(self, study_id: int, reason: str) -> None:
         with self.lock:
@@ -276,7 +280,7 @@ def open_fake_study(work: StudyWork) -> ActiveStudy:
     """Open a study from what `add_study` put in place of a definition."""
     options = work.definition
     definition: Any = SimpleNamespace(
-        is_loop=options.get("is_loop", False),
+        is_user_loop=options.get("is_user_loop", False),
         pruner=SimpleNamespace(type=options.get("pruner", "none")),
         budget=SimpleNamespace(trial_timeout=options.get("trial_timeout")),
         training=SimpleNamespace(keep_models=options.get("keep_models", 1)),

@@ -9,7 +9,7 @@ from tests.unit.workers.fakes import open_fake_study
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, StudyWork
 from workers.supervisor import outcomes
 from workers.supervisor.blame import Cause, judge
-from workers.supervisor.held_runs import Phase, Run
+from workers.supervisor.held_runs import LeasedTrial, Phase
 
 _keys = itertools.count(1)
 CRASH = Cause("crashed", "The trainer ended with exit code 3.")
@@ -17,18 +17,18 @@ HANG = Cause("hung", "No progress.")
 MEMORY = Cause("memory", "The trainer held 9 bytes, more than 8.")
 
 
-def run(*, began: bool = True, ghost: bool = False, **more: Any) -> Run:
+def run(*, began: bool = True, ghost: bool = False, **more: Any) -> LeasedTrial:
     key = next(_keys)
     study = open_fake_study(StudyWork(1, "id1", "study-1", 1, {"trial_timeout": 5.0}, None))
     lease = Lease(key, 1, 1, key, {}, None, None, None, None, 1, False)
-    phase = Phase.GHOST if ghost else Phase.SENT
-    return Run(
+    phase = Phase.LOST if ghost else Phase.SENT
+    return LeasedTrial(
         key, lease, study, phase=phase, trial_id=key, started_at=1.0 if began else None,
         checkpoint_step=7, **{"sendings": 1, **more},
     )  # fmt: skip
 
 
-def verdict(one: Run, others: list[Run], cause: Cause) -> Any:
+def verdict(one: LeasedTrial, others: list[LeasedTrial], cause: Cause) -> Any:
     outcome = judge([one, *others], cause)[one.key]
     if isinstance(outcome, Fail):
         return outcome.failure.kind, outcome.blamed, outcome.shared_death
@@ -78,7 +78,7 @@ def test_where_the_turn_is_known_the_others_go_again() -> None:
          ("worker_lost", False, True)),
     ],
 )  # fmt: skip
-def test_blame(one: Run, others: list[Run], cause: Cause, expected: Any) -> None:
+def test_blame(one: LeasedTrial, others: list[LeasedTrial], cause: Cause, expected: Any) -> None:
     assert verdict(one, others, cause) == expected
 
 

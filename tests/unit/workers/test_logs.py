@@ -30,10 +30,10 @@ def test_json_holds_the_same() -> None:
 def test_an_outage_of_the_broker_is_told_once_and_its_end(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outage = BrokerOutage()
+    backoff = BrokerOutage()
     loggers = [logging.getLogger(module.__name__) for module in (consumer, connection)]
     for logger in loggers:
-        monkeypatch.setattr(logger, "filters", [outage])
+        monkeypatch.setattr(logger, "filters", [backoff])
         monkeypatch.setattr(logger, "level", logging.INFO)
         monkeypatch.setattr(logger, "parent", logging.getLogger())  # Celery puts its own between
     told, connected = loggers

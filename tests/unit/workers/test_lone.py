@@ -21,39 +21,39 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def busy(bench: Callable[..., Bench], count: int, **study: Any) -> Bench:
     """Return a bench whose board is full, with more to claim."""
     b = bench("--lanes", "2")
-    b.ledger.add_study(1, [dict(LONG) for _ in range(count)], **study)
+    b.store.add_study(1, [dict(LONG) for _ in range(count)], **study)
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) >= 2)
+    b.store.wait_for(lambda: len(b.store.reports) >= 2)
     return b
 
 
 def add_lone(b: Bench) -> None:
-    with b.ledger.lock:
-        b.ledger.add_study(2, [{"epochs": 2}])
-        slot = b.ledger.slots[2000]
+    with b.store.lock:
+        b.store.add_study(2, [{"epochs": 2}])
+        slot = b.store.slots[2000]
         slot.state = "held back"
-    b.ledger.make_alone(2000)
+    b.store.make_alone(2000)
     slot.state = "open"
 
 
 def done(b: Bench) -> bool:
-    return b.ledger.slots[2000].state == "done"
+    return b.store.slots[2000].state == "done"
 
 
 def test_long_trials_are_handed_back_for_it_and_go_on_after_it(
     bench: Callable[..., Bench],
 ) -> None:
     b = busy(bench, 8)
-    begun = set(b.ledger.reports)
+    begun = set(b.store.reports)
     add_lone(b)
-    b.ledger.wait_for(lambda: done(b))
-    assert not b.ledger.finishes[:-1], "nothing else had ended: it did not wait for that"
-    before = {trial: max(steps) for trial, steps in b.ledger.reports.items() if trial in begun}
-    b.ledger.wait_for(
-        lambda: all(max(b.ledger.reports[trial]) > step for trial, step in before.items())
+    b.store.wait_for(lambda: done(b))
+    assert not b.store.finishes[:-1], "nothing else had ended: it did not wait for that"
+    before = {trial: max(steps) for trial, steps in b.store.reports.items() if trial in begun}
+    b.store.wait_for(
+        lambda: all(max(b.store.reports[trial]) > step for trial, step in before.items())
     )
-    assert all(len(slot.trials) <= 1 for slot in b.ledger.slots.values()), "a trial began anew"
-    b.ledger.ask_stop(1, "cancelled")
+    assert all(len(slot.trials) <= 1 for slot in b.store.slots.values()), "a trial began anew"
+    b.store.ask_stop(1, "cancelled")
     b.join()
 
 
@@ -61,14 +61,14 @@ def test_nothing_new_is_claimed_before_it_but_a_loop_is_not_cut_short(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exclusive, "CLEAR_SECONDS", 0.0)
-    b = busy(bench, 8, is_loop=True)
-    started = len(b.ledger.reports)
+    b = busy(bench, 8, is_user_loop=True)
+    started = len(b.store.reports)
     add_lone(b)
     with pytest.raises(TimeoutError):
-        b.ledger.wait_for(lambda: done(b), seconds=1.5)
-    assert (len(b.ledger.reports), b.ledger.hand_backs) == (started, [])
-    b.ledger.ask_stop(1, "cancelled")
-    b.ledger.wait_for(lambda: done(b))
+        b.store.wait_for(lambda: done(b), seconds=1.5)
+    assert (len(b.store.reports), b.store.hand_backs) == (started, [])
+    b.store.ask_stop(1, "cancelled")
+    b.store.wait_for(lambda: done(b))
     b.join()
 
 
@@ -78,10 +78,10 @@ def test_one_that_somebody_else_takes_moves_nothing(
     monkeypatch.setattr(exclusive, "WAIT_SECONDS", 0.5)
     b = busy(bench, 2)
     add_lone(b)
-    with b.ledger.lock:
-        b.ledger.slots[2000].state = "done"
-    flushes = b.ledger.flushes
-    b.ledger.wait_for(lambda: b.ledger.flushes > flushes + 20)
-    assert b.ledger.hand_backs == []
-    b.ledger.ask_stop(1, "cancelled")
+    with b.store.lock:
+        b.store.slots[2000].state = "done"
+    flushes = b.store.flushes
+    b.store.wait_for(lambda: b.store.flushes > flushes + 20)
+    assert b.store.hand_backs == []
+    b.store.ask_stop(1, "cancelled")
     b.join()

@@ -12,7 +12,7 @@ from tuner_service.definition import (
     parse_definition,
     required_modules,
     resolve,
-    resolve_loop,
+    resolve_user_loop,
 )
 from tuner_service.definition.user_modules import NOT_OFFERED
 from tuner_service.errors import DefinitionError, SettingsError
@@ -262,10 +262,10 @@ def test_a_loop_names_its_parameters_or_takes_any(tmp_path: Path) -> None:
     del body["dataset"]
     assert (loop["tower"].open, free["tower"].open) == (False, True)
     for modules in (loop, free):
-        spec = resolve_loop(parse_definition(body, modules=modules), {"learning_rate": 0.1})
+        spec = resolve_user_loop(parse_definition(body, modules=modules), {"learning_rate": 0.1})
         assert (spec.module, spec.parameters) == ("tower", {"learning_rate": 0.1})
     other = {**body, "parameters": {"anything": {"type": "int", "low": 1, "high": 2}}}
-    assert parse_definition(other, modules=free).is_loop
+    assert parse_definition(other, modules=free).is_user_loop
     said = faults_of(other, loop)
     assert "tower has no parameter 'anything'" in said["/parameters/anything"]
     assert "/network/learning_rate" in said

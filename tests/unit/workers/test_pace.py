@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.supervisor.completion_rate import Pace
+from workers.supervisor.completion_rate import CompletionRate
 
 
 @pytest.mark.parametrize(
@@ -15,15 +15,15 @@ from workers.supervisor.completion_rate import Pace
     ],
 )
 def test_it_claims_ahead_what_ends_in_a_quarter_second(every_seconds: float, ahead: int) -> None:
-    pace, now = Pace(0.0), 0.0
+    completion_rate, now = CompletionRate(0.0), 0.0
     while now < 20.0:
         now += every_seconds
-        pace.note(1, now)
-    assert pace.ahead(now) == pytest.approx(ahead, abs=1)
+        completion_rate.note(1, now)
+    assert completion_rate.ahead(now) == pytest.approx(ahead, abs=1)
 
 
 def test_it_forgets() -> None:
-    pace = Pace(0.0)
-    pace.note(1000, 1.0)
-    assert pace.ahead(1.0) == 64
-    assert pace.ahead(11.0) == 0
+    completion_rate = CompletionRate(0.0)
+    completion_rate.note(1000, 1.0)
+    assert completion_rate.ahead(1.0) == 64
+    assert completion_rate.ahead(11.0) == 0

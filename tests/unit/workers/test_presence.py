@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from tuner_service.errors import UnavailableError
-from workers.supervisor.heartbeat import Presence
+from workers.supervisor.heartbeat import Heartbeat
 from workers.supervisor.supervisor import Status
 
 
-class FakeRegister:
+class FakeWorkerRegistry:
     def __init__(self) -> None:
         self.seen: list[Status] = []
         self.rounds = 0
@@ -36,14 +36,14 @@ class FakeRegister:
             assert self.changed.wait_for(condition, 20.0)
 
 
-def presence(register: FakeRegister, died: threading.Event) -> Presence:
+def heartbeat(register: FakeWorkerRegistry, died: threading.Event) -> Heartbeat:
     status = Status("busy", 4, ({"study": "s"},))
-    return Presence(register, lambda: status, reconcile_seconds=0.01, on_death=died.set)
+    return Heartbeat(register, lambda: status, reconcile_seconds=0.01, on_death=died.set)
 
 
 def test_it_appears_at_once_and_leaves_at_the_end() -> None:
-    register = FakeRegister()
-    one = presence(register, threading.Event())
+    register = FakeWorkerRegistry()
+    one = heartbeat(register, threading.Event())
     one.start()
     register.wait(lambda: register.rounds >= 3)
     one.close()
@@ -52,9 +52,9 @@ def test_it_appears_at_once_and_leaves_at_the_end() -> None:
 
 
 def test_an_outage_is_lived_through() -> None:
-    register, died = FakeRegister(), threading.Event()
+    register, died = FakeWorkerRegistry(), threading.Event()
     register.failures = [UnavailableError("away"), UnavailableError("away")]
-    one = presence(register, died)
+    one = heartbeat(register, died)
     one.start()
     register.wait(lambda: register.rounds >= 5)
     one.close()
@@ -63,9 +63,9 @@ def test_an_outage_is_lived_through() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_its_death_stops_the_worker() -> None:
-    register, died = FakeRegister(), threading.Event()
+    register, died = FakeWorkerRegistry(), threading.Event()
     register.failures = [KeyError("a bug")]
-    one = presence(register, died)
+    one = heartbeat(register, died)
     one.start()
     assert died.wait(20.0)
     one.close()

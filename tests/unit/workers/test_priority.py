@@ -67,8 +67,8 @@ def test_the_session_of_a_loop_is_weighed_before_it_runs(monkeypatch: pytest.Mon
     done: list[str] = []
     monkeypatch.setattr(child, "weigh_session", lambda: done.append("weighed"))
     monkeypatch.setattr(child, "run", lambda *_: done.append("run"))
-    monkeypatch.setattr(child, "Ear", lambda hearing: hearing.close())
-    monkeypatch.setattr(child, "Speaker", lambda pipe, **_: pipe.close())
+    monkeypatch.setattr(child, "CommandReader", lambda hearing: hearing.close())
+    monkeypatch.setattr(child, "MessageWriter", lambda pipe, **_: pipe.close())
     monkeypatch.setattr("workers.training.user_loops.child.os._exit", lambda _: None)
     (commands, order), (heard, events) = os.pipe(), os.pipe()
     os.write(order, b"{}\n")

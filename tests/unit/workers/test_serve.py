@@ -20,41 +20,41 @@ Make = Callable[..., Bench]
 
 def test_serve_finishes_every_slot_once_and_returns(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"value": float(i)} for i in range(20)])
+    b.store.add_study(1, [{"value": float(i)} for i in range(20)])
     b.serve()
-    assert b.ledger.states() == ["done"] * 20
-    assert sorted(f.values for f in b.ledger.finishes) == [(float(i),) for i in range(20)]
-    assert all(sorted(steps) == [1, 2, 3] for steps in b.ledger.reports.values())
+    assert b.store.states() == ["done"] * 20
+    assert sorted(f.values for f in b.store.finishes) == [(float(i),) for i in range(20)]
+    assert all(sorted(steps) == [1, 2, 3] for steps in b.store.reports.values())
 
 
 def test_serve_returns_at_once_when_nothing_is_claimable(bench: Make) -> None:
     b = bench()
     b.serve()
-    assert len(b.ledger.claims) == 1
+    assert len(b.store.claims) == 1
 
 
 def test_the_trainer_stays_warm_between_serves(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{}])
+    b.store.add_study(1, [{}])
     b.serve()
-    first = b.keeper.current
+    first = b.restarter.current
     assert first is not None
-    b.ledger.add_study(2, [{}])
+    b.store.add_study(2, [{}])
     b.serve()
-    assert b.keeper.current is first
-    assert b.ledger.states() == ["done", "done"]
+    assert b.restarter.current is first
+    assert b.store.states() == ["done", "done"]
 
 
 def test_a_worker_that_stops_sends_an_idle_trainer_home_and_no_other(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 1000, "seconds": 0.01}])
+    b.store.add_study(1, [{"epochs": 1000, "seconds": 0.01}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: bool(b.ledger.reports))
-    trainer = b.keeper.current
+    b.store.wait_for(lambda: bool(b.store.reports))
+    trainer = b.restarter.current
     assert trainer is not None
     b.supervisor.dismiss()
     assert trainer.exit_code(wait_seconds=0.3) is None
-    b.ledger.ask_stop(1, "cancelled")
+    b.store.ask_stop(1, "cancelled")
     b.join()
     b.supervisor.dismiss()
     assert trainer.exit_code(wait_seconds=10.0) == 0
@@ -65,7 +65,7 @@ def test_the_trainer_is_told_the_number_by_which_equal_trials_rank(
 ) -> None:
     b = bench()
     for study in (1, 2):
-        b.ledger.add_study(study, [{}, {}])
+        b.store.add_study(study, [{}, {}])
     send, told = TrainerProcess.send, []
     monkeypatch.setattr(TrainerProcess, "send", lambda self, m: (told.append(m), send(self, m)))
     b.serve()
@@ -75,9 +75,9 @@ def test_the_trainer_is_told_the_number_by_which_equal_trials_rank(
 
 def test_parallel_trials_is_never_passed_and_every_ask_sees_the_results_before(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [None] * 6, parallel=1)
+    b.store.add_study(1, [None] * 6, parallel=1)
     b.serve()
-    assert b.ledger.states() == ["done"] * 6
+    assert b.store.states() == ["done"] * 6
     search: Any = b.supervisor._studies._studies[1].search
     assert search.asked == [0, 1, 2, 3, 4, 5]
     assert search.finished_before_ask == [0, 1, 2, 3, 4, 5]
@@ -85,7 +85,7 @@ def test_parallel_trials_is_never_passed_and_every_ask_sees_the_results_before(b
 
 def test_asked_slots_wait_for_a_free_lane(bench: Make) -> None:
     b = bench("--lanes", "2")
-    b.ledger.add_study(1, [None] * 8, ask={"seconds": 0.2})
+    b.store.add_study(1, [None] * 8, ask={"seconds": 0.2})
     b.serve()
     search: Any = b.supervisor._studies._studies[1].search
     ahead = [n - done for n, done in enumerate(search.finished_before_ask)]
@@ -94,12 +94,12 @@ def test_asked_slots_wait_for_a_free_lane(bench: Make) -> None:
 
 def test_a_pruned_trial_keeps_its_last_value(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"value": -1.0, "epochs": 50}, {"value": 1.0}], pruner="median")
+    b.store.add_study(1, [{"value": -1.0, "epochs": 50}, {"value": 1.0}], pruner="median")
     b.serve()
-    by_slot = {f.lease.number: f for f in b.ledger.finishes}
+    by_slot = {f.lease.number: f for f in b.store.finishes}
     assert (by_slot[0].state, by_slot[0].values) == ("PRUNED", (-1.0,))
     assert by_slot[1].state == "COMPLETE"
-    assert list(b.ledger.reports[by_slot[0].trial_id]) == [1]
+    assert list(b.store.reports[by_slot[0].trial_id]) == [1]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_an_infeasible_trial_is_a_result(
     bench: Make, behaviour: str, state: str, kind: str
 ) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"behaviour": behaviour}])
+    b.store.add_study(1, [{"behaviour": behaviour}])
     b.serve()
-    (finish,) = b.ledger.finishes
+    (finish,) = b.store.finishes
     assert finish.state == state
     assert finish.failure is not None
     assert finish.failure.kind == kind
@@ -122,20 +122,20 @@ def test_an_infeasible_trial_is_a_result(
 
 def test_a_final_value_that_is_no_number_is_a_divergence(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"value": float("nan")}])
+    b.store.add_study(1, [{"value": float("nan")}])
     b.serve()
-    (finish,) = b.ledger.finishes
+    (finish,) = b.store.finishes
     assert finish.state == "PRUNED"
     assert finish.failure is not None
     assert finish.failure.kind == "diverged"
-    assert set(b.ledger.reports[finish.trial_id].values()) == {None}
+    assert set(b.store.reports[finish.trial_id].values()) == {None}
 
 
 def test_unreadable_data_is_not_tried_again(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"behaviour": "data"}])
+    b.store.add_study(1, [{"behaviour": "data"}])
     b.serve()
-    (fail,) = b.ledger.fails
+    (fail,) = b.store.fails
     assert (fail.failure.kind, fail.blamed, fail.retry) == ("data", True, False)
 
 
@@ -146,7 +146,7 @@ def test_what_a_trial_keeps_for_its_next_attempt_goes_with_the_last_one(
     bench: Make, tmp_path: Path, *, loop: bool, point: dict[str, Any]
 ) -> None:
     b = bench()
-    b.ledger.add_study(1, [point], is_loop=loop)
+    b.store.add_study(1, [point], is_user_loop=loop)
     directory = tmp_path / "checkpoints" / "id1" / "0.loop"
     directory.mkdir(parents=True)
     journal, other = directory.with_name("0.loop.jsonl"), directory.with_name("1.json")
@@ -159,12 +159,12 @@ def test_what_a_trial_keeps_for_its_next_attempt_goes_with_the_last_one(
 @pytest.mark.parametrize("behaviour", ["crash", "kill"])
 def test_a_trial_that_kills_its_trainer_alone_is_blamed(bench: Make, behaviour: str) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"behaviour": behaviour}], parallel=1)
+    b.store.add_study(1, [{"behaviour": behaviour}], parallel=1)
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.fails) >= 1)
+    b.store.wait_for(lambda: len(b.store.fails) >= 1)
     b.stopping.set()
     b.join()
-    fail = b.ledger.fails[0]
+    fail = b.store.fails[0]
     assert (fail.failure.kind, fail.blamed, fail.shared_death) == ("user_code", True, False)
     assert ("SIGKILL" if behaviour == "kill" else "code 3") in fail.failure.message
     if behaviour == "crash":
@@ -178,45 +178,45 @@ def test_a_death_with_several_on_board_blames_none_and_all_finish(
     marker = str(tmp_path / "crashed")
     points = [{"behaviour": "crash_once", "marker": marker, "epochs": 8, "seconds": 0.02}]
     points += [{"epochs": 8, "seconds": 0.05} for _ in range(3)]
-    b.ledger.add_study(1, points)
+    b.store.add_study(1, points)
     b.serve()
-    assert b.ledger.states() == ["done"] * 4
-    assert b.ledger.fails
-    assert all(f.shared_death and not f.blamed for f in b.ledger.fails)
-    assert {f.failure.kind for f in b.ledger.fails} == {"worker_lost"}
+    assert b.store.states() == ["done"] * 4
+    assert b.store.fails
+    assert all(f.shared_death and not f.blamed for f in b.store.fails)
+    assert {f.failure.kind for f in b.store.fails} == {"worker_lost"}
 
 
 def test_a_trial_that_crashes_always_ends_up_alone_and_blamed(bench: Make) -> None:
     b = bench()
     points: list[Any] = [{"behaviour": "crash", "at": 1}]
     points += [{"epochs": 4, "seconds": 0.02} for _ in range(5)]
-    b.ledger.add_study(1, points)
+    b.store.add_study(1, points)
     b.serve_aside()
-    b.ledger.wait_for(lambda: any(f.blamed for f in b.ledger.fails), seconds=60.0)
-    b.ledger.slots[1000].state = "failed"  # what the lifecycle does after two such deaths
+    b.store.wait_for(lambda: any(f.blamed for f in b.store.fails), seconds=60.0)
+    b.store.slots[1000].state = "failed"  # what the lifecycle does after two such deaths
     b.join(60.0)
-    assert b.ledger.states() == ["failed"] + ["done"] * 5
-    assert {f.lease.number for f in b.ledger.fails if f.blamed} == {0}
-    assert all(f.lease.alone for f in b.ledger.fails if f.blamed)
+    assert b.store.states() == ["failed"] + ["done"] * 5
+    assert {f.lease.number for f in b.store.fails if f.blamed} == {0}
+    assert all(f.lease.exclusive for f in b.store.fails if f.blamed)
 
 
 def test_a_hung_trainer_is_killed_and_its_only_trial_blamed(bench: Make) -> None:
     b = bench(progress_timeout_seconds=0.5)
-    b.ledger.add_study(1, [{"behaviour": "hang"}])
+    b.store.add_study(1, [{"behaviour": "hang"}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.fails) >= 1)
+    b.store.wait_for(lambda: len(b.store.fails) >= 1)
     b.stopping.set()
     b.join()
-    fail = b.ledger.fails[0]
+    fail = b.store.fails[0]
     assert (fail.failure.kind, fail.blamed) == ("timeout", True)
     assert "TUNER_PROGRESS_TIMEOUT_SECONDS" in fail.failure.message
 
 
 def test_a_trial_over_its_time_keeps_what_it_has(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 1000, "seconds": 0.05}], trial_timeout=0.4)
+    b.store.add_study(1, [{"epochs": 1000, "seconds": 0.05}], trial_timeout=0.4)
     b.serve()
-    (finish,) = b.ledger.finishes
+    (finish,) = b.store.finishes
     assert finish.state == "PRUNED"
     assert finish.values == (1.0,)
     assert finish.failure is not None
@@ -225,168 +225,168 @@ def test_a_trial_over_its_time_keeps_what_it_has(bench: Make) -> None:
 
 def test_a_trial_that_does_not_stop_costs_others_nothing(bench: Make) -> None:
     b = bench(grace_seconds=0.6, progress_timeout_seconds=60.0)
-    b.ledger.add_study(1, [{"behaviour": "hang", "at": 3}])
-    b.ledger.add_study(2, [{"epochs": 100, "seconds": 0.03, "checkpoints": True}])
+    b.store.add_study(1, [{"behaviour": "hang", "at": 3}])
+    b.store.add_study(2, [{"epochs": 100, "seconds": 0.03, "checkpoints": True}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) == 2)
-    b.ledger.ask_stop(1, "cancelled")
+    b.store.wait_for(lambda: len(b.store.reports) == 2)
+    b.store.ask_stop(1, "cancelled")
     b.join(60.0)
-    assert b.ledger.slots[2000].state == "done"
-    assert len(b.ledger.slots[2000].trials) == 1, "the same trial went on in the next trainer"
-    assert [f.failure.kind for f in b.ledger.fails] == ["cancelled"]
+    assert b.store.slots[2000].state == "done"
+    assert len(b.store.slots[2000].trials) == 1, "the same trial went on in the next trainer"
+    assert [f.failure.kind for f in b.store.fails] == ["cancelled"]
 
 
 def test_cancel_throws_running_trials_away(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}] * 3)
+    b.store.add_study(1, [{"epochs": 10_000, "seconds": 0.02}] * 3)
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) == 3)
-    b.ledger.ask_stop(1, "cancelled")
+    b.store.wait_for(lambda: len(b.store.reports) == 3)
+    b.store.ask_stop(1, "cancelled")
     b.join()
-    assert b.ledger.finishes == []
-    assert [(f.failure.kind, f.blamed, f.retry) for f in b.ledger.fails] == [
+    assert b.store.finishes == []
+    assert [(f.failure.kind, f.blamed, f.retry) for f in b.store.fails] == [
         ("cancelled", False, False)
     ] * 3
 
 
 def test_pause_hands_back_the_same_trial_and_resume_continues_it(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 30, "seconds": 0.02}])
+    b.store.add_study(1, [{"epochs": 30, "seconds": 0.02}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
-    b.ledger.ask_stop(1, "paused")
+    b.store.wait_for(lambda: len(b.store.reports) == 1)
+    b.store.ask_stop(1, "paused")
     b.join()
-    (back,) = b.ledger.hand_backs
+    (back,) = b.store.hand_backs
     assert back.checkpoint_step
-    del b.ledger.stop_reasons[1]
+    del b.store.stop_reasons[1]
     b.serve()
-    assert b.ledger.states() == ["done"]
-    assert len(b.ledger.slots[1000].trials) == 1
-    assert sorted(b.ledger.reports[1]) == list(range(1, 31))
+    assert b.store.states() == ["done"]
+    assert len(b.store.slots[1000].trials) == 1
+    assert sorted(b.store.reports[1]) == list(range(1, 31))
 
 
 def test_the_studys_timeout_keeps_what_there_is(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
+    b.store.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
-    b.ledger.ask_stop(1, "timeout")
+    b.store.wait_for(lambda: len(b.store.reports) == 1)
+    b.store.ask_stop(1, "timeout")
     b.join()
-    (finish,) = b.ledger.finishes
+    (finish,) = b.store.finishes
     assert (finish.state, finish.values) == ("PRUNED", (1.0,))
 
 
 def test_stopping_checkpoints_and_hands_back_everything(bench: Make) -> None:
     b = bench("--lanes", "2")
-    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}] * 3 + [None] * 3)
+    b.store.add_study(1, [{"epochs": 10_000, "seconds": 0.02}] * 3 + [None] * 3)
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) >= 2)
+    b.store.wait_for(lambda: len(b.store.reports) >= 2)
     b.stopping.set()
     b.supervisor.wake()
     b.join(b.settings.grace_seconds)
-    assert "leased" not in b.ledger.states()
-    assert b.ledger.fails == []
-    assert sum(h.checkpoint_step is not None for h in b.ledger.hand_backs) >= 2
+    assert "leased" not in b.store.states()
+    assert b.store.fails == []
+    assert sum(h.checkpoint_step is not None for h in b.store.hand_backs) >= 2
 
 
 def test_stopping_ends_in_time_with_a_trainer_that_does_not_answer(bench: Make) -> None:
     b = bench(grace_seconds=1.0, progress_timeout_seconds=60.0)
-    b.ledger.add_study(1, [{"behaviour": "hang"}])
+    b.store.add_study(1, [{"behaviour": "hang"}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
+    b.store.wait_for(lambda: len(b.store.reports) == 1)
     b.stopping.set()
     b.join(5.0)
-    assert [h.checkpoint_step for h in b.ledger.hand_backs] == [None]
-    assert b.ledger.states() == ["open"]
+    assert [h.checkpoint_step for h in b.store.hand_backs] == [None]
+    assert b.store.states() == ["open"]
 
 
 def test_a_lost_lease_changes_nothing_and_frees_the_lane(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
+    b.store.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
-    b.ledger.steal(1000)
+    b.store.wait_for(lambda: len(b.store.reports) == 1)
+    b.store.steal(1000)
     b.join()
-    assert (b.ledger.finishes, b.ledger.fails, b.ledger.hand_backs) == ([], [], [])
+    assert (b.store.finishes, b.store.fails, b.store.hand_backs) == ([], [], [])
 
 
 def test_training_goes_on_while_the_database_is_away(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 40, "seconds": 0.02}])
+    b.store.add_study(1, [{"epochs": 40, "seconds": 0.02}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
-    trainer = b.keeper.current
-    b.ledger.away = True
+    b.store.wait_for(lambda: len(b.store.reports) == 1)
+    trainer = b.restarter.current
+    b.store.away = True
     assert trainer is not None
-    _poll(lambda: b.supervisor._books._outage.active)
-    b.ledger.away = False
+    _poll(lambda: b.supervisor._sync._backoff.active)
+    b.store.away = False
     b.join()
-    assert b.ledger.states() == ["done"]
-    assert sorted(b.ledger.reports[1]) == list(range(1, 41))
-    assert b.keeper.current is trainer
+    assert b.store.states() == ["done"]
+    assert sorted(b.store.reports[1]) == list(range(1, 41))
+    assert b.restarter.current is trainer
 
 
 def test_runs_are_let_go_when_the_database_is_away_for_a_lease(bench: Make) -> None:
     b = bench(lease_seconds=0.6)
-    b.ledger.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
+    b.store.add_study(1, [{"epochs": 10_000, "seconds": 0.02}])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) == 1)
-    b.ledger.away = True
-    _poll(lambda: not b.supervisor._shift.board.runs)
+    b.store.wait_for(lambda: len(b.store.reports) == 1)
+    b.store.away = True
+    _poll(lambda: not b.supervisor._session.held.runs)
     b.stopping.set()
-    b.ledger.away = False
+    b.store.away = False
     b.join()
-    assert [h.checkpoint_step is not None for h in b.ledger.hand_backs] == [True]
+    assert [h.checkpoint_step is not None for h in b.store.hand_backs] == [True]
 
 
 def test_a_lost_answer_to_a_commit_counts_nothing_twice(bench: Make) -> None:
     b = bench()
-    b.ledger.lose_answers = 3
-    b.ledger.add_study(1, [{} for _ in range(8)])
+    b.store.lose_answers = 3
+    b.store.add_study(1, [{} for _ in range(8)])
     b.serve()
-    assert b.ledger.lose_answers == 0
-    assert b.ledger.states() == ["done"] * 8
-    assert Counter(f.lease.slot_id for f in b.ledger.finishes) == {1000 + i: 1 for i in range(8)}
-    assert all(len(slot.trials) == 1 for slot in b.ledger.slots.values())
+    assert b.store.lose_answers == 0
+    assert b.store.states() == ["done"] * 8
+    assert Counter(f.lease.slot_id for f in b.store.finishes) == {1000 + i: 1 for i in range(8)}
+    assert all(len(slot.trials) == 1 for slot in b.store.slots.values())
 
 
 def test_a_later_study_is_not_shut_out_by_a_long_one(bench: Make) -> None:
     b = bench("--lanes", "2")
-    b.ledger.add_study(1, [{"epochs": 100_000, "seconds": 0.05}] * 50)
+    b.store.add_study(1, [{"epochs": 100_000, "seconds": 0.05}] * 50)
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) >= 2)
-    b.ledger.add_study(2, [{}])
-    b.ledger.wait_for(lambda: b.ledger.slots[2000].state == "done")
-    assert not [f for f in b.ledger.finishes if f.lease.study_id == 1]
+    b.store.wait_for(lambda: len(b.store.reports) >= 2)
+    b.store.add_study(2, [{}])
+    b.store.wait_for(lambda: b.store.slots[2000].state == "done")
+    assert not [f for f in b.store.finishes if f.lease.study_id == 1]
 
 
 def test_a_share_is_taken_at_once_and_what_others_leave_a_little_later(bench: Make) -> None:
     b = bench("--lanes", "8")
-    b.ledger.share = 3
-    b.ledger.add_study(1, [{"epochs": 100, "seconds": 0.05} for _ in range(8)])
+    b.store.share = 3
+    b.store.add_study(1, [{"epochs": 100, "seconds": 0.05} for _ in range(8)])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.reports) >= 1)
-    assert b.ledger.states().count("leased") == 3
-    b.ledger.wait_for(lambda: sum(s.state == "leased" for s in b.ledger.slots.values()) == 8)
+    b.store.wait_for(lambda: len(b.store.reports) >= 1)
+    assert b.store.states().count("leased") == 3
+    b.store.wait_for(lambda: sum(s.state == "leased" for s in b.store.slots.values()) == 8)
 
 
 def test_an_alone_slot_runs_by_itself(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 2} for _ in range(4)])
-    b.ledger.make_alone(1002)
+    b.store.add_study(1, [{"epochs": 2} for _ in range(4)])
+    b.store.make_alone(1002)
     b.serve()
-    assert b.ledger.states() == ["done"] * 4
-    assert b.ledger.finishes[0].lease.number == 2, "an empty board takes the lonely one first"
+    assert b.store.states() == ["done"] * 4
+    assert b.store.finishes[0].lease.number == 2, "an empty board takes the lonely one first"
 
 
 def test_alone_slots_and_others_take_turns(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"behaviour": "crash"}])
-    b.ledger.make_alone(1000)
-    b.ledger.add_study(2, [{"epochs": 2} for _ in range(3)])
+    b.store.add_study(1, [{"behaviour": "crash"}])
+    b.store.make_alone(1000)
+    b.store.add_study(2, [{"epochs": 2} for _ in range(3)])
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.finishes) == 3)
-    b.ledger.wait_for(lambda: len(b.ledger.fails) >= 2)
+    b.store.wait_for(lambda: len(b.store.finishes) == 3)
+    b.store.wait_for(lambda: len(b.store.fails) >= 2)
     b.stopping.set()
     b.join()
 
@@ -395,7 +395,7 @@ def test_a_definition_that_cannot_be_asked_fails_its_slot_only(
     bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"value": "not a number"}, {}])
+    b.store.add_study(1, [{"value": "not a number"}, {}])
 
     def spec(self: Any, parameters: dict[str, Any]) -> dict[str, Any]:
         if parameters.get("value") == "not a number":
@@ -404,41 +404,41 @@ def test_a_definition_that_cannot_be_asked_fails_its_slot_only(
 
     monkeypatch.setattr("tests.unit.workers.fakes.FakeStudy.spec", spec)
     b.serve()
-    assert b.ledger.states() == ["failed", "done"]
-    assert "must be a number" in b.ledger.fails[0].failure.message
+    assert b.store.states() == ["failed", "done"]
+    assert "must be a number" in b.store.fails[0].failure.message
 
 
 def test_a_failure_of_the_loop_hands_everything_back(
     bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     b = bench()
-    b.ledger.add_study(1, [{"epochs": 1000, "seconds": 0.02}])
+    b.store.add_study(1, [{"epochs": 1000, "seconds": 0.02}])
     monkeypatch.setattr(
         "workers.supervisor.trainer_events.outcomes.report_of",
         lambda run, event: (_ for _ in ()).throw(KeyError("step")),
     )
     with pytest.raises(KeyError):
         b.serve()
-    assert b.ledger.states() == ["open"]
-    assert b.keeper.current is None
+    assert b.store.states() == ["open"]
+    assert b.restarter.current is None
 
 
 def test_a_trainer_that_never_starts_hands_back_and_returns(bench: Make) -> None:
     b = bench("--never-ready")
-    b.ledger.add_study(1, [{}])
+    b.store.add_study(1, [{}])
     b.serve()
-    assert b.ledger.states() == ["open"]
+    assert b.store.states() == ["open"]
 
 
 def test_dropped_models_are_deleted(bench: Make, tmp_path: Path) -> None:
     b = bench()
-    b.ledger.add_study(1, [{}])
+    b.store.add_study(1, [{}])
     b.serve()
-    (finish,) = b.ledger.finishes
+    (finish,) = b.store.finishes
     assert finish.model_path is not None
     assert (tmp_path / finish.model_path).read_bytes() == b"weights"
-    b.ledger.drop_models = [finish.model_path, "../outside"]
-    b.ledger.add_study(2, [{}], keep_models=0)
+    b.store.drop_models = [finish.model_path, "../outside"]
+    b.store.add_study(2, [{}], keep_models=0)
     b.serve()
     assert not (tmp_path / finish.model_path).exists()
 
@@ -447,53 +447,53 @@ def test_a_result_that_is_not_counted_leaves_no_model_and_outranks_none(
     bench: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     b = bench()
-    b.ledger.add_study(7, [{}])
-    flush, told = b.ledger.flush, []
+    b.store.add_study(7, [{}])
+    flush, told = b.store.flush, []
 
     def stolen(batch: Any) -> Any:
         if batch.finishes:
-            b.ledger.steal(7000)
+            b.store.steal(7000)
         return flush(batch)
 
-    monkeypatch.setattr(b.ledger, "flush", stolen)
+    monkeypatch.setattr(b.store, "flush", stolen)
     send = TrainerProcess.send
     monkeypatch.setattr(TrainerProcess, "send", lambda self, m: (told.append(m), send(self, m)))
     b.serve()
-    assert b.ledger.finishes == []
+    assert b.store.finishes == []
     assert {"type": "forget", "study": 7} in told
     assert not list((tmp_path / "models").rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("phase", ["ghost", "other"])
+@pytest.mark.parametrize("phase", ["lost", "other"])
 def test_a_ghosts_model_goes_with_it(bench: Make, tmp_path: Path, phase: str) -> None:
     b = bench()
-    b.ledger.add_study(1, [{}])
-    shift = b.supervisor._shift
-    (lease,) = b.ledger.claim(
-        limit=1, exclude_alone=False, exclude_studies=(), fair_share=False
+    b.store.add_study(1, [{}])
+    session = b.supervisor._session
+    (lease,) = b.store.claim(
+        limit=1, exclude_exclusive=False, exclude_studies=(), fair_share=False
     ).leases
-    run = shift.board.add(lease, open_fake_study(b.ledger.works[1]))
+    run = session.held.add(lease, open_fake_study(b.store.works[1]))
     run.trial_id, run.phase = 1, Phase.SENT
-    if phase == "ghost":
-        shift.board.disown(run)
-    model = shift.places.model(run.study.work, lease)
+    if phase == "lost":
+        session.held.disown(run)
+    model = session.directory.model(run.study.work, lease)
     model.write_bytes(b"weights")
     event = {"kind": "finished", "trial": run.key, "values": [1.0], "model": str(model)}
-    b.supervisor._listener.take({"type": "events", "events": [event]})
-    assert not shift.board.runs
+    b.supervisor._trainer_events.take({"type": "events", "events": [event]})
+    assert not session.held.runs
     assert model.exists() == (phase == "other")
 
 
 def test_a_trainer_killed_while_idle_is_replaced(bench: Make) -> None:
     b = bench()
-    b.ledger.add_study(1, [{}])
+    b.store.add_study(1, [{}])
     b.serve()
-    assert b.keeper.current is not None
-    os.kill(b.keeper.current.pid, signal.SIGKILL)
-    b.ledger.add_study(2, [{}])
+    assert b.restarter.current is not None
+    os.kill(b.restarter.current.pid, signal.SIGKILL)
+    b.store.add_study(2, [{}])
     b.serve()
-    assert b.ledger.states() == ["done", "done"]
-    assert b.ledger.fails == []
+    assert b.store.states() == ["done", "done"]
+    assert b.store.fails == []
 
 
 def test_the_loop_sleeps_while_there_is_nothing_to_do(
@@ -508,7 +508,7 @@ def test_the_loop_sleeps_while_there_is_nothing_to_do(
         turn()
 
     monkeypatch.setattr(b.supervisor, "_turn", counted)
-    b.ledger.add_study(1, [{"epochs": 2, "at": 9, "seconds": 3.0}])
+    b.store.add_study(1, [{"epochs": 2, "at": 9, "seconds": 3.0}])
     b.serve()
     # Three seconds: five `alive` messages, a renewal and two claims a second, and some for the
     # start and the end. A loop that spins takes thousands.

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tuner_service.lifecycle.messages import Lease, StudyWork
-from workers.supervisor.backoff import Outage
-from workers.supervisor.data_directory import Places
+from workers.supervisor.backoff import Backoff
+from workers.supervisor.data_directory import DataDirectory
 from workers.supervisor.environment import is_secret, scrubbed
 
 WORK = StudyWork(1, "abc", "study", 1, {}, None)
@@ -46,25 +46,25 @@ def test_thread_counts_are_set_unless_somebody_chose() -> None:
 
 
 def test_back_off_doubles_up_to_its_longest_and_starts_anew() -> None:
-    outage, now, waits = Outage(), 0.0, []
+    backoff, now, waits = Backoff(), 0.0, []
     for _ in range(7):
-        outage.failed(now)
-        waits.append(round(outage.retry_at - now, 3))
-        now = outage.retry_at
+        backoff.failed(now)
+        waits.append(round(backoff.retry_at - now, 3))
+        now = backoff.retry_at
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
-    assert outage.recovered()
-    assert not outage.recovered()
-    assert outage.failed(now)
-    assert outage.retry_at == pytest.approx(now + 0.1)
+    assert backoff.recovered()
+    assert not backoff.recovered()
+    assert backoff.failed(now)
+    assert backoff.retry_at == pytest.approx(now + 0.1)
 
 
 def test_attempts_share_checkpoints_and_never_models(tmp_path: Path) -> None:
-    places = Places(tmp_path)
+    directory = DataDirectory(tmp_path)
     first = Lease(1, 1, 1, 4, {}, None, None, None, None, 1, False)
     second = Lease(1, 2, 1, 4, {}, None, None, None, None, 2, False)
-    assert places.checkpoint(WORK, first) == places.checkpoint(WORK, second)
-    assert places.model(WORK, first) != places.model(WORK, second)
-    assert places.log(WORK, first) != places.log(WORK, second)
+    assert directory.checkpoint(WORK, first) == directory.checkpoint(WORK, second)
+    assert directory.model(WORK, first) != directory.model(WORK, second)
+    assert directory.log(WORK, first) != directory.log(WORK, second)
 
 
 def test_only_files_inside_the_data_directory_are_named_or_deleted(tmp_path: Path) -> None:
@@ -72,20 +72,20 @@ def test_only_files_inside_the_data_directory_are_named_or_deleted(tmp_path: Pat
     outside.write_text("keep me")
     data = tmp_path / "data"
     (data / "models").mkdir(parents=True)
-    places = Places(data)
-    assert places.relative(str(outside)) is None
-    assert places.relative(str(data / "models" / "1.safetensors")) == "models/1.safetensors"
-    places.drop("../outside.txt")
+    directory = DataDirectory(data)
+    assert directory.relative(str(outside)) is None
+    assert directory.relative(str(data / "models" / "1.safetensors")) == "models/1.safetensors"
+    directory.drop("../outside.txt")
     assert outside.exists()
 
 
 def test_dropping_a_slots_checkpoint_leaves_its_neighbours(tmp_path: Path) -> None:
-    places = Places(tmp_path)
+    directory = DataDirectory(tmp_path)
     lease = Lease(1, 1, 1, 1, {}, None, None, None, None, 1, False)
-    prefix = places.checkpoint(WORK, lease)
+    prefix = directory.checkpoint(WORK, lease)
     for name in ("1.json", "1.safetensors", "10.json", "11.safetensors"):
         (prefix.parent / name).touch()
-    places.drop_checkpoint(WORK, lease)
+    directory.drop_checkpoint(WORK, lease)
     assert sorted(p.name for p in prefix.parent.iterdir()) == ["10.json", "11.safetensors"]
 
 

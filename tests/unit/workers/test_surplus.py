@@ -20,20 +20,20 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def handed_back(b: Bench) -> list[int]:
-    return [one.lease.number for one in b.ledger.hand_backs]
+    return [one.lease.number for one in b.store.hand_backs]
 
 
 def test_the_idle_workers_part_of_what_waits_is_given_away(bench: Callable[..., Bench]) -> None:
     b = bench("--lanes", "4")
-    b.ledger.idle = 1
-    b.ledger.add_study(1, [LONG, BEHIND, BEHIND, BEHIND], parallel=4)
+    b.store.idle = 1
+    b.store.add_study(1, [LONG, BEHIND, BEHIND, BEHIND], parallel=4)
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.hand_backs) >= 2)
-    b.ledger.idle = 0  # they come for nothing: what was given away is taken up again
+    b.store.wait_for(lambda: len(b.store.hand_backs) >= 2)
+    b.store.idle = 0  # they come for nothing: what was given away is taken up again
     b.join()
     assert handed_back(b) == [2, 3]
-    assert b.ledger.states() == ["done"] * 4
-    taken_up = {slot.lease.number: len(slot.trials) for slot in b.ledger.slots.values()}
+    assert b.store.states() == ["done"] * 4
+    taken_up = {slot.lease.number: len(slot.trials) for slot in b.store.slots.values()}
     assert taken_up == dict.fromkeys(range(4), 1), "a trial was begun anew"
 
 
@@ -49,38 +49,38 @@ def test_what_would_gain_nothing_is_kept(
     bench: Callable[..., Bench], idle: int, points: list[dict[str, Any]]
 ) -> None:
     b = bench()
-    b.ledger.idle = idle
-    b.ledger.add_study(1, points)
+    b.store.idle = idle
+    b.store.add_study(1, points)
     b.serve()
     assert handed_back(b) == []
-    assert b.ledger.states() == ["done"] * 2
+    assert b.store.states() == ["done"] * 2
 
 
 def test_what_trains_for_long_is_given_away_down_to_an_equal_part(
     bench: Callable[..., Bench],
 ) -> None:
     b = bench("--lanes", "6")
-    b.ledger.idle, b.ledger.part = 2, 2
-    b.ledger.add_study(1, [LONG] * 6, parallel=6)
+    b.store.idle, b.store.part = 2, 2
+    b.store.add_study(1, [LONG] * 6, parallel=6)
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.hand_backs) >= 4)
-    b.ledger.idle = 0
+    b.store.wait_for(lambda: len(b.store.hand_backs) >= 4)
+    b.store.idle = 0
     b.join()
     assert handed_back(b) == [2, 3, 4, 5]
-    assert b.ledger.states() == ["done"] * 6
-    trained = {slot.lease.number: len(slot.trials) for slot in b.ledger.slots.values()}
+    assert b.store.states() == ["done"] * 6
+    trained = {slot.lease.number: len(slot.trials) for slot in b.store.slots.values()}
     assert trained == dict.fromkeys(range(6), 1), "a trial was begun anew"
-    curves = [sorted(b.ledger.reports[trial]) for trial in sorted(b.ledger.reports)]
+    curves = [sorted(b.store.reports[trial]) for trial in sorted(b.store.reports)]
     assert curves == [list(range(1, LONG["epochs"] + 1))] * 6
 
 
 def test_what_nobody_takes_is_given_away_ever_less_often(bench: Callable[..., Bench]) -> None:
     b = bench("--lanes", "2")
-    b.ledger.idle, b.ledger.part = 1, 1
-    b.ledger.add_study(1, [{"epochs": 1000, "seconds": 0.05}] * 2, parallel=2)
+    b.store.idle, b.store.part = 1, 1
+    b.store.add_study(1, [{"epochs": 1000, "seconds": 0.05}] * 2, parallel=2)
     b.serve_aside()
-    b.ledger.wait_for(lambda: len(b.ledger.hand_backs) >= 3)
-    first, second, third = b.ledger.handed_back_at[:3]
+    b.store.wait_for(lambda: len(b.store.hand_backs) >= 3)
+    first, second, third = b.store.handed_back_at[:3]
     assert second - first >= 0.6
     assert third - second >= 1.2
 
@@ -89,12 +89,12 @@ def test_what_nobody_takes_is_given_away_ever_less_often(bench: Callable[..., Be
     ("part", "study"),
     [
         (2, {}),  # no more than its part
-        (1, {"is_loop": True}),  # which might begin anew
+        (1, {"is_user_loop": True}),  # which might begin anew
     ],
 )
 def test_what_trains_is_kept(bench: Callable[..., Bench], part: int, study: dict[str, Any]) -> None:
     b = bench("--lanes", "2")
-    b.ledger.idle, b.ledger.part = 1, part
-    b.ledger.add_study(1, [LONG] * 2, parallel=2, **study)
+    b.store.idle, b.store.part = 1, part
+    b.store.add_study(1, [LONG] * 2, parallel=2, **study)
     b.serve()
     assert handed_back(b) == []

@@ -27,7 +27,7 @@ def most_connections() -> int:
     return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * SHARE)
 
 
-class PatientProtocol(H11Protocol):
+class SlowClientProtocol(H11Protocol):
     """Closes a connection whose caller neither sends on nor reads.
 
     The head of a request must come whole within `quiet_seconds`; of a body `LEAST_BYTES`, or the

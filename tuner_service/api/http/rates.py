@@ -80,7 +80,7 @@ class Rates:
             )
 
 
-class Attempts:
+class KeyVerifier:
     """API keys looked up, and the wrong ones among them counted by the address they come from.
 
     An address that tries too many is refused before the database is asked, but for valid keys:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from tuner_service.definition.checks.budget import check_budget, check_enqueue, check_grid
 from tuner_service.definition.checks.conditions import check_conditions
-from tuner_service.definition.checks.context import Context, Draft
+from tuner_service.definition.checks.context import CheckContext, PartialDefinition
 from tuner_service.definition.checks.parameters import check_parameters
 from tuner_service.definition.checks.sections import (
     check_dataset,
@@ -23,7 +23,7 @@ from tuner_service.definition.limits import Limits
 from tuner_service.definition.uploads import Upload
 from tuner_service.definition.user_modules import ModuleDescription, RefusedModule
 
-Rule = Callable[[Context], None]
+Rule = Callable[[CheckContext], None]
 
 RULES: tuple[Rule, ...] = (
     check_dataset,
@@ -52,7 +52,7 @@ LOOP_RULES: tuple[Rule, ...] = (
 
 
 def check(
-    draft: Draft,
+    draft: PartialDefinition,
     faults: Faults,
     *,
     limits: Limits,
@@ -61,11 +61,11 @@ def check(
     refused: Iterable[RefusedModule],
 ) -> None:
     """Apply every rule to what could be read of a definition, and collect what breaks them."""
-    context = Context.of(
+    context = CheckContext.of(
         draft, faults, limits=limits, modules=modules, uploads=uploads, refused=refused
     )
     for rule in LOOP_RULES if context.loop else RULES:
         rule(context)
 
 
-__all__ = ["Draft", "check"]
+__all__ = ["PartialDefinition", "check"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tuner_service.definition.checks.context import Context
+from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.faults import Path
 from tuner_service.definition.grid import grid_size, has_grid
 from tuner_service.definition.options import show
@@ -16,11 +16,11 @@ from tuner_service.definition.space import (
 )
 
 
-def _is_grid(context: Context) -> bool:
+def _is_grid(context: CheckContext) -> bool:
     return context.draft.sampler is not None and context.draft.sampler.type == "grid"
 
 
-def check_budget(context: Context) -> None:
+def check_budget(context: CheckContext) -> None:
     """A study that is no grid says how many trials it may have, within the cap."""
     budget, sampler = context.draft.budget, context.draft.sampler
     if budget is None or sampler is None:
@@ -35,7 +35,7 @@ def check_budget(context: Context) -> None:
         context.faults.add(path, detail, code="over_cap")
 
 
-def check_grid(context: Context) -> None:
+def check_grid(context: CheckContext) -> None:
     """A grid is finite, within the cap, and the budget is its size; nothing is enqueued."""
     if not _is_grid(context):
         return
@@ -51,7 +51,7 @@ def check_grid(context: Context) -> None:
         _check_size(context, grid_size(space))
 
 
-def _check_size(context: Context, size: int | None) -> None:
+def _check_size(context: CheckContext, size: int | None) -> None:
     cap = min(context.limits.grid, context.limits.slots)
     if size is None:
         detail = f"the grid's conditions are too entangled to count its points (cap {cap:,})"
@@ -68,7 +68,7 @@ def _check_size(context: Context, size: int | None) -> None:
         context.faults.add(("budget", "trials"), detail, code="conflict")
 
 
-def check_enqueue(context: Context) -> None:
+def check_enqueue(context: CheckContext) -> None:
     """Enqueued points fit the search space and the budget."""
     points = context.draft.enqueue
     if not isinstance(points, list):
@@ -84,7 +84,7 @@ def check_enqueue(context: Context) -> None:
 
 
 def _check_point(
-    context: Context, point: Mapping[str, Any], path: Path, space: Space | None
+    context: CheckContext, point: Mapping[str, Any], path: Path, space: Space | None
 ) -> None:
     if not point:
         context.faults.add(path, "a point names at least one parameter", code="wrong_size")

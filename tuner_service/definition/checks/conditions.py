@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tuner_service.definition.checks.context import Context
+from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.faults import Path
 from tuner_service.definition.options import show
 from tuner_service.definition.space import (
@@ -16,7 +16,7 @@ from tuner_service.definition.space import (
 from tuner_service.definition.suggestions import did_you_mean
 
 
-def check_conditions(context: Context) -> None:
+def check_conditions(context: CheckContext) -> None:
     """Conditions name other parameters and values these can have, and form no circle."""
     for name, parameter in context.draft.parameters.items():
         if parameter is None:
@@ -26,7 +26,9 @@ def check_conditions(context: Context) -> None:
     _check_circle(context)
 
 
-def _check_condition(context: Context, path: Path, parent: str, values: tuple[Any, ...]) -> None:
+def _check_condition(
+    context: CheckContext, path: Path, parent: str, values: tuple[Any, ...]
+) -> None:
     parameters = context.draft.parameters
     if parent not in parameters:
         training = context.draft.training
@@ -45,7 +47,7 @@ def _check_condition(context: Context, path: Path, parent: str, values: tuple[An
 
 
 def _check_values(
-    context: Context, path: Path, parent: str, parameter: Parameter, *, values: tuple[Any, ...]
+    context: CheckContext, path: Path, parent: str, parameter: Parameter, *, values: tuple[Any, ...]
 ) -> None:
     for position, value in enumerate(values):
         if contains(parameter, value):
@@ -62,7 +64,7 @@ def _hint(parameter: Parameter, value: object) -> str:
     return ""
 
 
-def _check_circle(context: Context) -> None:
+def _check_circle(context: CheckContext) -> None:
     names = set(context.draft.parameters)
     readable = {
         name: parameter

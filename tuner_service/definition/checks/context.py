@@ -13,12 +13,12 @@ from tuner_service.definition.options import Option, option_fault
 from tuner_service.definition.running import Budget, Resources, Training
 from tuner_service.definition.sections import Dataset, Network, Objective, Pruner, Sampler
 from tuner_service.definition.space import CategoricalParameter, Parameter, Space, ordered
-from tuner_service.definition.uploads import Upload, brought_entry, dataset_entry, is_brought
+from tuner_service.definition.uploads import Upload, brought_entry, dataset_entry, is_user_module
 from tuner_service.definition.user_modules import ModuleDescription, RefusedModule
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class PartialDefinition:
     """A definition as far as it could be read; None stands for what could not."""
 
     dataset: Dataset | None
@@ -34,7 +34,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class CheckContext:
     """What every rule is given.
 
     Attributes:
@@ -48,7 +48,7 @@ class Context:
         loop: The worker's module that is to train by itself; None for a network.
     """
 
-    draft: Draft
+    draft: PartialDefinition
     faults: Faults
     limits: Limits
     dataset: catalogue.Dataset | None
@@ -63,14 +63,14 @@ class Context:
     @classmethod
     def of(
         cls,
-        draft: Draft,
+        draft: PartialDefinition,
         faults: Faults,
         *,
         limits: Limits,
         modules: Mapping[str, ModuleDescription],
         uploads: Mapping[str, Upload],
         refused: Iterable[RefusedModule],
-    ) -> "Context":
+    ) -> "CheckContext":
         """Look up the entries that the draft names."""
         brought = {name: one.network for name, one in modules.items() if one.is_network}
         networks = {**brought, **NETWORKS}
@@ -87,7 +87,7 @@ class Context:
             uploads=uploads,
             refused={one.name: one for one in refused},
             metrics=module.metrics if module is not None else (),
-            loop=module if module is not None and module.is_loop else None,
+            loop=module if module is not None and module.is_user_loop else None,
         )
 
     @property
@@ -144,6 +144,6 @@ def _dataset(
 ) -> catalogue.Dataset | None:
     if dataset is None:
         return None
-    if dataset.name in loaders and dataset.name not in uploads and is_brought(dataset):
+    if dataset.name in loaders and dataset.name not in uploads and is_user_module(dataset):
         return brought_entry(dataset.name, loaders[dataset.name])
     return dataset_entry(dataset, uploads.get(dataset.name))

@@ -2,7 +2,7 @@
 
 from tuner_service.definition.binding import KINDS, Binding, Group, bind, known_names, owners
 from tuner_service.definition.catalogue import Entry
-from tuner_service.definition.checks.context import Context
+from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.faults import Path
 from tuner_service.definition.options import Option, option_fault, show
 from tuner_service.definition.space import (
@@ -14,7 +14,7 @@ from tuner_service.definition.space import (
 from tuner_service.definition.suggestions import did_you_mean
 
 
-def check_parameters(context: Context) -> None:
+def check_parameters(context: CheckContext) -> None:
     """Every parameter binds to an option, is not fixed as well, and has a fitting domain."""
     for name, parameter in context.draft.parameters.items():
         binding = bind(name, network=context.network, dataset=context.dataset)
@@ -28,7 +28,7 @@ def check_parameters(context: Context) -> None:
             _check_bound(context, name, parameter, binding)
 
 
-def _add_unbound(context: Context, name: str) -> None:
+def _add_unbound(context: CheckContext, name: str) -> None:
     if context.network is None or context.dataset is None:
         return  # it may be an option of the network or data that could not be looked up
     others = owners(name)
@@ -42,7 +42,7 @@ def _add_unbound(context: Context, name: str) -> None:
 
 
 def _check_bound(
-    context: Context, name: str, parameter: Parameter | None, binding: Binding
+    context: CheckContext, name: str, parameter: Parameter | None, binding: Binding
 ) -> None:
     _check_not_fixed(context, name)
     if parameter is None:
@@ -52,7 +52,7 @@ def _check_bound(
         _check_kinds(context, name, binding)
 
 
-def _check_not_fixed(context: Context, name: str) -> None:
+def _check_not_fixed(context: CheckContext, name: str) -> None:
     draft = context.draft
     network = draft.network.options if draft.network and _knows(context.network, name) else {}
     dataset = draft.dataset.options if draft.dataset and _knows(context.dataset, name) else {}
@@ -68,7 +68,7 @@ def _knows(entry: Entry | None, name: str) -> bool:
     return entry is not None and entry.option(name) is not None
 
 
-def check_domain(context: Context, path: Path, parameter: Parameter, option: Option) -> None:
+def check_domain(context: CheckContext, path: Path, parameter: Parameter, option: Option) -> None:
     """Check that every value of the domain is one that the option may have."""
     if isinstance(parameter, CategoricalParameter):
         _check_choices(context, path, parameter, option)
@@ -93,7 +93,7 @@ def _wrong_type(parameter: Parameter, option: Option) -> str | None:
 
 
 def _check_choices(
-    context: Context, path: Path, parameter: CategoricalParameter, option: Option
+    context: CheckContext, path: Path, parameter: CategoricalParameter, option: Option
 ) -> None:
     for position, choice in enumerate(parameter.choices):
         where = (*path, "choices", position)
@@ -107,7 +107,7 @@ def _check_choices(
             context.faults.add(where, fault, code="bad_choice")
 
 
-def _check_kinds(context: Context, name: str, binding: Binding) -> None:
+def _check_kinds(context: CheckContext, name: str, binding: Binding) -> None:
     """An option of some optimizers needs a `when` that keeps it to those."""
     parameter = context.draft.parameters[name]
     if parameter is not None and not context.draft.parameters.keys() >= set(conditions(parameter)):
@@ -135,7 +135,7 @@ def _check_kinds(context: Context, name: str, binding: Binding) -> None:
     context.faults.add(path, detail, code="needs_when")
 
 
-def _kinds_with(context: Context, name: str, group: Group) -> list[str]:
+def _kinds_with(context: CheckContext, name: str, group: Group) -> list[str]:
     """Return the kinds that a trial may have when the parameter applies."""
     possible = [kind for kind in context.possible_kinds(group) if kind in KINDS[group]]
     readable = {k: p for k, p in context.draft.parameters.items() if p is not None}

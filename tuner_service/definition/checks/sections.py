@@ -13,7 +13,7 @@ from tuner_service.definition.catalogue import (
     UPLOAD_FORMATS,
     Entry,
 )
-from tuner_service.definition.checks.context import Context
+from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.faults import Path
 from tuner_service.definition.options import option_fault, show
 from tuner_service.definition.running import Training
@@ -22,7 +22,7 @@ from tuner_service.definition.suggestions import did_you_mean
 from tuner_service.definition.uploads import MOST_COLUMNS_KNOWN
 
 
-def check_dataset(context: Context) -> None:
+def check_dataset(context: CheckContext) -> None:
     """The data is known, its options are its own, and the split leaves rows in every part."""
     dataset = context.draft.dataset
     if dataset is None:
@@ -39,7 +39,7 @@ def check_dataset(context: Context) -> None:
     _check_split(context, dataset.split)
 
 
-def _check_version(context: Context, dataset: Dataset) -> None:
+def _check_version(context: CheckContext, dataset: Dataset) -> None:
     """Only uploaded data has a format and a hash; the service fills both in."""
     for key in ("format", "sha256"):
         if getattr(dataset, key) is not None and dataset.name in DATASETS:
@@ -51,7 +51,7 @@ def _check_version(context: Context, dataset: Dataset) -> None:
         context.faults.unknown(("dataset", "format"), "format", dataset.format, known)
 
 
-def _check_columns(context: Context, dataset: Dataset) -> None:
+def _check_columns(context: CheckContext, dataset: Dataset) -> None:
     """An uploaded table has the columns that are named, as far as the service knows its header."""
     upload = context.uploads.get(dataset.name)
     if upload is None or dataset.sha256 not in (None, upload.sha256):
@@ -70,7 +70,7 @@ def _check_columns(context: Context, dataset: Dataset) -> None:
                 context.faults.unknown(("dataset", option), "column", name, known)
 
 
-def _check_split(context: Context, split: Split) -> None:
+def _check_split(context: CheckContext, split: Split) -> None:
     entry = context.dataset
     if entry is None:
         return
@@ -100,7 +100,7 @@ def _check_split(context: Context, split: Split) -> None:
             context.faults.add((*path, part), detail, code="out_of_range")
 
 
-def check_network(context: Context) -> None:
+def check_network(context: CheckContext) -> None:
     """The network is known, takes this kind of data, and its options are its own."""
     network, entry = context.draft.network, context.network
     if network is None:
@@ -117,14 +117,14 @@ def check_network(context: Context) -> None:
         context.faults.add(("network", "type"), detail, code="does_not_fit")
 
 
-def check_methods(context: Context) -> None:
+def check_methods(context: CheckContext) -> None:
     """Sampler and pruner are known, and their options are their own."""
     _check_method(context, context.draft.sampler, SAMPLERS, "sampler")
     _check_method(context, context.draft.pruner, PRUNERS, "pruner")
 
 
 def _check_method(
-    context: Context, method: Method | None, entries: Mapping[str, Entry], key: str
+    context: CheckContext, method: Method | None, entries: Mapping[str, Entry], key: str
 ) -> None:
     if method is None:
         return
@@ -136,7 +136,7 @@ def _check_method(
 
 
 def _check_named(
-    context: Context, entry: Entry, given: Mapping[str, Any], path: Path, *, own: Iterable[str]
+    context: CheckContext, entry: Entry, given: Mapping[str, Any], path: Path, *, own: Iterable[str]
 ) -> None:
     known = [option.name for option in entry.options]
     for name in given:
@@ -157,7 +157,7 @@ def _elsewhere(name: str, known: Iterable[str]) -> str:
     return f"; {', '.join(others)} has" if others else did_you_mean(name, known)
 
 
-def check_training(context: Context) -> None:
+def check_training(context: CheckContext) -> None:
     """Optimizer and schedule are known, and every further key is an option of one in use."""
     training = context.draft.training
     if training is None:
@@ -170,7 +170,7 @@ def check_training(context: Context) -> None:
         _check_training_option(context, name, value)
 
 
-def _check_training_option(context: Context, name: str, value: object) -> None:
+def _check_training_option(context: CheckContext, name: str, value: object) -> None:
     path: Path = ("training", name)
     binding = bind(name, network=None, dataset=None)
     if binding is None:
@@ -186,7 +186,7 @@ def _check_training_option(context: Context, name: str, value: object) -> None:
         _add_useless(context, path, name, group=binding.group, kinds=binding.kinds)
 
 
-def _misplaced(context: Context, name: str) -> str:
+def _misplaced(context: CheckContext, name: str) -> str:
     for section, entry in (("network", context.network), ("dataset", context.dataset)):
         if entry is not None and entry.option(name) is not None:
             return f"; it stands in {section}"
@@ -203,7 +203,7 @@ def _misplaced(context: Context, name: str) -> str:
 
 
 def _add_useless(
-    context: Context, path: Path, name: str, *, group: Group, kinds: Iterable[str]
+    context: CheckContext, path: Path, name: str, *, group: Group, kinds: Iterable[str]
 ) -> None:
     used = ", ".join(context.possible_kinds(group)) or DEFAULT_KIND[group]
     detail = f"{name} is an option of {', '.join(kinds)}, but this study's {group} is {used}"

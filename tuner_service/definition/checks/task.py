@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from tuner_service.definition.catalogue import LOSSES, METRICS, Metric, Task
-from tuner_service.definition.checks.context import Context
+from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.faults import Path
 from tuner_service.definition.options import show
 from tuner_service.definition.running import Training
@@ -15,7 +15,7 @@ from tuner_service.definition.tasks import task_of
 _WHAT: dict[Task, str] = {"classification": "classes", "regression": "numbers"}
 
 
-def check_task(context: Context) -> None:
+def check_task(context: CheckContext) -> None:
     """Loss, metrics and objectives are known, and fit the task as far as that is known."""
     draft = context.draft
     objectives = [one for one in draft.objectives if one is not None]
@@ -38,7 +38,7 @@ def check_task(context: Context) -> None:
         context.faults.add(("dataset", "split", "stratify"), detail, code="does_not_fit")
 
 
-def _add_unknown_task(context: Context) -> None:
+def _add_unknown_task(context: CheckContext) -> None:
     detail = (
         "task must say whether the target is a class (classification) or a number (regression), "
         "as neither the loss nor a metric tells"
@@ -46,7 +46,7 @@ def _add_unknown_task(context: Context) -> None:
     context.faults.add(("dataset", "task"), detail, code="missing")
 
 
-def _check_loss(context: Context, training: Training, task: Task | None) -> None:
+def _check_loss(context: CheckContext, training: Training, task: Task | None) -> None:
     name = training.loss
     path: Path = ("training", "loss")
     if name is None:
@@ -66,7 +66,7 @@ def _check_loss(context: Context, training: Training, task: Task | None) -> None
     _check_smoothing(context, loss.task == "regression")
 
 
-def _check_smoothing(context: Context, numbers: bool | None) -> None:
+def _check_smoothing(context: CheckContext, numbers: bool | None) -> None:
     training = context.draft.training
     fixed = training.label_smoothing if training else None
     if not numbers or not (fixed or "label_smoothing" in context.draft.parameters):
@@ -75,7 +75,7 @@ def _check_smoothing(context: Context, numbers: bool | None) -> None:
     context.faults.add(path, "numbers have no labels to smooth; leave it out", code="does_not_fit")
 
 
-def _check_metric(context: Context, name: str, path: Path, task: Task | None) -> None:
+def _check_metric(context: CheckContext, name: str, path: Path, task: Task | None) -> None:
     metric = METRICS.get(name)
     if name in context.metrics:
         return
@@ -97,7 +97,7 @@ def _near(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _check_fit(
-    context: Context, name: str, metric: Metric, path: Path, *, task: Task | None
+    context: CheckContext, name: str, metric: Metric, path: Path, *, task: Task | None
 ) -> None:
     if task is not None and task not in metric.tasks:
         detail = f"{name} is for {_WHAT[metric.tasks[0]]}, but the target here is {_WHAT[task]}"
@@ -108,7 +108,7 @@ def _check_fit(
         context.faults.add(path, f"{detail}but the data has {classes}", code="does_not_fit")
 
 
-def _check_objectives(context: Context, task: Task | None) -> None:
+def _check_objectives(context: CheckContext, task: Task | None) -> None:
     objectives = context.draft.objectives
     seen: set[str] = set()
     for position, objective in enumerate(objectives):
@@ -130,7 +130,9 @@ def _check_objectives(context: Context, task: Task | None) -> None:
     _check_pruner(context)
 
 
-def _check_objective(context: Context, objective: Objective, path: Path, task: Task | None) -> None:
+def _check_objective(
+    context: CheckContext, objective: Objective, path: Path, task: Task | None
+) -> None:
     name = objective.metric
     metric = objective_metric(name)
     if metric is not None:
@@ -149,7 +151,7 @@ def _check_objective(context: Context, objective: Objective, path: Path, task: T
         context.faults.unknown(path, "objective", name, [*own, *known])
 
 
-def _check_pruner(context: Context) -> None:
+def _check_pruner(context: CheckContext) -> None:
     pruner, objectives = context.draft.pruner, context.draft.objectives
     if pruner is None or pruner.type == "none":
         return
@@ -161,7 +163,7 @@ def _check_pruner(context: Context) -> None:
         context.faults.add(("pruner", "type"), detail, code="conflict")
 
 
-def _check_early_stopping(context: Context, training: Training) -> None:
+def _check_early_stopping(context: CheckContext, training: Training) -> None:
     first = context.draft.objectives[0] if context.draft.objectives else None
     if training.early_stopping is None or first is None or _is_per_epoch(first.metric):
         return
@@ -169,7 +171,7 @@ def _check_early_stopping(context: Context, training: Training) -> None:
     context.faults.add(("training", "early_stopping"), detail, code="conflict")
 
 
-def _check_plateau(context: Context, training: Training) -> None:
+def _check_plateau(context: CheckContext, training: Training) -> None:
     first = context.draft.objectives[0] if context.draft.objectives else None
     searched = context.draft.parameters.get("schedule")
     choices = searched.choices if isinstance(searched, CategoricalParameter) else ()
@@ -181,7 +183,7 @@ def _check_plateau(context: Context, training: Training) -> None:
         context.faults.add(path, detail, code="conflict")
 
 
-def _check_augmentation(context: Context, training: Training) -> None:
+def _check_augmentation(context: CheckContext, training: Training) -> None:
     inputs = context.dataset.inputs if context.dataset else None
     if inputs is None or inputs == "image":
         return

@@ -6,7 +6,7 @@ and seed. A loop that names its parameters is held to them; an open one may be g
 
 import re
 
-from tuner_service.definition.checks.context import Context
+from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.checks.parameters import check_domain
 from tuner_service.definition.options import show
 from tuner_service.definition.running import Training
@@ -17,7 +17,7 @@ from tuner_service.definition.types import IDENTIFIER
 _OF_USE = frozenset({"seed", "keep_models"})
 
 
-def check_loop(context: Context) -> None:
+def check_loop(context: CheckContext) -> None:
     """No data and no training options of ours; fixed parameters are the loop's own."""
     draft = context.draft
     if draft.dataset is not None or context.faults.below("/dataset"):
@@ -47,7 +47,7 @@ def _useless(training: Training | None) -> list[str]:
     return sorted({name for name in given if name not in _OF_USE})
 
 
-def check_loop_objectives(context: Context) -> None:
+def check_loop_objectives(context: CheckContext) -> None:
     """Names of the loop's own, each with its direction; those of ours are known."""
     objectives = context.draft.objectives
     names = [one.metric for one in objectives if one is not None]
@@ -71,7 +71,7 @@ def check_loop_objectives(context: Context) -> None:
         context.faults.add(("pruner", "type"), detail, code="conflict")
 
 
-def check_loop_parameters(context: Context) -> None:
+def check_loop_parameters(context: CheckContext) -> None:
     """Every parameter is one that the loop names, with a fitting domain, and not fixed as well."""
     loop, entry, network = context.loop, context.network, context.draft.network
     if loop is None or entry is None or network is None:

@@ -25,7 +25,7 @@ from tuner_service.search.distributions import distributions
 from tuner_service.search.history import History, MirroredTrial
 
 
-class StockTpe:
+class OptunaTpe:
     """Asks `optuna.samplers.TPESampler` for parameters."""
 
     def __init__(

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from tuner_service.definition.space import Space
 from tuner_service.search.history import History
-from tuner_service.search.samplers.optuna_tpe import StockTpe
+from tuner_service.search.samplers.optuna_tpe import OptunaTpe
 from tuner_service.search.samplers.tpe.search import TpeSearch
 from tuner_service.search.samplers.uniform import draw
 
@@ -41,7 +41,7 @@ def _random(
 
 def _tpe(space: Space, seed: int, maximize: Sequence[bool], settings: Mapping[str, Any]) -> Sampler:
     if len(maximize) > 1:
-        return StockTpe(space, seed=seed, maximize=list(maximize), settings=settings)
+        return OptunaTpe(space, seed=seed, maximize=list(maximize), settings=settings)
     return TpeSearch(
         space,
         seed=seed,

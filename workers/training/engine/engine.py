@@ -19,21 +19,21 @@ from tuner_service.definition.trial_spec import TrialSpec
 from workers.protocol.messages import Event, StopMode, TrialStart
 from workers.training import user_modules
 from workers.training.data import DatasetCache, Room
-from workers.training.engine.first_failure import Doubts
+from workers.training.engine.first_failure import FirstFailureProbe
 from workers.training.engine.folds import Folds
-from workers.training.engine.group_trainer import GroupLoop
-from workers.training.engine.isolation import Containment
+from workers.training.engine.group_trainer import GroupTrainer
+from workers.training.engine.isolation import ProcessStateGuard
 from workers.training.engine.preflight import try_one_batch
 from workers.training.nets import networks
-from workers.training.steps.factory import PlainSteps, Steps
+from workers.training.steps.factory import PlainStepFactory, StepFactory
 from workers.training.steps.groups import hyper_of
 from workers.training.steps.step import device_of
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.failures import failure_of, is_out_of_memory
 from workers.training.trials.log import printing_to
 from workers.training.trials.preparation import Prepared, prepare_trial
-from workers.training.trials.runs import Run, resume
-from workers.training.user_loops.pool import LoopTrials
+from workers.training.trials.runs import TrialRun, resume
+from workers.training.user_loops.pool import UserLoopPool
 
 LoopKey = tuple[str, int]  # group key, step within the epoch at which runs come in
 
@@ -67,9 +67,9 @@ class Engine:
         room: Room | None = None,
         threads: int | None = None,
         checkpoint_seconds: float = 60.0,
-        steps: Steps | None = None,
+        steps: StepFactory | None = None,
         modules_dir: Path | None = None,
-        loops: LoopTrials | None = None,
+        loops: UserLoopPool | None = None,
         max_groups: int = 4,
         ask: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -79,22 +79,22 @@ class Engine:
         self._device = device_of(device)
         self._data = DatasetCache(self._device, directories=tuple(data_dirs), room=room)
         self._modules = user_modules.UserModules(modules_dir)
-        self._steps = steps or PlainSteps()
+        self._steps = steps or PlainStepFactory()
         self._checkpoint_seconds = checkpoint_seconds
         self._max_groups = max_groups
         self._clock = clock
         self._keeper = loops.keeper if loops is not None else ModelKeeper()
-        self._own_loops = loops or LoopTrials(device, modules_dir=None, keeper=self._keeper)
+        self._own_loops = loops or UserLoopPool(device, modules_dir=None, keeper=self._keeper)
         self._folds = Folds(self._keeper.ranks)
-        self._doubts = Doubts(ask, self._trains, self._crowded)
-        self._containment = Containment()
+        self._doubts = FirstFailureProbe(ask, self._trains, self._crowded)
+        self._containment = ProcessStateGuard()
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[int, StopMode] = {}
-        self._loops: OrderedDict[LoopKey, GroupLoop] = OrderedDict()  # the next turn's first
-        self._runs: dict[int, Run] = {}  # every run in a loop, by trial
+        self._loops: OrderedDict[LoopKey, GroupTrainer] = OrderedDict()  # the next turn's first
+        self._runs: dict[int, TrialRun] = {}  # every run in a loop, by trial
         self._counts: dict[str, int] = {}
         self._preparing: int | None = None
-        self._turning: GroupLoop | None = None
+        self._turning: GroupTrainer | None = None
 
     @property
     def turn(self) -> list[int]:
@@ -191,7 +191,7 @@ class Engine:
         others = [run for run in self._runs.values() if not self._same_trial(run, first["trial"])]
         return not (others if first["alone"] else any(run.start["alone"] for run in others))
 
-    def _same_trial(self, run: Run, trial: int) -> bool:
+    def _same_trial(self, run: TrialRun, trial: int) -> bool:
         return self._folds.trial_of(run.trial) == self._folds.trial_of(trial)
 
     def _admit(self) -> list[Event]:
@@ -216,12 +216,12 @@ class Engine:
             self._loop_of(run).queue.append(run)
         return events
 
-    def _prepare(self, start: TrialStart) -> Run:
+    def _prepare(self, start: TrialStart) -> TrialRun:
         with printing_to(start["log"]):
             prepared = self._prepared(TrialSpec.model_validate(start["spec"]))
             spec, data = prepared.spec, prepared.data
             count = self._parameter_count(spec, data.shape, data.outputs)
-        run = Run(
+        run = TrialRun(
             start=start,
             spec=spec,
             data=data,
@@ -281,17 +281,17 @@ class Engine:
         key = repr((sorted(spec.network.items()), shape, outputs))
         if key not in self._counts:
             # Shapes only, nothing is allocated; but a user's code may not bear it.
-            with torch.device("cpu" if user_modules.is_brought(spec.network) else "meta"):
+            with torch.device("cpu" if user_modules.is_user_module(spec.network) else "meta"):
                 module = networks.build(spec.network, inputs=shape, outputs=outputs)
             if len(self._counts) > 1000:
                 self._counts.clear()
             self._counts[key] = sum(parameter.numel() for parameter in module.parameters())
         return self._counts[key]
 
-    def _loop_of(self, run: Run) -> GroupLoop:
+    def _loop_of(self, run: TrialRun) -> GroupTrainer:
         key = (run.group.key, run.progress.position)
         if key not in self._loops:
-            self._loops[key] = GroupLoop(
+            self._loops[key] = GroupTrainer(
                 run.group,
                 self._steps,
                 keeper=self._keeper,
@@ -304,7 +304,7 @@ class Engine:
 
     # -- turns ------------------------------------------------------------------------------
 
-    def _next(self) -> GroupLoop | None:
+    def _next(self) -> GroupTrainer | None:
         """Return the group whose turn it is, and put it last in the row."""
         active = [loop for loop in self._loops.values() if loop.active]
         served = {run.study for loop in active for run in loop.runs}
@@ -322,7 +322,7 @@ class Engine:
                 return loop
         return None
 
-    def _move(self, strays: list[Run], origin: GroupLoop) -> None:
+    def _move(self, strays: list[TrialRun], origin: GroupTrainer) -> None:
         """Bring runs to the loop of their position in the epoch; a lowered limit goes along."""
         for run in reversed(strays):
             loop = self._loop_of(run)

@@ -27,7 +27,7 @@ _ADVICE = {
 
 
 @dataclass(slots=True)
-class _Doubt:
+class _Probe:
     """Failures of one study that are held back; `points` are None until they are known.
 
     Attributes:
@@ -40,7 +40,7 @@ class _Doubt:
     tried: int = 0
 
 
-class Doubts:
+class FirstFailureProbe:
     """Holds failures back until it is known what they say of their study.
 
     Args:
@@ -57,7 +57,7 @@ class Doubts:
         self._crowded = crowded
         self._starts: dict[int, TrialStart] = {}  # by trial
         self._proven: set[int] = set()
-        self._doubts: dict[int, _Doubt] = {}
+        self._doubts: dict[int, _Probe] = {}
 
     @property
     def pending(self) -> bool:
@@ -134,7 +134,7 @@ class Doubts:
     def _hold(self, event: Event, ask: Ask) -> None:
         study = self._study(event)
         if study not in self._doubts:
-            self._doubts[study] = _Doubt(self._starts[event["trial"]]["log"])
+            self._doubts[study] = _Probe(self._starts[event["trial"]]["log"])
             ask(study)
         self._doubts[study].held.append(event)
 

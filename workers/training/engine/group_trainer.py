@@ -6,7 +6,7 @@
 
 All lanes start each epoch together, each at its own epoch of its own trial. A long epoch is trained
 in slices, so that a stop is heard within about `SLICE_SECONDS`. The loop drives either step alike:
-what kind of step it has, and how wide, the `Steps` decide.
+what kind of step it has, and how wide, the `StepFactory` decide.
 """
 
 import logging
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from workers.protocol.messages import Event
-from workers.training.engine.lanes import Occupancy
-from workers.training.engine.test_scores import Examiner
+from workers.training.engine.lanes import Lanes
+from workers.training.engine.test_scores import TestScorer
 from workers.training.nets.randomness import epoch_orders
-from workers.training.steps.factory import Steps
+from workers.training.steps.factory import StepFactory
 from workers.training.steps.groups import GroupSpec
 from workers.training.steps.plain import PlainStep
 from workers.training.steps.step import LaneState
@@ -34,7 +34,7 @@ from workers.training.trials.evaluation import measure, pick
 from workers.training.trials.failures import diverged, failure_of, is_out_of_memory
 from workers.training.trials.log import printing_to
 from workers.training.trials.records import epoch_record, final_record, objective_values, plain
-from workers.training.trials.runs import Run, save_checkpoint
+from workers.training.trials.runs import TrialRun, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ SLICE_SECONDS = 0.25
 FIRST_STEPS = 32  # of a group's first slice, whose pace is not known yet
 
 
-class GroupLoop:
+class GroupTrainer:
     """One group's trials: those waiting in `queue` and those in lanes.
 
     Args:
@@ -55,7 +55,7 @@ class GroupLoop:
     def __init__(
         self,
         spec: GroupSpec,
-        steps: Steps,
+        steps: StepFactory,
         *,
         keeper: ModelKeeper,
         checkpoint_seconds: float,
@@ -64,18 +64,18 @@ class GroupLoop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
-        self.queue: deque[Run] = deque()
+        self.queue: deque[TrialRun] = deque()
         self.limit: int | None = None  # lanes, after memory ran out or a step broke
         self.limit_reason: str | None = None
         self._steps = steps
         self._keeper = keeper
-        self._examiner = Examiner(spec)
+        self._examiner = TestScorer(spec)
         self._checkpoint_seconds = checkpoint_seconds
         self._make_room = make_room
         self._clock = clock
         self._entry = position
         self._position = position
-        self._seats: Occupancy | None = None
+        self._seats: Lanes | None = None
         self._going: list[int] = []  # lanes that train in the present epoch; empty between epochs
         self._orders: Tensor  # [K, n] of the present epoch
         self._rates: Tensor  # [K, S]
@@ -84,12 +84,12 @@ class GroupLoop:
         self._events: list[Event] = []
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[TrialRun]:
         """Every run, those in lanes first."""
         return [*(self._seats.runs if self._seats else ()), *self.queue]
 
     @property
-    def at_work(self) -> list[Run]:
+    def at_work(self) -> list[TrialRun]:
         """The runs in lanes; before there are any, those for which lanes are made."""
         return self._seats.runs if self.active and self._seats else list(self.queue)
 
@@ -131,7 +131,7 @@ class GroupLoop:
                 self._stop_seated(lane, run)
         return self._drain()
 
-    def strays(self) -> list[Run]:
+    def strays(self) -> list[TrialRun]:
         """Take out the runs that stand elsewhere in their epoch than runs come in here."""
         if self._seats is not None and not self._going:
             for lane, run in self._seats:
@@ -157,7 +157,7 @@ class GroupLoop:
             self._end_epoch(seats)
         self._write_due_checkpoints(seats)
 
-    def _seat(self) -> Occupancy:
+    def _seat(self) -> Lanes:
         """Give queued runs the free lanes, of a step of the right width."""
         seats = self._seats
         taken = len(seats.runs) if seats else 0
@@ -170,8 +170,8 @@ class GroupLoop:
             seats.seat(self.queue.popleft())
         return seats
 
-    def _move_to_new_step(self, width: int) -> Occupancy:
-        runs: list[Run] = []
+    def _move_to_new_step(self, width: int) -> Lanes:
+        runs: list[TrialRun] = []
         if self._seats is not None:
             for lane, _ in self._seats:
                 self._seats.unload(lane)
@@ -188,10 +188,10 @@ class GroupLoop:
         )
         for _ in runs:
             self.queue.popleft()
-        self._seats = Occupancy(step, runs)
+        self._seats = Lanes(step, runs)
         return self._seats
 
-    def _begin_epoch(self, seats: Occupancy) -> None:
+    def _begin_epoch(self, seats: Lanes) -> None:
         # Runs may come in with nothing left to train: resumed at their last epoch.
         done = [lane for lane, run in seats if run.done and not run.progress.position]
         for lane in done:
@@ -214,7 +214,7 @@ class GroupLoop:
         )
         self._going = going
 
-    def _draw_orders(self, seats: Occupancy) -> Tensor:
+    def _draw_orders(self, seats: Lanes) -> Tensor:
         """Return the [K, n] row orders of each lane's own epoch; an empty lane has none drawn."""
         device = self.spec.device
         seeds = torch.tensor([run.spec.seed for run in seats.runs], device=device)
@@ -226,7 +226,7 @@ class GroupLoop:
         every[torch.tensor([lane for lane, _ in seats], device=device)] = orders
         return every
 
-    def _load(self, seats: Occupancy, lane: int) -> None:
+    def _load(self, seats: Lanes, lane: int) -> None:
         seats.load(lane)
         run = seats[lane]
         if not run.started:
@@ -234,7 +234,7 @@ class GroupLoop:
             run.checkpointed_at = self._clock()
             self._events.append({"kind": "started", "trial": run.trial, **self._where()})
 
-    def _train_slice(self, seats: Occupancy) -> None:
+    def _train_slice(self, seats: Lanes) -> None:
         size = self.spec.batch_size
         first, last = self._position, self._position + self._slice_steps()
         start, stop = first * size, min(last * size, self.spec.rows)
@@ -262,7 +262,7 @@ class GroupLoop:
 
     # The end of an epoch -------------------------------------------------------------------
 
-    def _end_epoch(self, seats: Occupancy) -> None:
+    def _end_epoch(self, seats: Lanes) -> None:
         begun = self._clock()
         going = self._going
         runs = [seats[lane] for lane in going]
@@ -280,7 +280,7 @@ class GroupLoop:
         seats.remember(better)
         self._finish(seats, [lane for lane, run in seats if lane in going and run.done])
 
-    def _report(self, lane: int, run: Run, validation: Mapping[str, float]) -> bool:
+    def _report(self, lane: int, run: TrialRun, validation: Mapping[str, float]) -> bool:
         """Record the epoch; return whether it is the run's best. A diverged run leaves its lane."""
         record = epoch_record(run, validation, float(self._rates[lane, -1]))
         values = objective_values(run, record)
@@ -298,7 +298,7 @@ class GroupLoop:
             self._events.append({**event, "value": values[0], "record": plain(record)})
         return better
 
-    def _finish(self, seats: Occupancy, lanes: Sequence[int]) -> None:
+    def _finish(self, seats: Lanes, lanes: Sequence[int]) -> None:
         scores = self._examiner.examine(seats, lanes)
         for lane in lanes:
             run = seats[lane]
@@ -311,7 +311,7 @@ class GroupLoop:
 
     # Leaving -------------------------------------------------------------------------------
 
-    def _stop_queued(self, run: Run) -> None:
+    def _stop_queued(self, run: TrialRun) -> None:
         scores: dict[str, float] = {}
         if run.stop == "checkpoint":
             self._save(run, run.state, run.best)
@@ -320,7 +320,7 @@ class GroupLoop:
             scores = self._examiner.weights(run, best or run.state)
         self._emit_stopped(run, scores)
 
-    def _stop_seated(self, lane: int, run: Run) -> None:
+    def _stop_seated(self, lane: int, run: TrialRun) -> None:
         seats = self._seats
         if seats is None:
             return
@@ -335,7 +335,7 @@ class GroupLoop:
         except BaseException as error:  # noqa: BLE001  as in `turn`
             self._fail(lane, run, failure_of(error, run.progress.epoch + 1))
 
-    def _emit_stopped(self, run: Run, scores: Mapping[str, float]) -> None:
+    def _emit_stopped(self, run: TrialRun, scores: Mapping[str, float]) -> None:
         event: Event = {"kind": "stopped", "trial": run.trial, "mode": run.stop or "cancel"}
         step = run.saved_step if run.stop == "checkpoint" else run.progress.epoch
         if step is not None:  # a checkpoint that was never written has none
@@ -345,11 +345,11 @@ class GroupLoop:
         event["record"] = final_record(run, self.spec.device, scores)
         self._events.append({**event, **self._where()})
 
-    def _fail(self, lane: int, run: Run, failure: dict[str, Any]) -> None:
+    def _fail(self, lane: int, run: TrialRun, failure: dict[str, Any]) -> None:
         self._emit_failed(run, failure)
         self._vacate(lane)
 
-    def _emit_failed(self, run: Run, failure: dict[str, Any]) -> None:
+    def _emit_failed(self, run: TrialRun, failure: dict[str, Any]) -> None:
         with printing_to(run.start["log"]):
             sys.stderr.write(failure["traceback"] or "")
         event: Event = {"kind": "failed", "trial": run.trial, "step": run.progress.epoch}
@@ -364,13 +364,13 @@ class GroupLoop:
 
     # Checkpoints ---------------------------------------------------------------------------
 
-    def _write_due_checkpoints(self, seats: Occupancy) -> None:
+    def _write_due_checkpoints(self, seats: Lanes) -> None:
         now = self._clock()
         for lane, run in seats:
             if now - run.checkpointed_at >= self._checkpoint_seconds:
                 self._save(run, seats.state(lane), seats.best(lane))
 
-    def _save(self, run: Run, state: LaneState | None, best: LaneState | None) -> None:
+    def _save(self, run: TrialRun, state: LaneState | None, best: LaneState | None) -> None:
         """Write the run's checkpoint, unless it has done nothing yet; a full disk is survived."""
         run.checkpointed_at = self._clock()
         if state is None or not run.progress.samples:
@@ -407,7 +407,7 @@ class GroupLoop:
         if self.spec.device.type == "cuda":
             torch.cuda.empty_cache()  # what the broken step held, in pieces that fit nobody else
 
-    def _salvage(self, seats: Occupancy) -> None:
+    def _salvage(self, seats: Lanes) -> None:
         """Put seated runs back in the queue with the state they reached, or from the start."""
         for lane, run in reversed(list(seats)):
             try:
@@ -421,7 +421,7 @@ class GroupLoop:
         where: dict[str, Any] = {"group": self.spec.key}
         if self._seats is not None:
             step = self._seats.step
-            where |= {"rung": step.rung, "rung_reason": step.rung_reason}
+            where |= {"backend": step.backend, "backend_reason": step.backend_reason}
         return where  # type: ignore[return-value]
 
     def _drain(self) -> list[Event]:

@@ -22,7 +22,7 @@ _LIMITS = (
 )  # fmt: skip
 
 
-class Containment:
+class ProcessStateGuard:
     """Remembers the process as it is now; `contained` leaves it so."""
 
     def __init__(self) -> None:

@@ -6,26 +6,26 @@ trains; while it waits for a verdict and others go on, it keeps its lane and hol
 
 from collections.abc import Iterator, Sequence
 
-from workers.training.steps.step import LaneState, Step
-from workers.training.trials.runs import Run
+from workers.training.steps.step import LaneState, TrainStep
+from workers.training.trials.runs import TrialRun
 
 
-class Occupancy:
+class Lanes:
     """The lanes of one step."""
 
-    def __init__(self, step: Step, runs: Sequence[Run] = ()) -> None:
+    def __init__(self, step: TrainStep, runs: Sequence[TrialRun] = ()) -> None:
         if len(runs) > step.lanes:
             raise ValueError(f"{len(runs)} runs do not fit the step's {step.lanes} lanes")
         self.step = step
-        self.lanes: list[Run | None] = [*runs, *[None] * (step.lanes - len(runs))]
+        self.lanes: list[TrialRun | None] = [*runs, *[None] * (step.lanes - len(runs))]
         self.loaded: set[int] = set()
 
-    def __iter__(self) -> Iterator[tuple[int, Run]]:
+    def __iter__(self) -> Iterator[tuple[int, TrialRun]]:
         """Yield (lane, run) of every lane that is taken; lanes may be vacated meanwhile."""
         yield from [(lane, run) for lane, run in enumerate(self.lanes) if run is not None]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[TrialRun]:
         """The runs, by lane."""
         return [run for _, run in self]
 
@@ -34,14 +34,14 @@ class Occupancy:
         """Whether no lane is free."""
         return None not in self.lanes
 
-    def __getitem__(self, lane: int) -> Run:
+    def __getitem__(self, lane: int) -> TrialRun:
         """Return the run in a lane that is taken."""
         run = self.lanes[lane]
         if run is None:
             raise LookupError(f"lane {lane} is empty")
         return run
 
-    def seat(self, run: Run) -> None:
+    def seat(self, run: TrialRun) -> None:
         """Give the run a free lane."""
         self.lanes[self.lanes.index(None)] = run
 

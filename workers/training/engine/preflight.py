@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from tuner_service.definition.trial_spec import LoopSpec, TrialSpec
+from tuner_service.definition.trial_spec import TrialSpec, UserLoopSpec
 from workers.protocol.messages import Event, TrialStart
 from workers.training import user_modules
 from workers.training.data import DatasetCache, Room
-from workers.training.steps.factory import PlainSteps
+from workers.training.steps.factory import PlainStepFactory
 from workers.training.steps.groups import hyper_of
 from workers.training.steps.plain import PlainStep
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.evaluation import measure
 from workers.training.trials.preparation import Prepared, prepare_trial
 from workers.training.trials.records import peak_memory_bytes
-from workers.training.user_loops.pool import LoopTrials
+from workers.training.user_loops.pool import UserLoopPool
 
 Findings = dict[str, Any]
 
@@ -57,7 +57,7 @@ def rehearse(
         cache=DatasetCache(room.device, directories=tuple(data_dirs), room=room),
         brought=user_modules.UserModules(modules_dir),
         device=room.device,
-        group_network=PlainSteps().group_network,
+        group_network=PlainStepFactory().group_network,
     )
     return one_batch(prepared)
 
@@ -122,7 +122,7 @@ class _Batch:
 
 
 def rehearse_loop(
-    spec: LoopSpec, *, device: torch.device, modules_dir: Path | None, timeout_seconds: float
+    spec: UserLoopSpec, *, device: torch.device, modules_dir: Path | None, timeout_seconds: float
 ) -> Findings:
     """Run a training loop up to its first report.
 
@@ -133,7 +133,7 @@ def rehearse_loop(
         RehearsalError: It failed before that, or took longer.
     """
     with tempfile.TemporaryDirectory() as folder:
-        loops = LoopTrials(
+        loops = UserLoopPool(
             str(device),
             modules_dir=modules_dir,
             keeper=ModelKeeper(),
@@ -158,7 +158,7 @@ def rehearse_loop(
     }
 
 
-def _first(loops: LoopTrials) -> Event:
+def _first(loops: UserLoopPool) -> Event:
     """Return the first report, or the end where there is none."""
     while True:
         for event in loops.advance():
@@ -167,7 +167,7 @@ def _first(loops: LoopTrials) -> Event:
         time.sleep(0.01)
 
 
-def _start(spec: LoopSpec, folder: str) -> TrialStart:
+def _start(spec: UserLoopSpec, folder: str) -> TrialStart:
     return {
         "trial": 1,
         "number": 0,

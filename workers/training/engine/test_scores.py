@@ -6,18 +6,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from workers.training.data import Part
-from workers.training.engine.lanes import Occupancy
+from workers.training.engine.lanes import Lanes
 from workers.training.nets import networks
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.steps.plain import forward, load_weights, precision
 from workers.training.steps.step import LaneState
 from workers.training.trials.evaluation import confusion, measure, pick
-from workers.training.trials.runs import Run
+from workers.training.trials.runs import TrialRun
 
 Scores = dict[str, Any]
 
 
-class Examiner:
+class TestScorer:
     """Measures the runs of one group on their test part; no test part, no scores."""
 
     def __init__(self, group: GroupSpec) -> None:
@@ -25,7 +25,7 @@ class Examiner:
         self._module: nn.Module | None = None
         self._built_from: Mapping[str, Any] | None = None
 
-    def examine(self, seats: Occupancy, lanes: Sequence[int]) -> dict[int, Scores]:
+    def examine(self, seats: Lanes, lanes: Sequence[int]) -> dict[int, Scores]:
         """Return the scores of runs that end in these lanes."""
         present = [lane for lane in lanes if seats.holds_result(lane)]
         scores = self._present(seats, present)
@@ -33,7 +33,7 @@ class Examiner:
             scores[lane] = self.weights(seats[lane], seats.result(lane))
         return scores
 
-    def weights(self, run: Run, weights: LaneState | None) -> Scores:
+    def weights(self, run: TrialRun, weights: LaneState | None) -> Scores:
         """Return the scores of weights that are in no lane; none where it never trained."""
         part = run.data.test
         if part is None or weights is None:
@@ -44,7 +44,7 @@ class Examiner:
             outputs = forward(module, part.inputs, self._group.device)
         return self._measure(outputs.unsqueeze(0), part, [run])[0]
 
-    def _present(self, seats: Occupancy, lanes: Sequence[int]) -> dict[int, Scores]:
+    def _present(self, seats: Lanes, lanes: Sequence[int]) -> dict[int, Scores]:
         """One pass of the whole step serves every lane whose present weights are its result."""
         if not lanes:
             return {}
@@ -55,7 +55,7 @@ class Examiner:
         outputs = pick(seats.step.evaluate(part.inputs), lanes)
         return dict(zip(lanes, self._measure(outputs, part, runs), strict=True))
 
-    def _measure(self, outputs: Tensor, part: Part, runs: Sequence[Run]) -> list[Scores]:
+    def _measure(self, outputs: Tensor, part: Part, runs: Sequence[TrialRun]) -> list[Scores]:
         metrics = [run.metrics for run in runs]
         loss = self._group.loss
         scores: list[Scores] = [*measure(outputs, part, loss=loss, metrics=metrics)]

@@ -7,13 +7,13 @@ import torch
 
 from workers.training.steps.groups import GroupSpec, without_dropout
 from workers.training.steps.plain import PlainStep
-from workers.training.steps.step import Step
+from workers.training.steps.step import TrainStep
 
 
-class Steps(Protocol):
+class StepFactory(Protocol):
     """Makes steps for groups."""
 
-    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+    def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         """Return a step with exactly this many lanes."""
 
     def lanes_for(self, group: GroupSpec, wanted: int) -> int:
@@ -26,10 +26,10 @@ class Steps(Protocol):
         """Return how many trials a trainer on this device can usefully hold at once."""
 
 
-class PlainSteps:
+class PlainStepFactory:
     """Every group plain, one lane each."""
 
-    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+    def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         """Return the plain step."""
         if lanes != 1:
             raise ValueError(f"the plain step has one lane, but {lanes} were asked for")

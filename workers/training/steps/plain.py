@@ -36,10 +36,10 @@ class PlainStep:
     """
 
     lanes = 1
-    rung = "plain"
+    backend = "plain"
 
     def __init__(self, group: GroupSpec, reason: str | None = None) -> None:
-        self.rung_reason = reason
+        self.backend_reason = reason
         self._group = group
         self._loss = row_losses(group.loss)
         self._built_from: Mapping[str, Any] | None = None

@@ -26,16 +26,21 @@ from tuner_service.definition.catalogue import NATIVE_LIMITS
 from workers.training.data.room import free_on_gpu
 from workers.training.nets import networks
 from workers.training.steps.fused.background import Precompiler
-from workers.training.steps.fused.executors import Climbing, Compiled, Traced, missing_tool
+from workers.training.steps.fused.executors import (
+    Compiled,
+    CompileInBackground,
+    Traced,
+    missing_tool,
+)
 from workers.training.steps.fused.padding import bucketed
 from workers.training.steps.fused.recipe import recipe_of
-from workers.training.steps.fused.step import FusedStep, Runner
+from workers.training.steps.fused.step import Executor, FusedStep
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.steps.native import library
 from workers.training.steps.native import step as native_step
 from workers.training.steps.native.step import NativeStep
 from workers.training.steps.plain import PlainStep
-from workers.training.steps.step import LaneHyper, LaneState, Step
+from workers.training.steps.step import LaneHyper, LaneState, TrainStep
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +75,7 @@ class Verdict:
     now: int = 0
 
 
-class Ladder:
+class BackendSelector:
     """Makes the step of every group; one per trainer.
 
     Args:
@@ -129,7 +134,7 @@ class Ladder:
         verdict.now = max(verdict.now, verdict.full if wanted > verdict.small else verdict.small)
         return verdict.now
 
-    def make_step(self, group: GroupSpec, lanes: int) -> Step:
+    def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         """Return a step with this many lanes on the highest rung that can be had."""
         if lanes == 1 and group.key not in self._verdicts and self._patience_seconds > 0:
             step = PlainStep(group, EARLY)
@@ -150,7 +155,7 @@ class Ladder:
         """End the compiling child processes."""
         self._precompiler.close()
 
-    def _runner(self, group: GroupSpec, lanes: int) -> Runner:
+    def _runner(self, group: GroupSpec, lanes: int) -> Executor:
         if not self._compile:
             return Traced("compiling is switched off")
         missing = missing_tool(group.device)
@@ -158,13 +163,15 @@ class Ladder:
             return Traced(missing)
         if not self._background:
             return Compiled()
-        return Climbing(self._precompiler, lambda program: recipe_of(group, lanes, program).key)
+        return CompileInBackground(
+            self._precompiler, lambda program: recipe_of(group, lanes, program).key
+        )
 
     def _verdict(self, group: GroupSpec) -> Verdict:
         if group.key not in self._verdicts:
             verdict = self._verdicts[group.key] = self._judge(group)
             for step in self._early.pop(group.key, ()):
-                step.rung_reason = verdict.refusal or EARLY
+                step.backend_reason = verdict.refusal or EARLY
         return self._verdicts[group.key]
 
     def _is_early(self, group: GroupSpec) -> bool:
@@ -282,7 +289,7 @@ def _power(number: int) -> int:
     return 1 << max(0, number.bit_length() - 1)
 
 
-def probe(group: GroupSpec, step: Step) -> str | None:
+def probe(group: GroupSpec, step: TrainStep) -> str | None:
     """Compare a few steps with the plain step; return what is wrong with the fused one.
 
     Every lane trains, as in earnest. Both steps start from the same fresh weights.
@@ -321,7 +328,7 @@ def _probe_hyper(seed: int) -> LaneHyper:
     )
 
 
-def _timed(step: Step, rows: int, steps: int) -> float:
+def _timed(step: TrainStep, rows: int, steps: int) -> float:
     """Train on the first rows, twice; return the seconds of the faster call."""
     orders = torch.arange(rows).expand(step.lanes, -1)
     rates = torch.full((step.lanes, steps), 1e-2, dtype=torch.float64)

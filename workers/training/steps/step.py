@@ -59,17 +59,17 @@ class LaneHyper:
         return self.random_flip > 0 or self.random_crop > 0
 
 
-class Step(Protocol):
+class TrainStep(Protocol):
     """K lanes of one group on one device. Not thread-safe."""
 
     lanes: int
 
     @property
-    def rung(self) -> str:
+    def backend(self) -> str:
         """What runs the lanes: plain, traced, compiled, …; may change between calls."""
 
     @property
-    def rung_reason(self) -> str | None:
+    def backend_reason(self) -> str | None:
         """Why nothing faster does; None where there is nothing faster."""
 
     def put(self, lane: int, hyper: LaneHyper, state: LaneState | None) -> None:

@@ -18,7 +18,7 @@ from workers.protocol.messages import TrialStart
 from workers.training import user_modules
 from workers.training.steps.step import LaneState
 from workers.training.trials.checkpoints import write_tensors
-from workers.training.trials.runs import Direction, Run
+from workers.training.trials.runs import Direction, TrialRun
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class ModelKeeper:
         """A value of this study was not counted: what comes next is not held against it."""
         self._best.pop(study, None)
 
-    def keep(self, run: Run, weights: Callable[[], LaneState | None]) -> str | None:
+    def keep(self, run: TrialRun, weights: Callable[[], LaneState | None]) -> str | None:
         """Write the model if the run is among the best; return its path, or None."""
         path, values = run.start["model"], run.values
         direction, most = run.spec.objective[0][1], run.start["keep_models"]
@@ -84,11 +84,11 @@ def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
     return (-value if direction == "maximize" else value), start["number"]
 
 
-def describe(run: Run) -> dict[str, Any]:
+def describe(run: TrialRun) -> dict[str, Any]:
     """Return what a model file says of itself."""
     network, files = run.spec.network, scripts()
     own: dict[str, Any] = {"network": network}
-    if user_modules.is_brought(network):
+    if user_modules.is_user_module(network):
         own = user_modules.described(network, run.data)
         files["network.py"] = own.pop("source")
     return {

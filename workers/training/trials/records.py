@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from tuner_service import __version__
-from workers.training.trials.runs import Run
+from workers.training.trials.runs import TrialRun
 
 Record = dict[str, Any]
 
 
-def epoch_record(run: Run, validation: Mapping[str, float], rate: float) -> Record:
+def epoch_record(run: TrialRun, validation: Mapping[str, float], rate: float) -> Record:
     """Return the record of the epoch that is just trained, before `end_epoch`.
 
     Args:
@@ -33,7 +33,7 @@ def epoch_record(run: Run, validation: Mapping[str, float], rate: float) -> Reco
     }
 
 
-def objective_values(run: Run, record: Mapping[str, Any]) -> list[float]:
+def objective_values(run: TrialRun, record: Mapping[str, Any]) -> list[float]:
     """Return the objectives of an epoch: keys of its record, or of the trial as a whole.
 
     Raises:
@@ -47,7 +47,7 @@ def objective_values(run: Run, record: Mapping[str, Any]) -> list[float]:
     return [float(known[key]) for key, _ in run.spec.objective]
 
 
-def final_record(run: Run, device: torch.device, test: Mapping[str, Any]) -> Record:
+def final_record(run: TrialRun, device: torch.device, test: Mapping[str, Any]) -> Record:
     """Return the record of a trial that ends.
 
     `seconds` is device time: of an epoch that K lanes share, each takes the K-th part.

@@ -67,7 +67,7 @@ class Progress:
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class TrialRun:
     """A trial the engine has taken on.
 
     Attributes:
@@ -223,7 +223,7 @@ def gain(value: float, other: float, direction: Direction) -> float:
     return -math.inf if math.isnan(difference) else difference
 
 
-def save_checkpoint(run: Run, state: LaneState, best: LaneState | None) -> None:
+def save_checkpoint(run: TrialRun, state: LaneState, best: LaneState | None) -> None:
     """Write a checkpoint: the run's state, the best weights, its progress. Drop what is too old."""
     tensors = {f"state/{name}": tensor for name, tensor in state.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
@@ -237,7 +237,7 @@ def save_checkpoint(run: Run, state: LaneState, best: LaneState | None) -> None:
     del run.saved[:-KEPT]
 
 
-def resume(run: Run) -> None:
+def resume(run: TrialRun) -> None:
     """Continue from the checkpoint that the database knows, or from one before it.
 
     Where none can be read, the run begins at the start.
@@ -257,7 +257,7 @@ def resume(run: Run) -> None:
     run.saved = [progress.epoch]
 
 
-def _progress(note: Mapping[str, Any], run: Run) -> Progress:
+def _progress(note: Mapping[str, Any], run: TrialRun) -> Progress:
     if note.get("format") != FORMAT or note.get("seed") != run.spec.seed:
         raise CheckpointError(
             f"the checkpoint is of format {note.get('format')!r} and seed {note.get('seed')!r}, "

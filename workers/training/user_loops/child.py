@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from workers.priority import weigh_session
-from workers.protocol.pipes import Speaker
-from workers.training.user_loops.report_log import Journal
+from workers.protocol.pipes import MessageWriter
+from workers.training.user_loops.report_log import ReportLog
 from workers.training.user_loops.trial import DivergedError, Trial, numbers
 
 MAX_TRACEBACK = 16_000
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
-class Ear:
+class CommandReader:
     """Hears the trainer, from the beginning: its end is this process's, whatever the loop is at."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
@@ -110,7 +110,7 @@ def seed(number: int) -> None:
         sys.modules["torch"].manual_seed(number)
 
 
-def run(order: Mapping[str, Any], channel: Speaker, ear: Ear) -> None:
+def run(order: Mapping[str, Any], channel: MessageWriter, ear: CommandReader) -> None:
     """Train one trial and say how it ended."""
     path = Path(order["module"])
     trial: Trial | None = None
@@ -129,7 +129,7 @@ def run(order: Mapping[str, Any], channel: Speaker, ear: Ear) -> None:
             seed=order["seed"],
             checkpoint_dir=Path(order["checkpoint_dir"]),
             waits_for_verdicts=order["prunable"],
-            journal=Journal(Path(order["journal"])),
+            journal=ReportLog(Path(order["journal"])),
             reported=order["reported"],
             save=lambda model: save(model, order["model"], source.decode(), path.stem, own),
             say=channel.say,
@@ -242,7 +242,7 @@ def serve(commands: int, events: int) -> None:
     weigh_session()  # a new one: the trainer's weight is not inherited
     hearing = os.fdopen(commands, "rb")
     order = json.loads(hearing.readline())
-    run(order, Speaker(os.fdopen(events, "wb"), orphan_code=1), Ear(hearing))
+    run(order, MessageWriter(os.fdopen(events, "wb"), orphan_code=1), CommandReader(hearing))
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tuner_service.definition.trial_spec import LoopSpec
+from tuner_service.definition.trial_spec import UserLoopSpec
 from workers.protocol.messages import Event, StopMode, TrialStart
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.user_loops.fork_server import Nursery
 from workers.training.user_loops.process import LoopProcess
 from workers.training.user_loops.run import (
-    LoopRun,
+    UserLoopRun,
     checkpoint_dir,
     failure,
     journal_path,
@@ -33,7 +33,7 @@ LOOK_SECONDS = 1.0  # between looks at memory and deadlines
 GAP_SECONDS = 5.0  # this long without a turn, and the trainer itself stood still
 
 
-class LoopTrials:
+class UserLoopPool:
     """Runs loop trials in processes of their own.
 
     Args:
@@ -73,7 +73,7 @@ class LoopTrials:
         self._wake = wake
         self._clock = clock
         self._waiting: deque[TrialStart] = deque()
-        self._runs: dict[int, LoopRun] = {}
+        self._runs: dict[int, UserLoopRun] = {}
         self._looked_at = clock()
         self._nursery = Nursery(clock)
 
@@ -150,7 +150,7 @@ class LoopTrials:
     # -- one trial --------------------------------------------------------------------------
 
     def _begin(self, start: TrialStart, events: list[Event]) -> None:
-        spec = LoopSpec.model_validate(start["spec"])
+        spec = UserLoopSpec.model_validate(start["spec"])
         path = None if self._modules_dir is None else self._modules_dir / f"{spec.module}.py"
         if path is None or not path.is_file():
             said = f"this worker has no module {spec.module!r}; start it with --modules DIR"
@@ -163,9 +163,9 @@ class LoopTrials:
             events.append(_not_begun(start, failure("worker_lost", said, None)))
             return
         self._runs[run.trial] = run
-        events.append({"kind": "started", "trial": run.trial, "rung": "plain"})
+        events.append({"kind": "started", "trial": run.trial, "backend": "plain"})
 
-    def _started(self, start: TrialStart, spec: LoopSpec, path: Path) -> LoopRun:
+    def _started(self, start: TrialStart, spec: UserLoopSpec, path: Path) -> UserLoopRun:
         reported, values = prepare(start)
         order = {
             "module": str(path),
@@ -182,12 +182,12 @@ class LoopTrials:
         }
         process = LoopProcess(order, nursery=self._nursery, log=start["log"], wake=self._wake)
         now = self._clock()
-        run = LoopRun(start, spec, process, begun_at=now, heard_at=now, reported_at=now)
+        run = UserLoopRun(start, spec, process, begun_at=now, heard_at=now, reported_at=now)
         run.reported, run.values, run.device = reported, values, self._device
         run.saved_step = start["resume"]
         return run
 
-    def _hear(self, run: LoopRun, events: list[Event]) -> None:
+    def _hear(self, run: UserLoopRun, events: list[Event]) -> None:
         code = run.process.exit_code()  # before what it said, which is complete then
         for message in run.process.read():
             run.heard_at = self._clock()
@@ -197,7 +197,7 @@ class LoopTrials:
             events.append(outcome(run, code, self._keep))
             _drop_draft(run.start)
 
-    def _take(self, run: LoopRun, message: dict[str, Any], events: list[Event]) -> None:
+    def _take(self, run: UserLoopRun, message: dict[str, Any], events: list[Event]) -> None:
         match message.get("type"):
             case "started":
                 run.source_hash = message["source_hash"]
@@ -208,7 +208,7 @@ class LoopTrials:
             case "finished" | "failed" | "stopped":
                 run.ending = message
 
-    def _report(self, run: LoopRun, message: dict[str, Any], events: list[Event]) -> None:
+    def _report(self, run: UserLoopRun, message: dict[str, Any], events: list[Event]) -> None:
         step, values, now = message["step"], message["values"], self._clock()
         named = dict(zip((key for key, _ in run.spec.objective), values, strict=False))
         seconds, run.reported_at = now - run.reported_at, now
@@ -221,7 +221,7 @@ class LoopTrials:
         if message["saved"]:
             events.append({"kind": "checkpointed", "trial": run.trial, "step": run.saved()})
 
-    def _keep(self, run: LoopRun) -> str | None:
+    def _keep(self, run: UserLoopRun) -> str | None:
         """Keep the model that the loop saved, if its trial is among the study's best."""
         path, draft = run.start["model"], _draft(run.start)
         if path is None or draft is None or not run.values or not Path(draft).exists():
@@ -271,7 +271,7 @@ class LoopTrials:
         said = f"The training loop held {held[largest]} bytes; all of them may hold {limit:.0f}."
         self._kill(largest, failure("out_of_memory", said, largest.reported))
 
-    def _kill(self, run: LoopRun, why: dict[str, Any]) -> None:
+    def _kill(self, run: UserLoopRun, why: dict[str, Any]) -> None:
         run.killed = why
         run.process.kill()
 

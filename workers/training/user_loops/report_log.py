@@ -21,7 +21,7 @@ class Entry:
     record: dict[str, Any]
 
 
-class Journal:
+class ReportLog:
     """The reports of one trial, one JSON line each, appended before they are said.
 
     Without a disk to write to, reports go on and only the gap remains.

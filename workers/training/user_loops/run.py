@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from tuner_service.definition.trial_spec import LoopSpec
+from tuner_service.definition.trial_spec import UserLoopSpec
 from tuner_service.processes import how_it_ended
 from workers.protocol.messages import Event, StopMode, TrialStart
 from workers.training.trials.records import device_name, versions
 from workers.training.user_loops.process import LoopProcess
-from workers.training.user_loops.report_log import Journal
+from workers.training.user_loops.report_log import ReportLog
 
-RUNG_REASON = "a training loop of the operator's own runs in its own process"
+BACKEND_REASON = "a training loop of the operator's own runs in its own process"
 
 
 @dataclass(slots=True, eq=False)
-class LoopRun:
+class UserLoopRun:
     """A loop trial with its process.
 
     Attributes:
@@ -36,7 +36,7 @@ class LoopRun:
     """
 
     start: TrialStart
-    spec: LoopSpec
+    spec: UserLoopSpec
     process: LoopProcess
     begun_at: float
     heard_at: float
@@ -94,11 +94,11 @@ def prepare(start: TrialStart) -> tuple[int | None, list[float] | None]:
     if known is None:
         return None, None
     # What the database knows no report of is said again, by the loop or from the journal.
-    said = [entry for step, entry in sorted(Journal(journal).read().items()) if step <= known]
+    said = [entry for step, entry in sorted(ReportLog(journal).read().items()) if step <= known]
     return (said[-1].step, said[-1].values) if said else (None, None)
 
 
-def outcome(run: LoopRun, code: int, keep: Callable[[LoopRun], str | None]) -> Event:
+def outcome(run: UserLoopRun, code: int, keep: Callable[[UserLoopRun], str | None]) -> Event:
     """Return the event of a trial whose process has ended.
 
     Args:
@@ -109,7 +109,7 @@ def outcome(run: LoopRun, code: int, keep: Callable[[LoopRun], str | None]) -> E
     if said.get("saved"):
         run.saved()
     record = {**said.get("record", {}), **run.record()}
-    where = {"rung": "plain", "rung_reason": RUNG_REASON, "record": record}
+    where = {"backend": "plain", "backend_reason": BACKEND_REASON, "record": record}
     if run.killed is not None:
         return _event(run, "failed", failure=run.killed, alone=True, **where)
     if run.stop is not None and said.get("type") != "finished":
@@ -127,7 +127,7 @@ def outcome(run: LoopRun, code: int, keep: Callable[[LoopRun], str | None]) -> E
     return _event(run, "failed", failure=_silent(run, code), alone=True, **where)
 
 
-def _stopped(run: LoopRun, where: dict[str, Any]) -> Event:
+def _stopped(run: UserLoopRun, where: dict[str, Any]) -> Event:
     more: dict[str, Any] = {"mode": run.stop}
     step = run.saved_step if run.stop == "checkpoint" else run.reported
     if step is not None:
@@ -137,12 +137,12 @@ def _stopped(run: LoopRun, where: dict[str, Any]) -> Event:
     return _event(run, "stopped", **more, **where)
 
 
-def _orphaned(run: LoopRun) -> dict[str, Any]:
+def _orphaned(run: UserLoopRun) -> dict[str, Any]:
     said = "The process that the training loop was forked off has ended, and the loop with it."
     return failure("worker_lost", said, run.reported)
 
 
-def _silent(run: LoopRun, code: int) -> dict[str, Any]:
+def _silent(run: UserLoopRun, code: int) -> dict[str, Any]:
     """Return the failure of a process that ended without a last word."""
     how = how_it_ended(code)
     if code == -signal.SIGKILL:
@@ -155,7 +155,7 @@ def failure(kind: str, message: str, step: int | None) -> dict[str, Any]:
     return {"kind": kind, "message": message, "step": step, "traceback": None}
 
 
-def _event(run: LoopRun, kind: str, **more: Any) -> Event:
+def _event(run: UserLoopRun, kind: str, **more: Any) -> Event:
     return {"kind": kind, "trial": run.trial, **more}  # type: ignore[typeddict-item]
 
 

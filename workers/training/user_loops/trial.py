@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from workers.training.user_loops.report_log import Entry, Journal
+from workers.training.user_loops.report_log import Entry, ReportLog
 
 Say = Callable[[Mapping[str, Any]], None]
 
@@ -50,7 +50,7 @@ class Trial:
         seed: int,
         checkpoint_dir: Path,
         waits_for_verdicts: bool,
-        journal: Journal,
+        journal: ReportLog,
         reported: int | None,
         save: Callable[[Any], None],
         say: Say,
@@ -224,7 +224,7 @@ def plain(value: Any) -> bool | float | int | str | None:
     return number if math.isfinite(number) else None
 
 
-def _after(step: int | None, journal: Journal) -> list[Entry]:
+def _after(step: int | None, journal: ReportLog) -> list[Entry]:
     """Return the reports that came after what is known, the earliest first."""
     said = journal.read()
     return [said[at] for at in sorted(said) if step is None or at > step]

@@ -62,7 +62,7 @@ class Trials:
         self._ranked: list[tuple[Rank, int]] = []
         self._ranks: dict[int, Rank] = {}
         self._below: set[int] = set()
-        self._pairs: dict[tuple[tuple[str, BaseDistribution], ...], Pair] = {}
+        self._pairs: dict[tuple[tuple[str, BaseDistribution], ...], GoodAndBad] = {}
 
     @property
     def finished(self) -> int:
@@ -100,12 +100,12 @@ class Trials:
         for pair in self._pairs.values():
             pair.discard(key)
 
-    def pair(self, space: Mapping[str, BaseDistribution]) -> "Pair":
+    def pair(self, space: Mapping[str, BaseDistribution]) -> "GoodAndBad":
         """Return the two mixtures over these parameters, up to date."""
         self._split()
         key = tuple(space.items())
         if key not in self._pairs:
-            self._pairs[key] = pair = Pair(space)
+            self._pairs[key] = pair = GoodAndBad(space)
             for trial, params in self._params.items():
                 pair.put(trial, params, below=trial in self._below)
         return self._pairs[key]
@@ -126,7 +126,7 @@ class Trials:
         self._below = below
 
 
-class Pair:
+class GoodAndBad:
     """The mixtures of the good and of the other trials over some parameters.
 
     A trial that lacks one of the parameters is in neither.
@@ -168,7 +168,7 @@ class Proposal:
     without.
     """
 
-    def __init__(self, pair: Pair, candidates: Floats) -> None:
+    def __init__(self, pair: GoodAndBad, candidates: Floats) -> None:
         self._pair = pair
         self._candidates = candidates
         self._best: dict[str, Any] | None = None

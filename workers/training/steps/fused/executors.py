@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from workers.training.steps.fused.background import Job, Precompiler
-from workers.training.steps.fused.program import READ_ONLY, Arena, Program
+from workers.training.steps.fused.program import READ_ONLY, Program, StackedLanes
 
-Run = Callable[[Sequence[Tensor]], object]
+CompiledStep = Callable[[Sequence[Tensor]], object]
 
 # A C++ wrapper halves the cost of a call on the CPU, and loads from the disk cache in a second.
 CPU_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
@@ -28,13 +28,13 @@ CPU_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
 class Traced:
     """Runs the traced graph."""
 
-    rung = "traced"
+    backend = "traced"
 
     def __init__(self, reason: str | None = None) -> None:
         self.reason = reason
-        self._runs: dict[Program, Run] = {}
+        self._runs: dict[Program, CompiledStep] = {}
 
-    def runnable(self, program: Program, arena: Arena) -> Run:
+    def runnable(self, program: Program, arena: StackedLanes) -> CompiledStep:
         """Return what takes one step."""
         if program not in self._runs:
             self._runs[program] = _captured(_spread(program.trace(arena)), arena)
@@ -44,13 +44,13 @@ class Traced:
 class Compiled:
     """Compiles where it stands: for benchmarks, tests, and the child that fills the cache."""
 
-    rung = "compiled"
+    backend = "compiled"
     reason: str | None = None
 
     def __init__(self) -> None:
-        self._runs: dict[Program, Run] = {}
+        self._runs: dict[Program, CompiledStep] = {}
 
-    def runnable(self, program: Program, arena: Arena) -> Run:
+    def runnable(self, program: Program, arena: StackedLanes) -> CompiledStep:
         """Return what takes one step."""
         if program not in self._runs:
             self._runs[program] = _captured(compiled(program.trace(arena), arena), arena)
@@ -58,16 +58,16 @@ class Compiled:
 
 
 @dataclass(slots=True)
-class _Climb:
+class _BackgroundCompile:
     """A program on its way up."""
 
     graph: GraphModule
-    run: Run
+    run: CompiledStep
     job: Job | None
     compiled: bool = False
 
 
-class Climbing:
+class CompileInBackground:
     """Runs the traced graph until a child process has compiled it.
 
     Args:
@@ -78,29 +78,29 @@ class Climbing:
     def __init__(self, precompiler: Precompiler, recipe: Callable[[Program], str]) -> None:
         self._precompiler = precompiler
         self._recipe = recipe
-        self._climbs: dict[Program, _Climb] = {}
-        self._last: _Climb | None = None
+        self._climbs: dict[Program, _BackgroundCompile] = {}
+        self._last: _BackgroundCompile | None = None
         self._failure: str | None = None
 
     @property
-    def rung(self) -> str:
+    def backend(self) -> str:
         """`compiled` as soon as the program that ran last is."""
         return "compiled" if self._last is not None and self._last.compiled else "traced"
 
     @property
     def reason(self) -> str | None:
         """Why it is not compiled."""
-        if self.rung == "compiled":
+        if self.backend == "compiled":
             return None
         return self._failure or "compiling in the background"
 
-    def runnable(self, program: Program, arena: Arena) -> Run:
+    def runnable(self, program: Program, arena: StackedLanes) -> CompiledStep:
         """Return what takes one step, and climb if the child is done."""
         climb = self._climbs.get(program)
         if climb is None:
             graph = program.trace(arena)
             job = self._precompiler.start(self._recipe(program))
-            climb = _Climb(graph, _captured(_spread(graph), arena), job)
+            climb = _BackgroundCompile(graph, _captured(_spread(graph), arena), job)
             self._climbs[program] = climb
         elif climb.job is not None and climb.job.done:
             self._failure = climb.job.failure
@@ -112,7 +112,7 @@ class Climbing:
         return climb.run
 
 
-def compiled(graph: GraphModule, arena: Arena) -> Run:
+def compiled(graph: GraphModule, arena: StackedLanes) -> CompiledStep:
     """Return inductor's code for the graph, from its on-disk cache where that has it."""
     options = CPU_OPTIONS if _device(arena).type == "cpu" else {}
     with torch.no_grad():
@@ -130,7 +130,7 @@ def missing_tool(device: torch.device) -> str | None:
     return None if header.exists() else f"no {header}: install Python's development package"
 
 
-def _spread(function: Callable[..., object]) -> Run:
+def _spread(function: Callable[..., object]) -> CompiledStep:
     """Return the function of many tensors as one of a sequence of them."""
 
     def run(tensors: Sequence[Tensor]) -> object:
@@ -139,11 +139,11 @@ def _spread(function: Callable[..., object]) -> Run:
     return run
 
 
-def _device(arena: Arena) -> torch.device:
+def _device(arena: StackedLanes) -> torch.device:
     return arena.feed["total"].device
 
 
-def _captured(run: Run, arena: Arena) -> Run:
+def _captured(run: CompiledStep, arena: StackedLanes) -> CompiledStep:
     """Return a CUDA graph of the run on a GPU; the run itself elsewhere."""
     return run if _device(arena).type != "cuda" else _CudaGraph(run, arena)
 
@@ -153,7 +153,7 @@ class _CudaGraph:
 
     WARM_UPS = 3  # as torch's documentation asks: allocations and autotuning come before recording
 
-    def __init__(self, run: Run, arena: Arena) -> None:
+    def __init__(self, run: CompiledStep, arena: StackedLanes) -> None:
         tensors = arena.flat()
         fixed = {id(arena.feed[name]) for name in READ_ONLY}
         before = [(t, t.clone()) for t in tensors if id(t) not in fixed]

@@ -65,7 +65,7 @@ class Features:
 
 
 @dataclass(slots=True)
-class Arena:
+class StackedLanes:
     """Every tensor a program reads or writes.
 
     Attributes:
@@ -92,10 +92,10 @@ class Arena:
         """Return all tensors, in the order in which `Program` takes them."""
         return [tensor for named in self._groups() for tensor in named.values()]
 
-    def refilled(self, tensors: Sequence[Tensor]) -> "Arena":
+    def refilled(self, tensors: Sequence[Tensor]) -> "StackedLanes":
         """Return an arena of the same names that holds `tensors`, ordered as in `flat`."""
         rest = iter(tensors)
-        return Arena(*({name: next(rest) for name in named} for named in self._groups()))
+        return StackedLanes(*({name: next(rest) for name in named} for named in self._groups()))
 
     def _groups(self) -> tuple[Named, ...]:
         return self.parameters, self.averages, self.squares, self.buffers, self.feed
@@ -122,7 +122,7 @@ class Program:
     batch_size: int
     features: Features
     autocast: bool
-    arena: Arena
+    arena: StackedLanes
     update: Update
 
     def __call__(self, *tensors: Tensor) -> tuple[()]:
@@ -143,7 +143,7 @@ class Program:
         feed["counter"].add_(1)
         return ()
 
-    def trace(self, arena: Arena) -> GraphModule:
+    def trace(self, arena: StackedLanes) -> GraphModule:
         """Return the program as a graph of tensor operations, without running it."""
         with torch.no_grad():
             graph = make_fx(self, tracing_mode="fake")(*arena.flat())
@@ -154,7 +154,7 @@ class Program:
         graph.recompile()
         return graph
 
-    def _gradients(self, arena: Arena) -> tuple[Named, Tensor, Named]:
+    def _gradients(self, arena: StackedLanes) -> tuple[Named, Tensor, Named]:
         """Return gradients [K, P], mean batch losses [K] and new buffers [K, …]."""
         feed = arena.feed
         at = feed["counter"] * self.batch_size + torch.arange(
@@ -214,7 +214,7 @@ class Program:
             for own, fed in names.items()
         }
 
-    def _update(self, arena: Arena, gradients: Named) -> None:
+    def _update(self, arena: StackedLanes, gradients: Named) -> None:
         feed = arena.feed
         pace = feed["pace"].index_select(0, feed["counter"])[0]  # [K, C]
         for name, parameter in arena.parameters.items():
@@ -242,7 +242,7 @@ def couples_rows(template: nn.Module) -> bool:
     return any(isinstance(part, _BatchNorm) for part in template.modules())
 
 
-def _with_l1(gradients: Named, arena: Arena) -> Named:
+def _with_l1(gradients: Named, arena: StackedLanes) -> Named:
     """Add the gradient of l1·Σ|p|."""
     return {
         name: gradient + _beside(arena.feed["l1"], gradient) * arena.parameters[name].sign()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from workers.training.steps.fused.program import Features, Program
-from workers.training.steps.fused.step import FusedStep, Runner
+from workers.training.steps.fused.step import Executor, FusedStep
 from workers.training.steps.groups import GroupSpec
 from workers.training.user_modules import UserModules, directory_of
 
@@ -52,7 +52,7 @@ class Recipe:
         """Return the recipe whose `key` this is."""
         return cls(**json.loads(text))
 
-    def step(self, runner: Runner) -> FusedStep:
+    def step(self, runner: Executor) -> FusedStep:
         """Return a fused step of the recipe's shapes, on zeros."""
         if self.modules is not None:
             UserModules(Path(self.modules)).restore(str(self.network["type"]), self.loss)

@@ -6,7 +6,7 @@
 
 The weights and optimizer state of all lanes are stacked tensors [K, P] (program.py); a lane is a
 row of each. Idle lanes compute along with a learning rate of zero. What runs the program (compiled
-code, a traced graph) is the `Runner`'s business (ladder.py).
+code, a traced graph) is the `Executor`'s business (ladder.py).
 """
 
 import copy
@@ -23,10 +23,10 @@ from workers.training.nets.losses import row_losses
 from workers.training.optim import fused
 from workers.training.steps.fused.padding import corner, embed
 from workers.training.steps.fused.program import (
-    Arena,
     Features,
     Named,
     Program,
+    StackedLanes,
     couples_rows,
     prepare,
 )
@@ -36,21 +36,21 @@ from workers.training.steps.step import LaneHyper, LaneState
 
 EVALUATION_ROWS = 16384  # rows times lanes of one forward pass: bounds the activations
 
-Run = Callable[[Sequence[Tensor]], object]
+CompiledStep = Callable[[Sequence[Tensor]], object]
 
 
-class Runner(Protocol):
+class Executor(Protocol):
     """Turns programs into something that runs, and knows on which rung it does."""
 
     @property
-    def rung(self) -> str:
+    def backend(self) -> str:
         """Its name."""
 
     @property
     def reason(self) -> str | None:
         """Why it is not a faster one."""
 
-    def runnable(self, program: Program, arena: Arena) -> Run:
+    def runnable(self, program: Program, arena: StackedLanes) -> CompiledStep:
         """Return what takes one step of the program on the arena's tensors, the fastest it has."""
 
 
@@ -63,10 +63,10 @@ class FusedStep:
         runner: Runs the traced program.
     """
 
-    def __init__(self, group: GroupSpec, lanes: int, runner: Runner) -> None:
+    def __init__(self, group: GroupSpec, lanes: int, executor: Executor) -> None:
         self.lanes = lanes
         self._group = group
-        self._runner = runner
+        self._executor = executor
         self._dtype = dtype_of(group.precision)
         self._loss = row_losses(group.loss)
         self._template = self._built(group.network).to(device=group.device, dtype=self._dtype)
@@ -84,14 +84,14 @@ class FusedStep:
         self._kept: dict[str, Named] = {}
 
     @property
-    def rung(self) -> str:
+    def backend(self) -> str:
         """What runs the program at present."""
-        return self._runner.rung
+        return self._executor.backend
 
     @property
-    def rung_reason(self) -> str | None:
+    def backend_reason(self) -> str | None:
         """Why nothing faster does."""
-        return self._runner.reason
+        return self._executor.reason
 
     # -- lanes ------------------------------------------------------------------------------
 
@@ -186,18 +186,18 @@ class FusedStep:
         arena = self._active()
         # Inductor keeps its code by these settings, too.
         with torch.no_grad(), precision(self._group.precision, self._group.device):
-            self._runner.runnable(self._program(rows, arena), arena)
+            self._executor.runnable(self._program(rows, arena), arena)
 
     def _run(self, steps: int, rows: int) -> None:
         if steps <= 0:
             return
         arena = self._active()
-        run = self._runner.runnable(self._program(rows, arena), arena)
+        run = self._executor.runnable(self._program(rows, arena), arena)
         tensors = arena.flat()
         for _ in range(steps):
             run(tensors)
 
-    def _program(self, rows: int, arena: Arena) -> Program:
+    def _program(self, rows: int, arena: StackedLanes) -> Program:
         key = (rows, self._features)
         prepare(self._template, self._features)
         if key not in self._programs:
@@ -213,11 +213,11 @@ class FusedStep:
             )
         return self._programs[key]
 
-    def _active(self) -> Arena:
+    def _active(self) -> StackedLanes:
         """Return the arena without what the present features do not need."""
         arena = self._arena
         squares = arena.squares if self._features.squares else {}
-        return Arena(arena.parameters, arena.averages, squares, arena.buffers, arena.feed)
+        return StackedLanes(arena.parameters, arena.averages, squares, arena.buffers, arena.feed)
 
     def _feed_epoch(self, orders: Tensor, learning_rates: Tensor) -> None:
         """Write the epoch's orders, coefficients and row counts into the program's tensors."""
@@ -240,7 +240,7 @@ class FusedStep:
 
     # -- state ------------------------------------------------------------------------------
 
-    def _new_arena(self) -> Arena:
+    def _new_arena(self) -> StackedLanes:
         K, group = self.lanes, self._group
         parameters = {
             name: tensor.detach().expand(K, *tensor.shape).clone()
@@ -252,7 +252,7 @@ class FusedStep:
             for name, tensor in self._template.named_buffers()
             if name.rpartition(".")[0] not in own
         }
-        return Arena(
+        return StackedLanes(
             parameters=parameters,
             averages={name: torch.zeros_like(tensor) for name, tensor in parameters.items()},
             squares={name: torch.zeros_like(tensor) for name, tensor in parameters.items()},

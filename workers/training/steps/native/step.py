@@ -91,8 +91,8 @@ class NativeStep:
         library: As `native_library.build` made it.
     """
 
-    rung = "native"
-    rung_reason: str | None = None
+    backend = "native"
+    backend_reason: str | None = None
 
     def __init__(self, group: GroupSpec, lanes: int, library: Path) -> None:
         self.lanes = lanes
