@@ -23,7 +23,7 @@ from tuner_service.search.spread import first_point
 from workers.options import add_training_options, data_directories
 from workers.trainer.main import pick_device
 from workers.training.data import STREAMED, Room
-from workers.training.engine.preflight import RehearsalError, rehearse, rehearse_loop
+from workers.training.engine.preflight import PreflightError, preflight, preflight_user_loop
 from workers.user_modules import Contents, open_folder
 
 LOOP_SECONDS = 60.0
@@ -46,20 +46,20 @@ def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     point, device = first_point(definition), pick_device(options.device)
     try:
         if definition.is_user_loop:
-            findings = rehearse_loop(
+            findings = preflight_user_loop(
                 resolve_user_loop(definition, point),
                 device=device,
                 modules_dir=options.modules,
                 timeout_seconds=LOOP_SECONDS,
             )
         else:
-            findings = rehearse(
+            findings = preflight(
                 resolve(definition, point),
                 room=Room(device, options.data_dir / STREAMED),
                 data_dirs=data_directories(options),
                 modules_dir=options.modules,
             )
-    except RehearsalError as error:
+    except PreflightError as error:
         return {"failure": {"message": str(error), "traceback": error.traceback}}
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's code raises
         text = "".join(traceback.format_exception(error))

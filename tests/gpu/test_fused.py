@@ -124,8 +124,8 @@ def test_out_of_memory_halves_the_group_and_goes_on(tmp_path):
     wide = builders.mlp(hidden_layers=2, hidden_units=1024)
     specs = [builders.spec(network=wide, fuse=True, epochs=1, seed=n) for n in range(64)]
     starts = [builders.start(n, one, folder=tmp_path) for n, one in enumerate(specs)]
-    ladder = BackendSelector(torch.device("cuda"), compile=False, probe=False)
-    engine = Engine("cuda", steps=ladder)
+    selector = BackendSelector(torch.device("cuda"), compile=False, probe=False)
+    engine = Engine("cuda", steps=selector)
     # The small group, of 128 lanes, keeps 1.6 GB of weights and slots.
     torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.mem_get_info()[1])
     try:
@@ -137,10 +137,10 @@ def test_out_of_memory_halves_the_group_and_goes_on(tmp_path):
 
 def test_ladder_fuses_on_a_gpu():
     spec = on_gpu(lanes.group(MLP))
-    ladder = BackendSelector(spec.device, background=False, probe=False)
-    count = ladder.lanes_for(spec, 1000)
+    selector = BackendSelector(spec.device, background=False, probe=False)
+    count = selector.lanes_for(spec, 1000)
     assert count >= 64
-    step = ladder.make_step(spec, count)
+    step = selector.make_step(spec, count)
     step.put(0, lanes.hyper(), None)
     lanes.epoch(step, spec, [1] * count, 0)
     assert step.backend == "compiled"

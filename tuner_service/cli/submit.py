@@ -106,9 +106,9 @@ def _read(file: Path) -> dict[Any, Any]:
 def _try_here(
     definition: Any, file: Path, modules: Path | None, device: str, as_json: bool
 ) -> None:
-    from tuner_service.cli.rehearse import lines, rehearse  # noqa: PLC0415 - as below
+    from tuner_service.cli.preflight import lines, preflight  # noqa: PLC0415 - as below
 
-    findings = rehearse(definition, modules=modules, device=device)
+    findings = preflight(definition, modules=modules, device=device)
     if as_json:
         show.as_json(findings)
         return

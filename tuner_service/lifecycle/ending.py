@@ -18,7 +18,7 @@ def settle(
     rows: Iterable[Row],
     *,
     now: float,
-    hopeless: Mapping[int, str] | None = None,
+    nothing_trains: Mapping[int, str] | None = None,
 ) -> list[str]:
     """End those studies that are through; return their public ids.
 
@@ -30,8 +30,8 @@ def settle(
     for study in rows:
         if study["state"] not in ACTIVE and study["state"] != "paused":
             continue
-        why = (hopeless or {}).get(study["id"])
-        state, reason = _verdict(connection, study, now) if why is None else ("failed", why)
+        why = (nothing_trains or {}).get(study["id"])
+        state, reason = _end_of(connection, study, now) if why is None else ("failed", why)
         if state is not None:
             end_study(connection, study, state, reason, now=now)
             ended.append(str(study["public_id"]))
@@ -136,7 +136,7 @@ def _throw_away(connection: Connection, waiting: Sequence[Row], *, now: float) -
     write_results(connection, results, now=now)
 
 
-def _verdict(connection: Connection, study: Row, now: float) -> tuple[str | None, str | None]:
+def _end_of(connection: Connection, study: Row, now: float) -> tuple[str | None, str | None]:
     if study["slots_failed"] > 0:
         unreadable = _data_failure(connection, study)
         if unreadable is not None:

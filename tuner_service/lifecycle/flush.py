@@ -134,18 +134,18 @@ def _fail(unit: FlushTransaction, fails: Sequence[Fail]) -> None:
 def _note_hopeless(unit: FlushTransaction, fails: Sequence[Fail]) -> None:
     """Find the studies that these failures end: those of which nothing else is to be expected."""
     said = {
-        f.lease.study_id: f.hopeless
+        f.lease.study_id: f.nothing_trains
         for f in fails
-        if f.hopeless is not None and f.lease.key in unit.held
+        if f.nothing_trains is not None and f.lease.key in unit.held
     }
     for study_id, why in said.items():
         now = unit.tally.moved(unit.studies[study_id])
         if not may_succeed(unit.connection, now, worker_id=unit.worker_id):
-            unit.hopeless[study_id] = fit(why)
+            unit.nothing_trains[study_id] = fit(why)
 
 
 def _ends_study(unit: FlushTransaction, fail: Fail) -> bool:
-    return fail.hopeless is not None and fail.lease.study_id in unit.hopeless
+    return fail.nothing_trains is not None and fail.lease.study_id in unit.nothing_trains
 
 
 def _hand_back(unit: FlushTransaction, hand_backs: Sequence[HandBack]) -> None:
@@ -210,7 +210,7 @@ def _close(unit: FlushTransaction, leases: Mapping[Key, Lease]) -> Flushed:
     """Write the counters, end studies that are through, and answer."""
     unit.tally.write(unit.connection)
     studies = {study_id: unit.tally.moved(row) for study_id, row in unit.studies.items()}
-    if settle(unit.connection, studies.values(), now=unit.now, hopeless=unit.hopeless):
+    if settle(unit.connection, studies.values(), now=unit.now, nothing_trains=unit.nothing_trains):
         studies = lock_rows(unit.connection, studies)  # as they stand now
     reasons = {study_id: _stop_reason(row, unit.now) for study_id, row in studies.items()}
     stop = {

@@ -78,7 +78,7 @@ class FlushTransaction:
         self.done: set[Key] = set()
         self.started: dict[Key, StartedTrial] = {}
         self.drop_models: list[str] = []
-        self.hopeless: dict[int, str] = {}
+        self.nothing_trains: dict[int, str] = {}
         study_ids = integers(connection, {lease.study_id for lease in leases})
         slot_ids = integers(connection, {lease.slot_id for lease in leases})
         # The clock after the locks: waiting for them may have taken a while.

@@ -138,7 +138,7 @@ class Fail:
     shared_death: bool = False
     retry: bool = True
     checkpoint_step: int | None = None
-    hopeless: str | None = None
+    nothing_trains: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

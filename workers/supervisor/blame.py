@@ -40,7 +40,7 @@ class Cause:
     turn: frozenset[int] = frozenset()
 
 
-def judge(on_board: Sequence[LeasedTrial], cause: Cause) -> dict[int, Outcome | None]:
+def assign(on_board: Sequence[LeasedTrial], cause: Cause) -> dict[int, Outcome | None]:
     """Return for each run its outcome; None: it goes again, same trial, in the next trainer.
 
     A run that was being stopped ends as asked. Of the others, one that was alone on board is to

@@ -83,9 +83,9 @@ def failed(run: LeasedTrial, event: Event, *, alone: bool) -> Outcome:
             process that was lost, say something about this trial.
     """
     failure = failure_of(event)
-    hopeless = event.get("failure", {}).get("hopeless")
+    nothing_trains = event.get("failure", {}).get("nothing_trains")
     infeasible = failure.kind == "diverged" or (failure.kind == "out_of_memory" and alone)
-    if infeasible and hopeless is None:
+    if infeasible and nothing_trains is None:
         return _finish(run, event, "PRUNED", failure=failure)
     shared = failure.kind == "out_of_memory" or (failure.kind == "worker_lost" and not alone)
     return Fail(
@@ -96,7 +96,7 @@ def failed(run: LeasedTrial, event: Event, *, alone: bool) -> Outcome:
         shared_death=shared,
         retry=failure.kind != "data",
         checkpoint_step=run.checkpoint_step,
-        hopeless=hopeless,
+        nothing_trains=nothing_trains,
     )
 
 

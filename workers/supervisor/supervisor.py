@@ -17,7 +17,7 @@ from tuner_service.lifecycle.messages import HandBack, StudyWork
 from tuner_service.processes import how_it_ended
 from tuner_service.settings import Settings
 from workers.protocol.messages import TrialStart
-from workers.supervisor.blame import Cause, judge
+from workers.supervisor.blame import Cause, assign
 from workers.supervisor.database_sync import DatabaseSync
 from workers.supervisor.deadlines import Deadlines
 from workers.supervisor.held_runs import LeasedTrial, Phase
@@ -209,7 +209,7 @@ class Supervisor:
             logger.error("trainer ended with %d on board: %s", len(on_board), cause.message)
         self._restarter.bury(self._clock())
         self._deadlines.trainer_ended()
-        verdicts = judge(on_board, cause)
+        verdicts = assign(on_board, cause)
         for run in on_board:
             if run.phase is Phase.LOST:
                 held.remove(run)

@@ -55,7 +55,7 @@ class TrainerEvents:
                 continue
             self._on_event(run, event)
             if event["kind"] == "report" and run.study.prunes and run.stop_mode is None:
-                if _is_hopeless(run, event):
+                if _nothing_trains(run, event):
                     prunes.append(run)
                 else:
                     verdicts.append((run.key, event["step"]))
@@ -102,5 +102,5 @@ class TrainerEvents:
         self._session.stop([r for r in prunes if r.key in self._session.held.runs], mode)
 
 
-def _is_hopeless(run: LeasedTrial, event: Event) -> bool:
+def _nothing_trains(run: LeasedTrial, event: Event) -> bool:
     return event.get("value") is not None and run.study.search.should_prune(run.trial)

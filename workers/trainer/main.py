@@ -209,7 +209,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     compiled = options.data_dir / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     speaker = MessageWriter(os.fdopen(options.events, "wb"), orphan_code=0)
-    ladder = BackendSelector(device, cache=compiled, patience_seconds=TRACING_SECONDS)
+    selector = BackendSelector(device, cache=compiled, patience_seconds=TRACING_SECONDS)
     loops = UserLoopPool(
         str(device),
         modules_dir=options.modules,
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
         ),
         threads=options.threads,
         checkpoint_seconds=options.checkpoint_seconds,
-        steps=ladder,
+        steps=selector,
         modules_dir=options.modules,
         loops=loops,
         ask=lambda study: speaker.say({"type": "doubt", "study": study}),
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     warm_up(device)
     gc.freeze()  # what torch brought stays: looking through it again took 2% of a study's time
     Trainer(engine, commands, speaker, device).run()
-    ladder.close()
+    selector.close()
     logging.shutdown()
     # Not a return: threads of user code must not keep the process.
     os._exit(0)

@@ -46,7 +46,7 @@ class UserModules:
         if directory is not None and str(directory) not in sys.path:
             sys.path.append(str(directory))  # for what the modules import of each other
 
-    def pinned(self, spec: TrialSpec, data: PreparedData) -> TrialSpec:
+    def versioned(self, spec: TrialSpec, data: PreparedData) -> TrialSpec:
         """Return the trial with its network (and loss) pinned to the present source.
 
         A built-in network is left as it is. What the module's code raises comes through.
@@ -64,7 +64,7 @@ class UserModules:
         self._try(network, data, loss)
         return spec.model_copy(update={"network": network, "loss": loss})
 
-    def pinned_data(self, spec: TrialSpec) -> TrialSpec:
+    def versioned_data(self, spec: TrialSpec) -> TrialSpec:
         """Return the trial with its data pinned to the present source, if a module loads it.
 
         Raises:
@@ -80,7 +80,7 @@ class UserModules:
         return spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"name": key})})
 
     def restore(self, key: str, loss: str) -> None:
-        """Bring back what `pinned` made in another process.
+        """Bring back what `versioned` made in another process.
 
         Raises:
             LookupError: The source is no longer the same.
@@ -104,7 +104,7 @@ class UserModules:
             module = _import(f"tuner_module_{key.replace(MARK, '_')}", path, raw)
             self._modules[key] = module
             if callable(getattr(module, "build", None)):
-                networks.NETWORKS[key] = Family(functools.partial(_build, module), brought=True)
+                networks.NETWORKS[key] = Family(functools.partial(_build, module), user_module=True)
         if not callable(getattr(self._modules[key], part, None)):
             raise TypeError(f"{path.name} must have a function `{part}`")
         return key, self._modules[key]
@@ -114,18 +114,18 @@ class UserModules:
         own = getattr(module, "loss", None)
         if own is None:
             return name
-        pinned = f"{key}:{name}"
-        if pinned not in LOSSES:
+        versioned = f"{key}:{name}"
+        if versioned not in LOSSES:
             kind = LOSSES[name].targets
-            LOSSES[pinned] = Loss(_by_row(own), kind)
+            LOSSES[versioned] = Loss(_by_row(own), kind)
             if _returns_one_number(own, kind, data):
                 networks.NETWORKS[key] = Family(
                     networks.NETWORKS[key].build,
                     fusible=False,
-                    brought=True,
+                    user_module=True,
                     reason="its loss returns one number for a batch; return one per row",
                 )
-        return pinned
+        return versioned
 
     def _try(self, network: Mapping[str, Any], data: PreparedData, loss: str) -> None:
         """Build the network once, and send two rows through it, the loss, and back."""
@@ -185,7 +185,7 @@ def arguments(
 
 def is_user_module(network: Mapping[str, Any]) -> bool:
     """Whether a network, as the engine sees it, is of a module."""
-    return networks.NETWORKS[str(network["type"])].brought
+    return networks.NETWORKS[str(network["type"])].user_module
 
 
 def metrics_of(network: Mapping[str, Any]) -> Mapping[str, OwnMetric]:

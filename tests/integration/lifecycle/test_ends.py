@@ -57,7 +57,7 @@ def test_a_hopeless_failure_ends_the_study_that_has_nothing(
         hand.report(second, other, 1)
     failure = Failure(kind="user_code", message="TypeError: no")
     fail = Fail(
-        first, trial, failure, blamed=True, hopeless="no\0\udc80" + 9_000 * "!" + "(lower it)"
+        first, trial, failure, blamed=True, nothing_trains="no\0\udc80" + 9_000 * "!" + "(lower it)"
     )
     flushed = hand.flush(fails=[fail], renew=[second])
     view = get_study(db, study.id)
@@ -99,7 +99,7 @@ def test_what_cannot_be_trained_here_may_be_trained_on_another_machine(
     lease, trial = hand.claim_and_start()
     other.claim_and_start()
     failure = Failure(kind="user_code", message="ModuleNotFoundError: no")
-    hand.flush(fails=[Fail(lease, trial, failure, blamed=True, retry=False, hopeless="no")])
+    hand.flush(fails=[Fail(lease, trial, failure, blamed=True, retry=False, nothing_trains="no")])
     assert get_study(db, study.id).state == state
 
 
@@ -110,7 +110,7 @@ def test_a_result_in_the_same_flush_is_hope(db: Database, hand: Hand) -> None:
     failure = Failure(kind="user_code", message="TypeError: no")
     hand.flush(
         finishes=[Finish(good, trials[0], "COMPLETE", (0.9,), {})],
-        fails=[Fail(bad, trials[1], failure, blamed=True, retry=False, hopeless="no")],
+        fails=[Fail(bad, trials[1], failure, blamed=True, retry=False, nothing_trains="no")],
     )
     view = get_study(db, study.id)
     assert (view.state, view.progress.done, view.progress.failed) == ("running", 1, 1)
@@ -122,7 +122,7 @@ def test_a_zombies_word_ends_no_study(db: Database, hand: Hand) -> None:
     expire(db, lease)
     reconcile(db, settings=SETTINGS)
     failure = Failure(kind="user_code", message="TypeError: no")
-    hand.flush(fails=[Fail(lease, trial, failure, blamed=True, hopeless="no")])
+    hand.flush(fails=[Fail(lease, trial, failure, blamed=True, nothing_trains="no")])
     assert get_study(db, study.id).state == "running"
 
 

@@ -24,10 +24,10 @@ from optuna.pruners import (
 from optuna.trial import TrialState
 
 from tuner_service.search.history import History, HistoryTrial
+from tuner_service.search.pruners import registry as ours
 from tuner_service.search.pruners.halving import SuccessiveHalvingPruner as Halving
 from tuner_service.search.pruners.halving import bracket_count
 from tuner_service.search.pruners.registry import PRUNERS, Pruner, PrunerContext
-from tuner_service.search.pruners.registry import registry as ours
 
 NAN = math.nan
 STUDY = "a-study"

@@ -69,8 +69,10 @@ def test_failures_wait_until_other_points_fail_too(
         failure = only(events, trial, "failed")["failure"]
         assert failure["kind"] == kind
         assert failure["message"].endswith("Error: too wide")
-        assert "Error: too wide (2 other points of the search space fail" in failure["hopeless"]
-        assert advice in failure["hopeless"]
+        assert (
+            "Error: too wide (2 other points of the search space fail" in failure["nothing_trains"]
+        )
+        assert advice in failure["nothing_trains"]
     assert desk.engine.idle
     log = (tmp_path / "1.log").read_text()
     said = error.replace("('", ": ").removesuffix("')")
@@ -83,7 +85,7 @@ def test_one_point_that_trains_is_enough(tmp_path: Path) -> None:
     desk.advance(1)
     desk.engine.try_points(1, desk.points(20, 4))
     failure = only(desk.advance(3), 1, "failed")["failure"]
-    assert "hopeless" not in failure
+    assert "nothing_trains" not in failure
     desk.submit(9)
     assert only(desk.advance(1), 1, "failed")
     assert desk.asked == [1]
@@ -93,7 +95,7 @@ def test_a_report_of_another_trial_is_enough(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.submit(9, 4)
     events = desk.advance(30)
-    assert "hopeless" not in only(events, 1, "failed")["failure"]
+    assert "nothing_trains" not in only(events, 1, "failed")["failure"]
     assert only(events, 2, "finished")
     assert desk.engine.idle
 
@@ -103,11 +105,11 @@ def test_without_points_and_at_a_shutdown_failures_go_out_as_they_are(tmp_path: 
     desk.submit(9)
     desk.advance(1)
     desk.engine.try_points(1, [])
-    assert "hopeless" not in only(desk.advance(1), 1, "failed")["failure"]
+    assert "nothing_trains" not in only(desk.advance(1), 1, "failed")["failure"]
     other = Desk(tmp_path)
     other.submit(9)
     other.advance(1)
-    assert "hopeless" not in only(other.engine.shutdown(), 1, "failed")["failure"]
+    assert "nothing_trains" not in only(other.engine.shutdown(), 1, "failed")["failure"]
 
 
 def test_memory_that_others_hold_is_no_evidence(tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_memory_that_others_hold_is_no_evidence(tmp_path: Path) -> None:
     desk.advance(2)
     desk.engine.try_points(1, desk.points(20, 30))
     failed = only(desk.advance(3), 1, "failed")
-    assert "hopeless" not in failed["failure"]
+    assert "nothing_trains" not in failed["failure"]
     assert not failed["alone"]  # though it may be when this is heard
     desk.engine.stop(9, "cancel")
     desk.advance(1)
@@ -127,7 +129,7 @@ def test_memory_that_others_hold_is_no_evidence(tmp_path: Path) -> None:
     assert desk.asked == [1, 1]
     desk.engine.try_points(1, desk.points(20, 30))
     failed = only(desk.advance(3), 1, "failed")
-    assert "2 other points" in failed["failure"]["hopeless"]
+    assert "2 other points" in failed["failure"]["nothing_trains"]
     assert failed["alone"]
 
 
@@ -146,7 +148,7 @@ def test_what_is_only_kept_warm_goes_before_a_point_is_out_of_memory(
 
     monkeypatch.setattr("workers.training.engine.engine.try_one_batch", tight)
     desk.engine.try_points(1, desk.points(5))
-    assert "hopeless" not in only(desk.advance(3), 1, "failed")["failure"]
+    assert "nothing_trains" not in only(desk.advance(3), 1, "failed")["failure"]
 
 
 def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:
@@ -165,4 +167,4 @@ def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:
     engine.shutdown()
     failure = only(events, 1, "failed")["failure"]
     assert (failure["message"], asked) == ("ValueError: unlucky", [])
-    assert "hopeless" not in failure
+    assert "nothing_trains" not in failure

@@ -100,9 +100,9 @@ def test_fused_folds_equal_plain_ones(tmp_path: Path) -> None:
         folded(fuse=True, precision="float64", seed=seed, network=mlp(dropout=0.1))
         for seed in range(3)
     ]
-    ladder = BackendSelector(torch.device("cpu"), compile=False, probe=False)
+    selector = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     results = []
-    for engine in (Engine("cpu", threads=1), Engine("cpu", threads=1, steps=ladder)):
+    for engine in (Engine("cpu", threads=1), Engine("cpu", threads=1, steps=selector)):
         starts = [start(i, one, folder=tmp_path) for i, one in enumerate(trials)]
         events = run_all(engine, starts)
         results.append([only(events, i, "finished") for i in range(3)])

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.unit.training import lanes
 from workers.training.nets import networks
-from workers.training.steps.factory import select as ladders
+from workers.training.steps import select as ladders
 from workers.training.steps.fused import executors
 from workers.training.steps.fused.executors import Traced
 from workers.training.steps.fused.step import FusedStep
@@ -63,9 +63,9 @@ class Untruthful(nn.Module):
 
 def test_group_that_does_not_want_fusing_runs_plain():
     spec = dataclasses.replace(lanes.group(SMALL), fuse=False, fuse_reason="training.fuse is false")
-    ladder = BackendSelector(CPU)
-    assert ladder.lanes_for(spec, 50) == 1
-    step = ladder.make_step(spec, 1)
+    selector = BackendSelector(CPU)
+    assert selector.lanes_for(spec, 50) == 1
+    step = selector.make_step(spec, 1)
     assert (step.backend, step.backend_reason) == ("plain", "training.fuse is false")
 
 
@@ -73,8 +73,8 @@ def test_group_that_does_not_want_fusing_runs_plain():
 def test_group_of_one_optimizer_with_its_own_update_is_fused(monkeypatch, probe):
     monkeypatch.setattr(ladders, "_timed", lambda step, rows, steps: 1.0 / step.lanes)
     spec = dataclasses.replace(lanes.group(SMALL), optimizer="lion")
-    ladder = BackendSelector(CPU, compile=False, probe=probe)
-    step = ladder.make_step(spec, ladder.lanes_for(spec, 50))
+    selector = BackendSelector(CPU, compile=False, probe=probe)
+    step = selector.make_step(spec, selector.lanes_for(spec, 50))
     assert isinstance(step, FusedStep)
     assert native_step.unsuitable(spec) == "optimizer lion has no native code"
     hypers = [lanes.hyper("lion", seed=seed) for seed in range(step.lanes)]
@@ -84,8 +84,8 @@ def test_group_of_one_optimizer_with_its_own_update_is_fused(monkeypatch, probe)
 
 def test_long_recurrence_runs_plain_and_says_why():
     spec = lanes.group({"type": "lstm", "hidden_units": 2}, shape=(129, 1), rows=4)
-    ladder = BackendSelector(CPU)
-    step = ladder.make_step(spec, ladder.lanes_for(spec, 50))
+    selector = BackendSelector(CPU)
+    step = selector.make_step(spec, selector.lanes_for(spec, 50))
     assert step.backend == "plain"
     assert "over 129 steps is not fused" in step.backend_reason
 
@@ -106,9 +106,9 @@ def test_kept_numbers_are_those_of_the_backward_pass():
 
 def test_network_that_vmap_cannot_take_runs_plain_and_says_why(family):
     spec = lanes.group(family(lambda _, inputs, outputs: Branching(inputs, outputs)))
-    ladder = BackendSelector(CPU)
-    assert ladder.lanes_for(spec, 50) == 1
-    step = ladder.make_step(spec, 1)
+    selector = BackendSelector(CPU)
+    assert selector.lanes_for(spec, 50) == 1
+    step = selector.make_step(spec, 1)
     assert step.backend == "plain"
     assert "cannot be fused" in step.backend_reason
     assert lanes.epoch(step_with_trial(step), spec, [1], 0).isfinite().all()
@@ -118,9 +118,9 @@ def test_network_declared_unfusible_is_not_tried(family):
     def build(network, inputs, outputs):
         raise AssertionError("built")
 
-    spec, ladder = lanes.group(family(build, fusible=False)), BackendSelector(CPU)
-    assert ladder.lanes_for(spec, 9) == 1
-    assert ladder.make_step(spec, 1).backend_reason == "network test_family cannot be fused"
+    spec, selector = lanes.group(family(build, fusible=False)), BackendSelector(CPU)
+    assert selector.lanes_for(spec, 9) == 1
+    assert selector.make_step(spec, 1).backend_reason == "network test_family cannot be fused"
 
 
 def test_wrong_gradients_are_found_by_the_probe(family):
@@ -144,12 +144,12 @@ def test_probe_passes_where_results_agree(monkeypatch):
 
 
 def test_group_has_two_sizes_and_does_not_shrink():
-    spec, ladder = lanes.group(SMALL), BackendSelector(CPU, probe=False)
+    spec, selector = lanes.group(SMALL), BackendSelector(CPU, probe=False)
     small, full = ladders.sizes(spec)
     assert 1 <= small < full
-    assert ladder.lanes_for(spec, 1) == small
-    assert ladder.lanes_for(spec, small + 1) == full
-    assert ladder.lanes_for(spec, 1) == full
+    assert selector.lanes_for(spec, 1) == small
+    assert selector.lanes_for(spec, small + 1) == full
+    assert selector.lanes_for(spec, 1) == full
 
 
 def test_wider_networks_get_fewer_lanes():
@@ -177,25 +177,25 @@ def test_missing_compiler_leaves_the_traced_rung_and_says_so(monkeypatch, tmp_pa
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 def test_step_climbs_when_the_background_compilation_is_done(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    spec, ladder = lanes.group(SMALL, batch_size=35), BackendSelector(CPU, probe=False)
-    step = ladder.make_step(spec, 2)
+    spec, selector = lanes.group(SMALL, batch_size=35), BackendSelector(CPU, probe=False)
+    step = selector.make_step(spec, 2)
     for lane in (0, 1):
         step.put(lane, lanes.hyper(seed=lane), None)
     lanes.epoch(step, spec, [0, 1], 0)
     assert (step.backend, step.backend_reason) == ("traced", "compiling in the background")
-    (job,) = ladder._precompiler._jobs.values()
+    (job,) = selector._precompiler._jobs.values()
     job._process.wait()
     lanes.epoch(step, spec, [0, 1], 1)
     assert (step.backend, step.backend_reason) == ("compiled", None)
     reference, _ = lanes.plain_curve(spec, lanes.hyper(seed=1), 3)
     assert torch.allclose(lanes.epoch(step, spec, [0, 1], 2)[1], reference[2], rtol=1e-9)
-    ladder.close()
+    selector.close()
 
 
 def test_failed_background_compilation_leaves_the_traced_rung(monkeypatch):
-    spec, ladder = lanes.group(SMALL), BackendSelector(CPU, probe=False)
-    monkeypatch.setattr(ladder._precompiler, "start", lambda recipe: FailedJob())
-    step = ladder.make_step(spec, 1)
+    spec, selector = lanes.group(SMALL), BackendSelector(CPU, probe=False)
+    monkeypatch.setattr(selector._precompiler, "start", lambda recipe: FailedJob())
+    step = selector.make_step(spec, 1)
     step.put(0, lanes.hyper(), None)
     lanes.epoch(step, spec, [1], 0)
     lanes.epoch(step, spec, [1], 1)
@@ -224,45 +224,45 @@ def untimed(timed):
 
 def test_a_group_that_must_be_traced_trains_plain_first():
     now = [100.0]
-    ladder = BackendSelector(
+    selector = BackendSelector(
         CPU, compile=False, probe=False, patience_seconds=3.0, clock=lambda: now[0]
     )
     spec = lanes.group(SMALL)
-    assert ladder.lanes_for(spec, 50) == 1
-    step = ladder.make_step(spec, 1)
+    assert selector.lanes_for(spec, 50) == 1
+    step = selector.make_step(spec, 1)
     assert (step.backend, step.backend_reason) == ("plain", ladders.EARLY)
     now[0] += 2.9
-    assert ladder.lanes_for(spec, 50) == 1
+    assert selector.lanes_for(spec, 50) == 1
     now[0] += 0.2
-    width = ladder.lanes_for(spec, 50)
+    width = selector.lanes_for(spec, 50)
     assert width > 1
-    assert isinstance(ladder.make_step(spec, width), FusedStep)
+    assert isinstance(selector.make_step(spec, width), FusedStep)
 
 
 def test_steps_of_groups_that_never_come_again_are_not_kept():
-    ladder = BackendSelector(CPU, compile=False, probe=False, patience_seconds=3.0)
+    selector = BackendSelector(CPU, compile=False, probe=False, patience_seconds=3.0)
     spec = lanes.group(SMALL)
-    ladder.lanes_for(spec, 50)
-    step = weakref.ref(ladder.make_step(spec, 1))
+    selector.lanes_for(spec, 50)
+    step = weakref.ref(selector.make_step(spec, 1))
     gc.collect()
     assert step() is None
 
 
 def test_one_that_cannot_be_traced_says_so_once_it_is_known(family):
     now = [100.0]
-    ladder = BackendSelector(CPU, compile=False, patience_seconds=3.0, clock=lambda: now[0])
+    selector = BackendSelector(CPU, compile=False, patience_seconds=3.0, clock=lambda: now[0])
     spec = lanes.group(family(lambda _, inputs, outputs: Branching(inputs, outputs)))
-    assert ladder.lanes_for(spec, 50) == 1
-    step = ladder.make_step(spec, 1)
+    assert selector.lanes_for(spec, 50) == 1
+    step = selector.make_step(spec, 1)
     now[0] += 3.1
-    assert ladder.lanes_for(spec, 50) == 1
+    assert selector.lanes_for(spec, 50) == 1
     assert step.backend == "plain"
     assert step.backend_reason.startswith("cannot be fused")
 
 
 def test_native_code_and_declared_refusals_wait_for_nothing(tmp_path):
-    ladder = BackendSelector(CPU, cache=library.cache_directory(), patience_seconds=3.0)
-    assert ladder.lanes_for(lanes.group(ladder.group_network(SMALL)), 50) > 1
+    selector = BackendSelector(CPU, cache=library.cache_directory(), patience_seconds=3.0)
+    assert selector.lanes_for(lanes.group(selector.group_network(SMALL)), 50) > 1
     spec = dataclasses.replace(lanes.group(SMALL), fuse=False, fuse_reason="training.fuse is false")
-    assert ladder.lanes_for(spec, 50) == 1
-    assert ladder.make_step(spec, 1).backend_reason == "training.fuse is false"
+    assert selector.lanes_for(spec, 50) == 1
+    assert selector.make_step(spec, 1).backend_reason == "training.fuse is false"

@@ -171,10 +171,10 @@ def test_the_test_part_is_looked_at_once_at_the_end(
 
     examine = TestScorer.examine
 
-    def counted(self: TestScorer, seats: Any, lanes: Any) -> Any:
+    def counted(self: TestScorer, assigned: Any, lanes: Any) -> Any:
         if lanes:
-            looks.append(seats[lanes[0]].progress.epoch)
-        return examine(self, seats, lanes)
+            looks.append(assigned[lanes[0]].progress.epoch)
+        return examine(self, assigned, lanes)
 
     monkeypatch.setattr(TestScorer, "examine", counted)
     run_all(engine)

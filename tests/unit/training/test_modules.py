@@ -109,9 +109,9 @@ def test_it_is_fused_where_vmap_takes_it(folder: Path, tmp_path: Path) -> None:
     rates = {t: {"type": "adam", "learning_rate": 0.01 * t} for t in (1, 2, 3)}
     # 120 rows by 16: the last batch is short.
     trials = {t: spec(network=net(), fuse=True, optimizer=rates[t], seed=t) for t in rates}
-    ladder = BackendSelector(torch.device("cpu"), compile=False, probe=False)
+    selector = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     together = run_all(
-        engine(folder, steps=ladder), [start(t, s, folder=tmp_path) for t, s in trials.items()]
+        engine(folder, steps=selector), [start(t, s, folder=tmp_path) for t, s in trials.items()]
     )
     apart = run_all(engine(folder), [start(t, s, folder=tmp_path) for t, s in trials.items()])
     for trial in trials:
@@ -123,9 +123,9 @@ def test_it_is_fused_where_vmap_takes_it(folder: Path, tmp_path: Path) -> None:
 def test_it_runs_plain_with_the_reason_where_vmap_does_not(folder: Path, tmp_path: Path) -> None:
     write(folder, DROPOUT_NET)
     trials = [spec(network=net(), fuse=True, seed=t) for t in (1, 2)]
-    ladder = BackendSelector(torch.device("cpu"), compile=False)
+    selector = BackendSelector(torch.device("cpu"), compile=False)
     events = run_all(
-        engine(folder, steps=ladder),
+        engine(folder, steps=selector),
         [start(t, s, folder=tmp_path) for t, s in enumerate(trials)],
     )
     final = only(events, 1, "finished")
@@ -212,11 +212,11 @@ def test_a_changed_file_is_a_new_network(folder: Path, tmp_path: Path) -> None:
 def test_its_own_loss_is_trained_on(folder: Path, tmp_path: Path, loss: str) -> None:
     source = f"{PLAIN_NET}\ndef loss(output, target):\n    return {loss}\n"
     write(folder, source)
-    ladder = BackendSelector(torch.device("cpu"), compile=False, probe=False)
+    selector = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     trained = spec(
         network=net(), fuse=True, epochs=30, objective=(("val_loss", "minimize"),), batch_size=25
     )
-    events = run_all(engine(folder, steps=ladder), [start(1, trained, folder=tmp_path)])
+    events = run_all(engine(folder, steps=selector), [start(1, trained, folder=tmp_path)])
     values = [event["value"] for event in of(events, 1, "report")]
     assert values[-1] < 0.2 * values[0]  # outputs are pulled to zero
     final = only(events, 1, "finished")
@@ -252,9 +252,9 @@ def test_its_own_metrics_are_measured_and_may_be_the_objective(
         fuse=True,
         epochs=3,
     )
-    ladder = BackendSelector(torch.device("cpu"), compile=False, probe=False)
+    selector = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     starts = [start(k, measured, folder=tmp_path) for k in (1, 2)]
-    events = run_all(engine(folder, steps=ladder), starts)
+    events = run_all(engine(folder, steps=selector), starts)
     for k in (1, 2):
         last, final = of(events, k, "report")[-1], only(events, k, "finished")
         assert 1 / 3 < last["value"] == last["record"]["val_confidence"] < 1

@@ -225,16 +225,16 @@ def test_what_native_code_takes(network, precision, reason):
 
 
 def test_ladder_groups_networks_of_one_type_together(library):
-    ladder = BackendSelector(CPU, cache=library.cache_directory(), probe=False)
-    assert ladder.group_network(mlp(dropout=0.1, norm="batch")) == {"type": "mlp"}
-    assert ladder.group_network({"type": "cnn", "channels": 7}) == {"type": "cnn"}
-    assert ladder.group_network(mlp(hidden_units=1300)) == mlp(hidden_units=1536)
+    selector = BackendSelector(CPU, cache=library.cache_directory(), probe=False)
+    assert selector.group_network(mlp(dropout=0.1, norm="batch")) == {"type": "mlp"}
+    assert selector.group_network({"type": "cnn", "channels": 7}) == {"type": "cnn"}
+    assert selector.group_network(mlp(hidden_units=1300)) == mlp(hidden_units=1536)
     spec = lanes.group({"type": "mlp"})
-    step = ladder.make_step(spec, ladder.lanes_for(spec, 3))
+    step = selector.make_step(spec, selector.lanes_for(spec, 3))
     assert (step.backend, step.backend_reason) == ("native", None)
     half = lanes.group({"type": "mlp"}, precision="bfloat16")
-    assert ladder.lanes_for(half, 3) == 1
-    step = ladder.make_step(half, 1)
+    assert selector.lanes_for(half, 3) == 1
+    step = selector.make_step(half, 1)
     assert (step.backend, step.backend_reason) == ("plain", "precision bfloat16 has no native code")
 
 
@@ -253,14 +253,14 @@ def test_missing_compiler_leaves_the_other_rungs(tmp_path, monkeypatch):
     monkeypatch.setattr(library.shutil, "which", lambda name: None)
     with pytest.raises(NativeError, match="no C\\+\\+ compiler"):
         native_library.build(tmp_path)
-    ladder = BackendSelector(CPU, cache=tmp_path, probe=False)
-    assert ladder.group_network(mlp()) == mlp()
+    selector = BackendSelector(CPU, cache=tmp_path, probe=False)
+    assert selector.group_network(mlp()) == mlp()
 
 
 def test_unusable_cache_leaves_the_other_rungs(tmp_path, library, monkeypatch):
     monkeypatch.setattr(native_library, "build", lambda directory: tmp_path / "not-there.so")
-    ladder = BackendSelector(CPU, cache=tmp_path, probe=False)
-    assert ladder.group_network(mlp()) == mlp()
+    selector = BackendSelector(CPU, cache=tmp_path, probe=False)
+    assert selector.group_network(mlp()) == mlp()
 
 
 def test_failing_compiler_says_what_it_said(tmp_path, monkeypatch, library):

@@ -125,7 +125,7 @@ def stacked_train(cases, module, batches, *, rate=0.05, own=None):
     average, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
     rates = torch.full((len(cases), len(batches)), rate, dtype=torch.float64)
     lane = double([fused.lane_coefficients(*case) for case in cases])
-    pace = double([fused.pace_coefficients(*case) for case in cases])
+    pace = double([fused.step_coefficients_of(*case) for case in cases])
     steps = fused.step_coefficients(pace, rates, torch.zeros(len(cases)), kind=own)
     for index, rows in enumerate(batches):
         weights = parameters.clone().requires_grad_()
@@ -162,7 +162,7 @@ def test_update_without_squares_equals_the_full_one_for_sgd():
 
 
 def test_bias_correction_is_right_at_late_steps():
-    pace = double([fused.pace_coefficients("adam", {}), fused.pace_coefficients("sgd", {})])
+    pace = double([fused.step_coefficients_of("adam", {}), fused.step_coefficients_of("sgd", {})])
     table = fused.step_coefficients(pace, double([[1.0], [1.0]]), torch.tensor([99, 99]))
     scale, size, shrink = table[0, 0].tolist()
     assert size == pytest.approx(1 / (1 - 0.9**100), rel=1e-14)
@@ -179,7 +179,7 @@ def test_nadam_equals_torchs_whose_product_of_momenta_is_in_single_precision():
 
 
 def test_nadams_product_of_momenta_goes_on_from_any_step():
-    pace = double([fused.pace_coefficients("nadam", {"beta1": b}) for b in (0.0, 0.9, 0.99)])
+    pace = double([fused.step_coefficients_of("nadam", {"beta1": b}) for b in (0.0, 0.9, 0.99)])
     rates = torch.full((3, 1500), 0.1, dtype=torch.float64)
     whole = fused.step_coefficients(pace, rates, torch.zeros(3), kind="nadam")
     late = fused.step_coefficients(pace, rates[:, :3], torch.tensor([0, 1497, 900]), kind="nadam")
@@ -212,5 +212,5 @@ def test_defaults_are_the_catalogues(kind):
         plain.build(kind, o, [nn.Parameter(torch.ones(2))]).defaults for o in ({}, options)
     )
     assert left_out == given
-    for coefficients in (fused.lane_coefficients, fused.pace_coefficients):
+    for coefficients in (fused.lane_coefficients, fused.step_coefficients_of):
         assert coefficients(kind, {}) == coefficients(kind, options)

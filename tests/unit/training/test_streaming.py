@@ -210,9 +210,9 @@ def test_a_gpu_trains_streamed_data_plain() -> None:
     """A fused program picks its rows itself, and all of them would have to be there."""
     cuda = torch.device("cuda")
     group = dataclasses.replace(lanes.group(mlp()), streamed=True, device=cuda)
-    ladder = BackendSelector(CPU, compile=False)
-    assert ladder.lanes_for(group, 8) == 1
-    step = ladder.make_step(group, 1)
+    selector = BackendSelector(CPU, compile=False)
+    assert selector.lanes_for(group, 8) == 1
+    step = selector.make_step(group, 1)
     assert (step.backend, step.backend_reason) == ("plain", STREAMED)
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.workers.fakes import open_fake_study
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, StudyWork
 from workers.supervisor import outcomes
-from workers.supervisor.blame import Cause, judge
+from workers.supervisor.blame import Cause, assign
 from workers.supervisor.held_runs import LeasedTrial, Phase
 
 _keys = itertools.count(1)
@@ -29,7 +29,7 @@ def run(*, began: bool = True, ghost: bool = False, **more: Any) -> LeasedTrial:
 
 
 def verdict(one: LeasedTrial, others: list[LeasedTrial], cause: Cause) -> Any:
-    outcome = judge([one, *others], cause)[one.key]
+    outcome = assign([one, *others], cause)[one.key]
     if isinstance(outcome, Fail):
         return outcome.failure.kind, outcome.blamed, outcome.shared_death
     return outcome
@@ -84,7 +84,7 @@ def test_blame(one: LeasedTrial, others: list[LeasedTrial], cause: Cause, expect
 
 def test_a_checkpoint_that_was_asked_for_is_handed_back_with_the_last_one_there_is() -> None:
     one = run(stop_mode="checkpoint")
-    assert judge([one], CRASH) == {one.key: HandBack(one.lease, 7)}
+    assert assign([one], CRASH) == {one.key: HandBack(one.lease, 7)}
 
 
 def test_what_hangs_is_blamed_also_while_it_is_offered_to_another_worker() -> None:
@@ -94,7 +94,7 @@ def test_what_hangs_is_blamed_also_while_it_is_offered_to_another_worker() -> No
 
 def test_memory_that_runs_out_alone_is_a_result_of_that_point() -> None:
     one = run()
-    outcome = judge([one], MEMORY)[one.key]
+    outcome = assign([one], MEMORY)[one.key]
     assert isinstance(outcome, Finish)
     assert outcome.state == "PRUNED"
     assert outcome.failure is not None
@@ -104,14 +104,14 @@ def test_memory_that_runs_out_alone_is_a_result_of_that_point() -> None:
 @pytest.mark.parametrize("mode", ["prune", "timeout"])
 def test_a_trial_that_was_to_end_anyway_keeps_its_last_report(mode: Any) -> None:
     one = run(stop_mode=mode)
-    outcome = judge([one], CRASH)[one.key]
+    outcome = assign([one], CRASH)[one.key]
     assert isinstance(outcome, Finish)
     assert (outcome.state, outcome.values) == ("PRUNED", None)
 
 
 def test_the_next_attempt_continues_from_the_checkpoint() -> None:
     one = run()
-    outcome = judge([one], CRASH)[one.key]
+    outcome = assign([one], CRASH)[one.key]
     assert isinstance(outcome, Fail)
     assert outcome.checkpoint_step == 7
 

@@ -23,7 +23,7 @@ from workers.training.engine.first_failure import FirstFailureProbe
 from workers.training.engine.folds import Folds
 from workers.training.engine.group_trainer import GroupTrainer
 from workers.training.engine.isolation import ProcessStateGuard
-from workers.training.engine.preflight import try_one_batch
+from workers.training.engine.preflight import train_one_batch
 from workers.training.nets import networks
 from workers.training.steps.factory import PlainStepFactory, StepFactory
 from workers.training.steps.groups import hyper_of
@@ -84,9 +84,9 @@ class Engine:
         self._max_groups = max_groups
         self._clock = clock
         self._keeper = loops.keeper if loops is not None else ModelKeeper()
-        self._own_loops = loops or UserLoopPool(device, modules_dir=None, keeper=self._keeper)
+        self._user_loops = loops or UserLoopPool(device, modules_dir=None, keeper=self._keeper)
         self._folds = Folds(self._keeper.ranks)
-        self._doubts = FirstFailureProbe(ask, self._trains, self._crowded)
+        self._first_failures = FirstFailureProbe(ask, self._trains, self._crowded)
         self._containment = ProcessStateGuard()
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[int, StopMode] = {}
@@ -112,27 +112,27 @@ class Engine:
     @property
     def loops(self) -> int:
         """How many training loops of the operator's run at once."""
-        return self._own_loops.capacity
+        return self._user_loops.capacity
 
     @property
     def idle(self) -> bool:
         """Whether no trial is on board."""
-        on_board = self._waiting or self._runs or self._doubts.pending
-        return not on_board and self._own_loops.idle
+        on_board = self._waiting or self._runs or self._first_failures.pending
+        return not on_board and self._user_loops.idle
 
     @property
     def runnable(self) -> bool:
         """Whether `advance` has anything to do; else every trial waits for a verdict."""
-        if self._stops or self._admissible() or self._doubts.runnable:
+        if self._stops or self._admissible() or self._first_failures.runnable:
             return True
-        return self._own_loops.runnable or any(loop.runnable for loop in self._loops.values())
+        return self._user_loops.runnable or any(loop.runnable for loop in self._loops.values())
 
     def submit(self, start: TrialStart) -> None:
         """Take a trial on, after those already there."""
         if start["spec"].get("kind") == "loop":
-            self._own_loops.submit(start)
+            self._user_loops.submit(start)
         else:
-            self._doubts.expect(start)
+            self._first_failures.expect(start)
             self._waiting.extend(self._folds.split(start))
 
     def stop(self, trial: int, mode: StopMode) -> None:
@@ -145,7 +145,7 @@ class Engine:
             run = self._runs.get(key)
             if run is not None:
                 run.verdict = max(run.verdict, step)
-        self._own_loops.verdict(trial, step)
+        self._user_loops.verdict(trial, step)
 
     def forget(self, study: int) -> None:
         """A result of this study was not counted: rank its models anew."""
@@ -153,12 +153,12 @@ class Engine:
 
     def try_points(self, study: int, specs: Sequence[dict[str, Any]]) -> None:
         """Find out with these trials whether any of the study can be trained."""
-        self._doubts.answer(study, specs)
+        self._first_failures.answer(study, specs)
 
     def advance(self) -> list[Event]:
         """Do what was asked, then give one group its turn."""
         events = self._apply_stops()
-        events += self._own_loops.advance()
+        events += self._user_loops.advance()
         events += self._admit()
         loop = self._next()
         if loop is not None:
@@ -168,14 +168,14 @@ class Engine:
             self._turning = None
             self._move(loop.strays(), loop)
         self._forget_idle_loops()
-        return [*self._doubts.pass_on(self._joined(events)), *self._doubts.turn()]
+        return [*self._first_failures.pass_on(self._joined(events)), *self._first_failures.turn()]
 
     def shutdown(self) -> list[Event]:
         """Checkpoint every trial on board and stop it."""
         for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
             self._stops[trial] = "checkpoint"
-        events = [*self._joined(self._apply_stops()), *self._own_loops.shutdown()]
-        return [*self._doubts.pass_on(events), *self._doubts.release()]
+        events = [*self._joined(self._apply_stops()), *self._user_loops.shutdown()]
+        return [*self._first_failures.pass_on(events), *self._first_failures.release()]
 
     def _joined(self, events: list[Event]) -> list[Event]:
         joined, stops = self._folds.join(events)
@@ -239,7 +239,7 @@ class Engine:
         return prepare_trial(
             spec,
             cache=self._data,
-            brought=self._modules,
+            user_module=self._modules,
             device=self._device,
             group_network=self._steps.group_network,
         )
@@ -249,7 +249,7 @@ class Engine:
         try:
             with self._containment.contained(), printing_to(log):
                 sys.stderr.write("One batch of another point of the search space:\n")
-                try_one_batch(self._prepared(TrialSpec.model_validate(spec)))
+                train_one_batch(self._prepared(TrialSpec.model_validate(spec)))
         except BaseException as error:  # noqa: BLE001  as in `_admit`
             failure = failure_of(error, 0)
         else:
@@ -275,7 +275,7 @@ class Engine:
     def _crowded(self, trial: int | None = None) -> bool:
         """Whether any trial but this one takes memory."""
         trials = {self._folds.trial_of(run) for run in self._runs} - {trial}
-        return bool(trials) or not self._own_loops.idle
+        return bool(trials) or not self._user_loops.idle
 
     def _parameter_count(self, spec: TrialSpec, shape: tuple[int, ...], outputs: int) -> int:
         key = repr((sorted(spec.network.items()), shape, outputs))
@@ -348,7 +348,7 @@ class Engine:
             if trial in self._runs:
                 self._runs[trial].stop = mode
             else:
-                events += self._own_loops.stop(trial, mode)
+                events += self._user_loops.stop(trial, mode)
         for loop in self._loops.values():
             with self._containment.contained():
                 events += self._ended(loop.apply_stops())

@@ -2,7 +2,7 @@
 
 A trial that fails before its study has reported anything may be unlucky, or the first of all. Its
 failure is held back while one batch of other points of the search space is tried, up to the first
-that trains. If none does, the failure goes out as `hopeless`, which ends the study before its
+that trains. If none does, the failure goes out as `nothing_trains`, which ends the study before its
 budget is spent. A study whose trials do well costs nothing here. Training loops are no business of
 this module: what one of them does cannot be tried for one batch.
 """
@@ -57,17 +57,17 @@ class FirstFailureProbe:
         self._crowded = crowded
         self._starts: dict[int, TrialStart] = {}  # by trial
         self._proven: set[int] = set()
-        self._doubts: dict[int, _Probe] = {}
+        self._first_failures: dict[int, _Probe] = {}
 
     @property
     def pending(self) -> bool:
         """Whether any failure is held back."""
-        return bool(self._doubts)
+        return bool(self._first_failures)
 
     @property
     def runnable(self) -> bool:
         """Whether there is a point to try."""
-        return any(doubt.points is not None for doubt in self._doubts.values())
+        return any(probe.points is not None for probe in self._first_failures.values())
 
     def expect(self, start: TrialStart) -> None:
         """Take note of a trial that comes on board; the failures of any other are passed on."""
@@ -76,8 +76,8 @@ class FirstFailureProbe:
 
     def answer(self, study: int, points: Sequence[dict[str, Any]]) -> None:
         """Take the points of a study that are to be tried."""
-        if study in self._doubts:
-            self._doubts[study].points = deque(points)
+        if study in self._first_failures:
+            self._first_failures[study].points = deque(points)
 
     def pass_on(self, events: Iterable[Event]) -> list[Event]:
         """Return the events, without the failures that are held back for now."""
@@ -96,32 +96,32 @@ class FirstFailureProbe:
                 passed.append(event)
             if event["kind"] in _LAST_WORDS:
                 self._starts.pop(event["trial"], None)
-        for study in [study for study in self._doubts if study in self._proven]:
-            passed += self._doubts.pop(study).held
+        for study in [study for study in self._first_failures if study in self._proven]:
+            passed += self._first_failures.pop(study).held
         return passed
 
     def turn(self) -> list[Event]:
         """Try one point; return the failures about which that leaves no doubt."""
-        for study, doubt in self._doubts.items():
-            if doubt.points is None:
+        for study, probe in self._first_failures.items():
+            if probe.points is None:
                 continue
-            if not doubt.points:
+            if not probe.points:
                 return self._settle(study)
-            trains = self._trains(doubt.points.popleft(), doubt.log)
+            trains = self._trains(probe.points.popleft(), probe.log)
             if trains is None:
-                return self._doubts.pop(study).held
+                return self._first_failures.pop(study).held
             if trains:
                 return self._settle(study)
-            doubt.tried += 1
-            if doubt.points:
+            probe.tried += 1
+            if probe.points:
                 # The trainer moves, though none of these trials does.
-                return [{"kind": "working", "trial": one["trial"]} for one in doubt.held]
-            return [_hopeless(event, doubt.tried) for event in self._settle(study)]
+                return [{"kind": "working", "trial": one["trial"]} for one in probe.held]
+            return [_nothing_trains(event, probe.tried) for event in self._settle(study)]
         return []
 
     def release(self) -> list[Event]:
         """Return every failure that is held back, as it is."""
-        return [event for study in list(self._doubts) for event in self._settle(study)]
+        return [event for study in list(self._first_failures) for event in self._settle(study)]
 
     def _study(self, event: Event) -> int:
         return self._starts[event["trial"]]["study"]
@@ -133,21 +133,21 @@ class FirstFailureProbe:
 
     def _hold(self, event: Event, ask: Ask) -> None:
         study = self._study(event)
-        if study not in self._doubts:
-            self._doubts[study] = _Probe(self._starts[event["trial"]]["log"])
+        if study not in self._first_failures:
+            self._first_failures[study] = _Probe(self._starts[event["trial"]]["log"])
             ask(study)
-        self._doubts[study].held.append(event)
+        self._first_failures[study].held.append(event)
 
     def _settle(self, study: int) -> list[Event]:
         # Asked once, whatever came of it: what is tried once in a study's life costs little.
         self._proven.add(study)
-        return self._doubts.pop(study).held
+        return self._first_failures.pop(study).held
 
 
-def _hopeless(event: Event, tried: int) -> Event:
+def _nothing_trains(event: Event, tried: int) -> Event:
     failure = event["failure"]
     others = f"{tried} other points of the search space fail too" if tried > 1 else (
         "another point of the search space fails too"
     )  # fmt: skip
     why = f"{failure['message']} ({others}; {_ADVICE[failure['kind']]})"
-    return {**event, "failure": {**failure, "hopeless": why}}
+    return {**event, "failure": {**failure, "nothing_trains": why}}

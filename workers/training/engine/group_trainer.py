@@ -30,7 +30,7 @@ from workers.training.steps.groups import GroupSpec
 from workers.training.steps.plain import PlainStep
 from workers.training.steps.step import LaneState
 from workers.training.trials.best_models import ModelKeeper
-from workers.training.trials.evaluation import measure, pick
+from workers.training.trials.evaluation import measure, select_lanes
 from workers.training.trials.failures import diverged, failure_of, is_out_of_memory
 from workers.training.trials.log import printing_to
 from workers.training.trials.records import epoch_record, final_record, objective_values, plain
@@ -69,13 +69,13 @@ class GroupTrainer:
         self.limit_reason: str | None = None
         self._steps = steps
         self._keeper = keeper
-        self._examiner = TestScorer(spec)
+        self._test_scorer = TestScorer(spec)
         self._checkpoint_seconds = checkpoint_seconds
         self._make_room = make_room
         self._clock = clock
         self._entry = position
         self._position = position
-        self._seats: Lanes | None = None
+        self._lanes: Lanes | None = None
         self._going: list[int] = []  # lanes that train in the present epoch; empty between epochs
         self._orders: Tensor  # [K, n] of the present epoch
         self._rates: Tensor  # [K, S]
@@ -86,25 +86,25 @@ class GroupTrainer:
     @property
     def runs(self) -> list[TrialRun]:
         """Every run, those in lanes first."""
-        return [*(self._seats.runs if self._seats else ()), *self.queue]
+        return [*(self._lanes.runs if self._lanes else ()), *self.queue]
 
     @property
     def at_work(self) -> list[TrialRun]:
         """The runs in lanes; before there are any, those for which lanes are made."""
-        return self._seats.runs if self.active and self._seats else list(self.queue)
+        return self._lanes.runs if self.active and self._lanes else list(self.queue)
 
     @property
     def active(self) -> bool:
         """Whether any run is in a lane."""
-        return self._seats is not None and bool(self._seats.runs)
+        return self._lanes is not None and bool(self._lanes.runs)
 
     @property
     def runnable(self) -> bool:
         """Whether a turn would train anything."""
-        if self._seats is None:
+        if self._lanes is None:
             return bool(self.queue)
-        going_on = any(not run.waiting for run in self._seats.runs)
-        return going_on or (bool(self.queue) and not self._seats.full)
+        going_on = any(not run.waiting for run in self._lanes.runs)
+        return going_on or (bool(self.queue) and not self._lanes.full)
 
     def turn(self) -> list[Event]:
         """Train one slice of an epoch, and end the epoch when that was the last."""
@@ -118,7 +118,7 @@ class GroupTrainer:
     def _log(self) -> str | None:
         """Return the log of the run that is alone in this turn; None where several share it."""
         runs = self.runs
-        one_lane = self._seats is not None and self._seats.step.lanes == 1
+        one_lane = self._lanes is not None and self._lanes.step.lanes == 1
         return runs[0].start["log"] if runs and (len(runs) == 1 or one_lane) else None
 
     def apply_stops(self) -> list[Event]:
@@ -126,18 +126,18 @@ class GroupTrainer:
         for run in [run for run in self.queue if run.stop]:
             self.queue.remove(run)
             self._stop_queued(run)
-        for lane, run in self._seats or ():
+        for lane, run in self._lanes or ():
             if run.stop:
                 self._stop_seated(lane, run)
         return self._drain()
 
     def strays(self) -> list[TrialRun]:
         """Take out the runs that stand elsewhere in their epoch than runs come in here."""
-        if self._seats is not None and not self._going:
-            for lane, run in self._seats:
+        if self._lanes is not None and not self._going:
+            for lane, run in self._lanes:
                 if run.progress.position != self._entry:
-                    self._seats.unload(lane)
-                    self._seats.vacate(lane)
+                    self._lanes.unload(lane)
+                    self._lanes.release(lane)
                     self.queue.append(run)
         strays = [run for run in self.queue if run.progress.position != self._entry]
         for run in strays:
@@ -147,37 +147,37 @@ class GroupTrainer:
     # One turn ------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        seats = self._seats
-        if seats is None or not self._going:
-            seats = self._seat()
-            self._begin_epoch(seats)
+        assigned = self._lanes
+        if assigned is None or not self._going:
+            assigned = self._fill_lanes()
+            self._begin_epoch(assigned)
         if self._going and self._position < self.spec.steps:
-            self._train_slice(seats)
+            self._train_slice(assigned)
         if self._going and self._position >= self.spec.steps:
-            self._end_epoch(seats)
-        self._write_due_checkpoints(seats)
+            self._end_epoch(assigned)
+        self._write_due_checkpoints(assigned)
 
-    def _seat(self) -> Lanes:
+    def _fill_lanes(self) -> Lanes:
         """Give queued runs the free lanes, of a step of the right width."""
-        seats = self._seats
-        taken = len(seats.runs) if seats else 0
+        assigned = self._lanes
+        taken = len(assigned.runs) if assigned else 0
         width = self._steps.lanes_for(self.spec, taken + len(self.queue))
         if self.limit is not None:
             width = min(width, self.limit)
-        if seats is None or (width != seats.step.lanes and width >= taken):
-            seats = self._move_to_new_step(width)
-        while self.queue and not seats.full:
-            seats.seat(self.queue.popleft())
-        return seats
+        if assigned is None or (width != assigned.step.lanes and width >= taken):
+            assigned = self._move_to_new_step(width)
+        while self.queue and not assigned.full:
+            assigned.assign(self.queue.popleft())
+        return assigned
 
     def _move_to_new_step(self, width: int) -> Lanes:
         runs: list[TrialRun] = []
-        if self._seats is not None:
-            for lane, _ in self._seats:
-                self._seats.unload(lane)
-            runs = self._seats.runs
+        if self._lanes is not None:
+            for lane, _ in self._lanes:
+                self._lanes.unload(lane)
+            runs = self._lanes.runs
             # The old step's memory goes before the new one's comes; until then the runs queue.
-            self._seats = None
+            self._lanes = None
             self.queue.extendleft(reversed(runs))
         self._tried = width
         forced = self.limit == 1
@@ -188,65 +188,65 @@ class GroupTrainer:
         )
         for _ in runs:
             self.queue.popleft()
-        self._seats = Lanes(step, runs)
-        return self._seats
+        self._lanes = Lanes(step, runs)
+        return self._lanes
 
-    def _begin_epoch(self, seats: Lanes) -> None:
+    def _begin_epoch(self, assigned: Lanes) -> None:
         # Runs may come in with nothing left to train: resumed at their last epoch.
-        done = [lane for lane, run in seats if run.done and not run.progress.position]
+        done = [lane for lane, run in assigned if run.done and not run.progress.position]
         for lane in done:
-            self._load(seats, lane)
-        self._finish(seats, done)
+            self._load(assigned, lane)
+        self._finish(assigned, done)
         self._position = self._entry
-        going = [lane for lane, run in seats if not run.waiting]
-        for lane, _ in seats:
+        going = [lane for lane, run in assigned if not run.waiting]
+        for lane, _ in assigned:
             if lane in going:
-                self._load(seats, lane)
+                self._load(assigned, lane)
             else:
-                seats.unload(lane)
-        self._orders = self._draw_orders(seats)
+                assigned.unload(lane)
+        self._orders = self._draw_orders(assigned)
         still = torch.zeros(self.spec.steps, dtype=torch.float64)
         self._rates = torch.stack(
             [
                 run.rates() if run and lane in going else still
-                for lane, run in enumerate(seats.lanes)
+                for lane, run in enumerate(assigned.lanes)
             ]
         )
         self._going = going
 
-    def _draw_orders(self, seats: Lanes) -> Tensor:
+    def _draw_orders(self, assigned: Lanes) -> Tensor:
         """Return the [K, n] row orders of each lane's own epoch; an empty lane has none drawn."""
         device = self.spec.device
-        seeds = torch.tensor([run.spec.seed for run in seats.runs], device=device)
-        epochs = torch.tensor([run.progress.epoch for run in seats.runs], device=device)
+        seeds = torch.tensor([run.spec.seed for run in assigned.runs], device=device)
+        epochs = torch.tensor([run.progress.epoch for run in assigned.runs], device=device)
         orders = epoch_orders(seeds, epochs, self.spec.rows)  # [runs, n]
-        if seats.full:
+        if assigned.full:
             return orders
-        every = torch.zeros(len(seats.lanes), self.spec.rows, dtype=torch.int64, device=device)
-        every[torch.tensor([lane for lane, _ in seats], device=device)] = orders
+        every = torch.zeros(len(assigned.lanes), self.spec.rows, dtype=torch.int64, device=device)
+        every[torch.tensor([lane for lane, _ in assigned], device=device)] = orders
         return every
 
-    def _load(self, seats: Lanes, lane: int) -> None:
-        seats.load(lane)
-        run = seats[lane]
+    def _load(self, assigned: Lanes, lane: int) -> None:
+        assigned.load(lane)
+        run = assigned[lane]
         if not run.started:
             run.started = True
             run.checkpointed_at = self._clock()
             self._events.append({"kind": "started", "trial": run.trial, **self._where()})
 
-    def _train_slice(self, seats: Lanes) -> None:
+    def _train_slice(self, assigned: Lanes) -> None:
         size = self.spec.batch_size
         first, last = self._position, self._position + self._slice_steps()
         start, stop = first * size, min(last * size, self.spec.rows)
         begun = self._clock()
-        sums = seats.step.train_epoch(self._orders[:, start:stop], self._rates[:, first:last])
+        sums = assigned.step.train_epoch(self._orders[:, start:stop], self._rates[:, first:last])
         losses = sums.tolist()  # the one wait for the device in a slice
         seconds = self._clock() - begun
         self._step_seconds = seconds / (last - first)
         self._position = last
         share = seconds / len(self._going)
         for lane in list(self._going):
-            run = seats[lane]
+            run = assigned[lane]
             run.add_slice(loss=losses[lane], rows=stop - start, steps=last - first, seconds=share)
             if not math.isfinite(losses[lane]):
                 step = run.progress.epoch + 1
@@ -262,12 +262,12 @@ class GroupTrainer:
 
     # The end of an epoch -------------------------------------------------------------------
 
-    def _end_epoch(self, seats: Lanes) -> None:
+    def _end_epoch(self, assigned: Lanes) -> None:
         begun = self._clock()
         going = self._going
-        runs = [seats[lane] for lane in going]
+        runs = [assigned[lane] for lane in going]
         part = runs[0].data.validation
-        outputs = pick(seats.step.evaluate(part.inputs), going)
+        outputs = select_lanes(assigned.step.evaluate(part.inputs), going)
         metrics = [run.metrics for run in runs]
         measured = measure(outputs, part, loss=self.spec.loss, metrics=metrics)
         share = (self._clock() - begun) / len(going)
@@ -277,8 +277,8 @@ class GroupTrainer:
             run.add_seconds(share)
             if self._report(lane, run, validation) and run.keeps_best:
                 better.append(lane)
-        seats.remember(better)
-        self._finish(seats, [lane for lane, run in seats if lane in going and run.done])
+        assigned.remember(better)
+        self._finish(assigned, [lane for lane, run in assigned if lane in going and run.done])
 
     def _report(self, lane: int, run: TrialRun, validation: Mapping[str, float]) -> bool:
         """Record the epoch; return whether it is the run's best. A diverged run leaves its lane."""
@@ -298,16 +298,16 @@ class GroupTrainer:
             self._events.append({**event, "value": values[0], "record": plain(record)})
         return better
 
-    def _finish(self, seats: Lanes, lanes: Sequence[int]) -> None:
-        scores = self._examiner.examine(seats, lanes)
+    def _finish(self, assigned: Lanes, lanes: Sequence[int]) -> None:
+        scores = self._test_scorer.examine(assigned, lanes)
         for lane in lanes:
-            run = seats[lane]
+            run = assigned[lane]
             event: Event = {"kind": "finished", "trial": run.trial, "step": run.progress.epoch}
             event["values"] = run.values or []
             event["record"] = final_record(run, self.spec.device, scores[lane])
-            event["model"] = self._keeper.keep(run, partial(seats.result, lane))
+            event["model"] = self._keeper.keep(run, partial(assigned.result, lane))
             self._events.append({**event, **self._where()})
-            seats.vacate(lane)
+            assigned.release(lane)
 
     # Leaving -------------------------------------------------------------------------------
 
@@ -317,19 +317,19 @@ class GroupTrainer:
             self._save(run, run.state, run.best)
         elif run.stop != "cancel" and run.values is not None:
             best = run.best if run.keeps_best else None
-            scores = self._examiner.weights(run, best or run.state)
+            scores = self._test_scorer.weights(run, best or run.state)
         self._emit_stopped(run, scores)
 
     def _stop_seated(self, lane: int, run: TrialRun) -> None:
-        seats = self._seats
-        if seats is None:
+        assigned = self._lanes
+        if assigned is None:
             return
         try:
             scores: dict[str, float] = {}
             if run.stop == "checkpoint":
-                self._save(run, seats.state(lane), seats.best(lane))
+                self._save(run, assigned.state(lane), assigned.best(lane))
             elif run.stop != "cancel" and run.values is not None:
-                scores = self._examiner.examine(seats, [lane])[lane]
+                scores = self._test_scorer.examine(assigned, [lane])[lane]
             self._emit_stopped(run, scores)
             self._vacate(lane)
         except BaseException as error:  # noqa: BLE001  as in `turn`
@@ -357,18 +357,18 @@ class GroupTrainer:
         self._events.append({**event, "failure": failure, **self._where()})
 
     def _vacate(self, lane: int) -> None:
-        if self._seats is not None:
-            self._seats.vacate(lane)
+        if self._lanes is not None:
+            self._lanes.release(lane)
         if lane in self._going:
             self._going.remove(lane)
 
     # Checkpoints ---------------------------------------------------------------------------
 
-    def _write_due_checkpoints(self, seats: Lanes) -> None:
+    def _write_due_checkpoints(self, assigned: Lanes) -> None:
         now = self._clock()
-        for lane, run in seats:
+        for lane, run in assigned:
             if now - run.checkpointed_at >= self._checkpoint_seconds:
-                self._save(run, seats.state(lane), seats.best(lane))
+                self._save(run, assigned.state(lane), assigned.best(lane))
 
     def _save(self, run: TrialRun, state: LaneState | None, best: LaneState | None) -> None:
         """Write the run's checkpoint, unless it has done nothing yet; a full disk is survived."""
@@ -387,31 +387,31 @@ class GroupTrainer:
 
     def _break(self, error: BaseException) -> None:
         """Blame a run that was alone; split a crowd, in which nobody knows who is to blame."""
-        seats = self._seats
-        crowd = max(self._tried, len(seats.runs) if seats else 0)
+        assigned = self._lanes
+        crowd = max(self._tried, len(assigned.runs) if assigned else 0)
         if is_out_of_memory(error) and self._make_room():  # it says nothing of these trials yet
-            if seats is not None:
-                self._salvage(seats)
+            if assigned is not None:
+                self._salvage(assigned)
         elif crowd > 1:
             self.limit = crowd // 2 if is_out_of_memory(error) else 1
             self.limit_reason = f"the fused step failed: {type(error).__name__}: {error}"[:300]
-            if seats is not None:
-                self._salvage(seats)
+            if assigned is not None:
+                self._salvage(assigned)
         else:
-            blamed = seats.runs if seats else []
+            blamed = assigned.runs if assigned else []
             if not blamed and self.queue:
                 blamed = [self.queue.popleft()]
             for run in blamed:
                 self._emit_failed(run, failure_of(error, run.progress.epoch + 1))
-        self._seats, self._going, self._tried = None, [], 0
+        self._lanes, self._going, self._tried = None, [], 0
         if self.spec.device.type == "cuda":
             torch.cuda.empty_cache()  # what the broken step held, in pieces that fit nobody else
 
-    def _salvage(self, seats: Lanes) -> None:
+    def _salvage(self, assigned: Lanes) -> None:
         """Put seated runs back in the queue with the state they reached, or from the start."""
-        for lane, run in reversed(list(seats)):
+        for lane, run in reversed(list(assigned)):
             try:
-                seats.unload(lane)
+                assigned.unload(lane)
                 run.count_steps()
             except BaseException:  # noqa: BLE001  the step is broken: nothing to take
                 run.start_over()
@@ -419,8 +419,8 @@ class GroupTrainer:
 
     def _where(self) -> Event:
         where: dict[str, Any] = {"group": self.spec.key}
-        if self._seats is not None:
-            step = self._seats.step
+        if self._lanes is not None:
+            step = self._lanes.step
             where |= {"backend": step.backend, "backend_reason": step.backend_reason}
         return where  # type: ignore[return-value]
 

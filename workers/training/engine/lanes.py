@@ -41,7 +41,7 @@ class Lanes:
             raise LookupError(f"lane {lane} is empty")
         return run
 
-    def seat(self, run: TrialRun) -> None:
+    def assign(self, run: TrialRun) -> None:
         """Give the run a free lane."""
         self.lanes[self.lanes.index(None)] = run
 
@@ -66,7 +66,7 @@ class Lanes:
         self.step.clear(lane)
         self.loaded.discard(lane)
 
-    def vacate(self, lane: int) -> None:
+    def release(self, lane: int) -> None:
         """Make the lane free."""
         if lane in self.loaded:
             self.step.clear(lane)

@@ -28,7 +28,7 @@ TIMED_SECONDS = 0.25
 TIMED_RUNS = 15
 
 
-class RehearsalError(Exception):
+class PreflightError(Exception):
     """A training loop failed before its first report.
 
     Attributes:
@@ -40,7 +40,7 @@ class RehearsalError(Exception):
         super().__init__(message)
 
 
-def rehearse(
+def preflight(
     spec: TrialSpec, *, room: Room, data_dirs: Sequence[Path], modules_dir: Path | None
 ) -> Findings:
     """Train one batch plainly and measure it on the validation part.
@@ -55,7 +55,7 @@ def rehearse(
     prepared = prepare_trial(
         spec,
         cache=DatasetCache(room.device, directories=tuple(data_dirs), room=room),
-        brought=user_modules.UserModules(modules_dir),
+        user_module=user_modules.UserModules(modules_dir),
         device=room.device,
         group_network=PlainStepFactory().group_network,
     )
@@ -68,7 +68,7 @@ def one_batch(prepared: Prepared) -> Findings:
     What the network, the loss or a metric raises comes through.
 
     Returns:
-        As `rehearse`.
+        As `preflight`.
     """
     group, batch = prepared.group, _Batch(prepared)
     loss = batch.train()
@@ -87,7 +87,7 @@ def one_batch(prepared: Prepared) -> Findings:
     }
 
 
-def try_one_batch(prepared: Prepared) -> None:
+def train_one_batch(prepared: Prepared) -> None:
     """Train one batch plainly and measure the network on the validation part.
 
     What the network, the loss or a metric raises comes through.
@@ -121,7 +121,7 @@ class _Batch:
         return outputs, measure(outputs, part, loss=loss, metrics=metrics)[0]
 
 
-def rehearse_loop(
+def preflight_user_loop(
     spec: UserLoopSpec, *, device: torch.device, modules_dir: Path | None, timeout_seconds: float
 ) -> Findings:
     """Run a training loop up to its first report.
@@ -147,7 +147,7 @@ def rehearse_loop(
         if not loops.idle:
             loops.shutdown()
     if event["kind"] == "failed":
-        raise RehearsalError(event["failure"]["message"], event["failure"].get("traceback"))
+        raise PreflightError(event["failure"]["message"], event["failure"].get("traceback"))
     names = [key for key, _ in spec.objective]
     given = event.get("record", {}) if event["kind"] == "report" else {}
     values: list[Any] = [*event.get("values", ())] or [given.get(name) for name in names]

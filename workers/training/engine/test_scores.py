@@ -11,7 +11,7 @@ from workers.training.nets import networks
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.steps.plain import forward, load_weights, precision
 from workers.training.steps.step import LaneState
-from workers.training.trials.evaluation import confusion, measure, pick
+from workers.training.trials.evaluation import confusion, measure, select_lanes
 from workers.training.trials.runs import TrialRun
 
 Scores = dict[str, Any]
@@ -25,12 +25,12 @@ class TestScorer:
         self._module: nn.Module | None = None
         self._built_from: Mapping[str, Any] | None = None
 
-    def examine(self, seats: Lanes, lanes: Sequence[int]) -> dict[int, Scores]:
+    def examine(self, assigned: Lanes, lanes: Sequence[int]) -> dict[int, Scores]:
         """Return the scores of runs that end in these lanes."""
-        present = [lane for lane in lanes if seats.holds_result(lane)]
-        scores = self._present(seats, present)
+        present = [lane for lane in lanes if assigned.holds_result(lane)]
+        scores = self._present(assigned, present)
         for lane in set(lanes) - set(present):
-            scores[lane] = self.weights(seats[lane], seats.result(lane))
+            scores[lane] = self.weights(assigned[lane], assigned.result(lane))
         return scores
 
     def weights(self, run: TrialRun, weights: LaneState | None) -> Scores:
@@ -44,15 +44,15 @@ class TestScorer:
             outputs = forward(module, part.inputs, self._group.device)
         return self._measure(outputs.unsqueeze(0), part, [run])[0]
 
-    def _present(self, seats: Lanes, lanes: Sequence[int]) -> dict[int, Scores]:
+    def _present(self, assigned: Lanes, lanes: Sequence[int]) -> dict[int, Scores]:
         """One pass of the whole step serves every lane whose present weights are its result."""
         if not lanes:
             return {}
-        runs = [seats[lane] for lane in lanes]
+        runs = [assigned[lane] for lane in lanes]
         part = runs[0].data.test
         if part is None:
             return {lane: {} for lane in lanes}
-        outputs = pick(seats.step.evaluate(part.inputs), lanes)
+        outputs = select_lanes(assigned.step.evaluate(part.inputs), lanes)
         return dict(zip(lanes, self._measure(outputs, part, runs), strict=True))
 
     def _measure(self, outputs: Tensor, part: Part, runs: Sequence[TrialRun]) -> list[Scores]:

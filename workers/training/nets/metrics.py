@@ -281,8 +281,8 @@ def metric_set(
                 f"metric {name!r} is for {other} targets, which this data has not; "
                 f"choose among {', '.join(table)}"
             )
-    brought = tuple((name, own[name]) for name in measured if name in own)
-    return MetricSet(wanted, numbers, brought)
+    user_module = tuple((name, own[name]) for name in measured if name in own)
+    return MetricSet(wanted, numbers, user_module)
 
 
 def _number(name: str, value: object) -> float:

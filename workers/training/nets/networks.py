@@ -130,7 +130,7 @@ class Family:
     build: Build
     fusible: bool = True
     widths: tuple[str, ...] = ()
-    brought: bool = False
+    user_module: bool = False
     reason: str | None = None
     refuses: Callable[[InputShape], str | None] = lambda inputs: None
 
@@ -167,7 +167,7 @@ def build(network: Mapping[str, Any], *, inputs: InputShape, outputs: int) -> nn
     """
     family = NETWORKS[network["type"]]
     module = family.build(network, inputs, outputs)
-    if family.brought:
+    if family.user_module:
         # A function, not a partial: copies of the module share it.
         module.__dict__[_REBUILD] = lambda: family.build(network, inputs, outputs)
     return module

@@ -67,7 +67,7 @@ def lane_coefficients(kind: str, options: Options) -> list[float]:
     return [table.get(name, 0.0) for name in LANE_COLUMNS]
 
 
-def pace_coefficients(kind: str, options: Options) -> list[float]:
+def step_coefficients_of(kind: str, options: Options) -> list[float]:
     """Return what `step_coefficients` makes a lane's changing coefficients from."""
     if kind in OWN:
         return _filled(OWN[kind].pace(options), PACE_COLUMNS)

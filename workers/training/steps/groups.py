@@ -155,7 +155,7 @@ def without_dropout(network: Mapping[str, Any]) -> Mapping[str, Any]:
     What a user's network calls dropout is its own business.
     """
     family = NETWORKS.get(str(network["type"]))
-    if family is not None and family.brought:
+    if family is not None and family.user_module:
         return network
     return {name: value for name, value in network.items() if name != "dropout"}
 

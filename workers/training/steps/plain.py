@@ -46,7 +46,7 @@ class PlainStep:
         self._template: nn.Module  # float32, on the CPU: where initial weights are drawn
         self._module: nn.Module  # in the training dtype, on the device
         self._dropouts: list[networks.Dropout] = []
-        self._brought = False
+        self._user_module = False
         self._trial: _Trial | None = None
         self._kept: LaneState = {}
 
@@ -122,7 +122,7 @@ class PlainStep:
         module = copy.deepcopy(self._template)
         self._module = module.to(device=group.device, dtype=dtype_of(group.precision))
         self._dropouts = list(networks.dropouts(self._module).values())
-        self._brought = networks.NETWORKS[str(network["type"])].brought
+        self._user_module = networks.NETWORKS[str(network["type"])].user_module
         self._built_from = network
 
     def _step(self, trial: _Trial, batch: tuple[Tensor, Tensor], rate: float) -> Tensor:
@@ -134,7 +134,7 @@ class PlainStep:
         if hyper.dropout > 0:
             for dropout in self._dropouts:
                 dropout.step.fill_(trial.steps)
-        if self._brought:
+        if self._user_module:
             # Its dropout draws from torch's generator: the same masks wherever the trial runs.
             torch.manual_seed((hyper.seed * 1_000_003 + trial.steps) % 2**63)
         inputs, targets = batch

@@ -65,7 +65,7 @@ HALF_TOLERANCE = 5e-2  # bfloat16 and tf32
 
 
 @dataclass(slots=True)
-class Verdict:
+class FusionDecision:
     """What is known of a group: whether fusing works and pays, how, and its two sizes."""
 
     refusal: str | None
@@ -105,7 +105,7 @@ class BackendSelector:
         self._precompiler = Precompiler()
         self._patience_seconds = patience_seconds
         self._clock = clock
-        self._verdicts: dict[str, Verdict] = {}
+        self._decisions: dict[str, FusionDecision] = {}
         self._seen_at: dict[str, float] = {}  # when each group first came
         # Steps of groups without a verdict yet, as long as somebody else holds them.
         self._early: dict[str, weakref.WeakSet[PlainStep]] = {}
@@ -127,23 +127,25 @@ class BackendSelector:
         """Return the group's size for `wanted` trials: one, small or full."""
         if self._is_early(group):
             return 1
-        verdict = self._verdict(group)
-        if verdict.refusal is not None:
+        decision = self._decision(group)
+        if decision.refusal is not None:
             return 1
         # Going down would mean another compilation for the last few trials of a study.
-        verdict.now = max(verdict.now, verdict.full if wanted > verdict.small else verdict.small)
-        return verdict.now
+        decision.now = max(
+            decision.now, decision.full if wanted > decision.small else decision.small
+        )
+        return decision.now
 
     def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         """Return a step with this many lanes on the highest rung that can be had."""
-        if lanes == 1 and group.key not in self._verdicts and self._patience_seconds > 0:
+        if lanes == 1 and group.key not in self._decisions and self._patience_seconds > 0:
             step = PlainStep(group, EARLY)
             self._early.setdefault(group.key, weakref.WeakSet()).add(step)
             return step
-        verdict = self._verdict(group)
-        if verdict.refusal is not None and lanes == 1:
-            return PlainStep(group, verdict.refusal)
-        if verdict.native and self._library is not None:
+        decision = self._decision(group)
+        if decision.refusal is not None and lanes == 1:
+            return PlainStep(group, decision.refusal)
+        if decision.native and self._library is not None:
             return NativeStep(group, lanes, self._library)
         return FusedStep(group, lanes, self._runner(group, lanes))
 
@@ -167,35 +169,35 @@ class BackendSelector:
             self._precompiler, lambda program: recipe_of(group, lanes, program).key
         )
 
-    def _verdict(self, group: GroupSpec) -> Verdict:
-        if group.key not in self._verdicts:
-            verdict = self._verdicts[group.key] = self._judge(group)
+    def _decision(self, group: GroupSpec) -> FusionDecision:
+        if group.key not in self._decisions:
+            decision = self._decisions[group.key] = self._decide(group)
             for step in self._early.pop(group.key, ()):
-                step.backend_reason = verdict.refusal or EARLY
-        return self._verdicts[group.key]
+                step.backend_reason = decision.refusal or EARLY
+        return self._decisions[group.key]
 
     def _is_early(self, group: GroupSpec) -> bool:
         """Whether the group is to train plain for a while yet, before a verdict is sought."""
-        if group.key in self._verdicts or _declared(group) is not None:
+        if group.key in self._decisions or _declared(group) is not None:
             return False
         if self._library is not None and native_step.unsuitable(group) is None:
             return False  # nothing to trace
         now = self._clock()
         return now - self._seen_at.setdefault(group.key, now) < self._patience_seconds
 
-    def _judge(self, group: GroupSpec) -> Verdict:
+    def _decide(self, group: GroupSpec) -> FusionDecision:
         """Find out whether fusing the group works and pays."""
         refusal = _declared(group)
         if refusal is not None:
-            return Verdict(refusal)
+            return FusionDecision(refusal)
         try:
             return self._natively(group) or self._fused(group)
         except Exception as error:  # a user's module may fail under vmap in any way
             logger.info("group %s runs plain", group.key, exc_info=True)
             first = str(error).strip().split("\n")[0]
-            return Verdict(f"cannot be fused: {type(error).__name__}: {first}"[:300])
+            return FusionDecision(f"cannot be fused: {type(error).__name__}: {first}"[:300])
 
-    def _natively(self, group: GroupSpec) -> Verdict | None:
+    def _natively(self, group: GroupSpec) -> FusionDecision | None:
         """Return the verdict of a group that runs natively; None where it cannot."""
         if self._library is None:
             return None
@@ -204,16 +206,16 @@ class BackendSelector:
             unsuitable = probe(group, NativeStep(group, NATIVE_PROBE_LANES, self._library))
         if unsuitable is None:
             full = min(CPU_LANES[1], _lanes_of_orders(group, CPU_ORDER_BYTES))
-            return Verdict(None, min(CPU_LANES[0], full), full, native=True)
+            return FusionDecision(None, min(CPU_LANES[0], full), full, native=True)
         # Nothing else takes lanes of different networks.
-        return Verdict(unsuitable) if set(group.network) == {"type"} else None
+        return FusionDecision(unsuitable) if set(group.network) == {"type"} else None
 
-    def _fused(self, group: GroupSpec) -> Verdict:
+    def _fused(self, group: GroupSpec) -> FusionDecision:
         small, full = sizes(group)
         # An optimizer with its own update is probed as SGD: it is the network that may not fuse.
         probed = dataclasses.replace(group, optimizer=None)
         refusal = probe(probed, FusedStep(probed, full, Traced())) if self._probe else None
-        return Verdict(refusal, small, full)
+        return FusionDecision(refusal, small, full)
 
 
 def _native_library(cache: Path) -> Path | None:

@@ -57,6 +57,6 @@ def confusion(outputs: Tensor, part: Part, *, loss: str) -> list[list[list[int]]
     return counts
 
 
-def pick(outputs: Tensor, lanes: Sequence[int]) -> Tensor:
+def select_lanes(outputs: Tensor, lanes: Sequence[int]) -> Tensor:
     """Return the outputs [len(lanes), R, …] of some lanes."""
     return outputs[torch.tensor(lanes, device=outputs.device)]

@@ -26,7 +26,7 @@ def prepare_trial(
     spec: TrialSpec,
     *,
     cache: DatasetCache,
-    brought: user_modules.UserModules,
+    user_module: user_modules.UserModules,
     device: torch.device,
     group_network: GroupNetwork,
 ) -> Prepared:
@@ -40,9 +40,9 @@ def prepare_trial(
         TypeError: The module lacks a part, or returns what cannot be trained.
     """
     kind = LOSSES[spec.loss].targets
-    spec = brought.pinned_data(spec)
+    spec = user_module.versioned_data(spec)
     data = cache.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
-    spec = brought.pinned(spec, data)
+    spec = user_module.versioned(spec, data)
     own = user_modules.metrics_of(spec.network)
     return Prepared(
         spec=spec,

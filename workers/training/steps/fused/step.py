@@ -70,10 +70,10 @@ class FusedStep:
         self._dtype = dtype_of(group.precision)
         self._loss = row_losses(group.loss)
         self._template = self._built(group.network).to(device=group.device, dtype=self._dtype)
-        self._judge = copy.deepcopy(self._template).eval()
+        self._eval_module = copy.deepcopy(self._template).eval()
         # Nothing is known of a user's network: it may couple rows in any way.
-        brought = networks.NETWORKS[str(group.network["type"])].brought
-        self._couples = brought or couples_rows(self._template)
+        user_module = networks.NETWORKS[str(group.network["type"])].user_module
+        self._couples = user_module or couples_rows(self._template)
         self._hypers: list[LaneHyper | None] = [None] * lanes
         self._shapes: list[Mapping[str, torch.Size]] = [{}] * lanes
         self._drafts: dict[str, nn.Module] = {}
@@ -167,7 +167,7 @@ class FusedStep:
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Return [K, rows, …] outputs in evaluation mode."""
         state = self._arena.parameters | self._arena.buffers
-        chunk = max(1, networks.rows_at_once(self._judge, EVALUATION_ROWS) // self.lanes)
+        chunk = max(1, networks.rows_at_once(self._eval_module, EVALUATION_ROWS) // self.lanes)
         with torch.no_grad(), precision(self._group.precision, self._group.device):
             outputs = [self._outputs(state, part) for part in torch.split(inputs, chunk)]
         joined = torch.cat(outputs, dim=1)
@@ -175,7 +175,7 @@ class FusedStep:
 
     def _outputs(self, state: Named, inputs: Tensor) -> Tensor:
         def one(lane: Named) -> Tensor:
-            outputs: Tensor = functional_call(self._judge, lane, (inputs,))
+            outputs: Tensor = functional_call(self._eval_module, lane, (inputs,))
             return outputs
 
         return vmap(one)(state)
@@ -281,7 +281,7 @@ class FusedStep:
         row = fused.lane_coefficients(hyper.optimizer, hyper.options)
         feed["lane"][lane] = torch.tensor(row, dtype=torch.float64).to(feed["lane"])
         self._source[lane] = torch.tensor(
-            fused.pace_coefficients(hyper.optimizer, hyper.options), dtype=torch.float64
+            fused.step_coefficients_of(hyper.optimizer, hyper.options), dtype=torch.float64
         )
 
     def _initial(self, hyper: LaneHyper) -> LaneState:

@@ -244,7 +244,7 @@ class NativeStep:
             seed=hyper.seed,
             steps=steps,
         )
-        pace = fused.pace_coefficients(hyper.optimizer, hyper.options)
+        pace = fused.step_coefficients_of(hyper.optimizer, hyper.options)
         return _Lane(hyper, layout, flat, statistics, {}, trial, pace)
 
     def _buffer_for(self, lane: _Lane) -> Tensor:

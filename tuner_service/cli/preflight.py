@@ -16,10 +16,10 @@ from tuner_service.errors import DefinitionError, Fault, InputError, TunerError
 class RehearsalFailedError(TunerError):
     """The first trial would fail."""
 
-    code = "rehearsal_failed"
+    code = "preflight_failed"
 
 
-def rehearse(definition: Any, *, modules: Path | None, device: str) -> dict[str, Any]:
+def preflight(definition: Any, *, modules: Path | None, device: str) -> dict[str, Any]:
     """Return what one batch of the first trial showed.
 
     Raises:
