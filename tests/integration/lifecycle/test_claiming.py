@@ -127,7 +127,7 @@ def test_a_slot_that_must_run_alone_is_claimed_by_itself(db: Database, hand: Han
     assert [lease.number for lease in others] == [1, 2]
     hand.flush(hand_backs=[HandBack(lease, None) for lease in others])
     (alone,) = hand.claim(9).leases
-    assert (alone.number, alone.alone, alone.attempt) == (0, True, 3)
+    assert (alone.number, alone.exclusive, alone.attempt) == (0, True, 3)
 
 
 def test_a_handed_back_trial_that_must_run_alone_keeps_its_place(db: Database, hand: Hand) -> None:
@@ -136,7 +136,7 @@ def test_a_handed_back_trial_that_must_run_alone_keeps_its_place(db: Database, h
     for _ in range(2):
         shared_death(hand, *hand.claim_and_start())
     alone, _ = hand.claim_and_start()
-    assert alone.alone
+    assert alone.exclusive
     hand.flush(hand_backs=[HandBack(alone, 1)])
     assert not Hand(db, "worker-2").claim(exclude_exclusive=True).leases
     assert [lease.number for lease in hand.claim(9).leases] == [alone.number]
@@ -306,7 +306,7 @@ def test_of_slots_that_must_run_alone_the_higher_priority_goes_first(
         for lease in hand.claim(2).leases:
             shared_death(hand, lease, hand.start(lease))
     (lone,) = hand.claim(9).leases
-    assert (names(db, [lone]), lone.alone) == (["high"], True)
+    assert (names(db, [lone]), lone.exclusive) == (["high"], True)
 
 
 def test_a_fair_share_counts_the_workers_that_can(db: Database) -> None:

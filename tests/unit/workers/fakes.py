@@ -151,9 +151,9 @@ class FakeSlotStore:
             if slot := self._held(fail.lease, result):
                 slot.state = "open" if fail.retry else "failed"
                 self.fails.append(fail)
-                alone = slot.lease.exclusive or self._shared_deaths(slot) >= 2
+                exclusive = slot.lease.exclusive or self._shared_deaths(slot) >= 2
                 slot.lease = replace(
-                    slot.lease, trial_id=None, trial_number=None, alone=alone,
+                    slot.lease, trial_id=None, trial_number=None, exclusive=exclusive,
                     checkpoint_step=fail.checkpoint_step,
                 )  # fmt: skip
         for hand_back in batch.hand_backs:
@@ -199,7 +199,7 @@ class FakeSlotStore:
     def make_alone(self, slot_id: int) -> None:
         with self.lock:
             slot = self.slots[slot_id]
-            slot.lease = replace(slot.lease, alone=True)
+            slot.lease = replace(slot.lease, exclusive=True)
 
     def steal(self, slot_id: int) -> None:
         """Give the slot to another worker, as a reaper would after a lost lease."""
