@@ -42,7 +42,7 @@ def check_quota(
     held = int(held)
     if most_slots is not None and held + slots > most_slots:
         raise QuotaError(
-            f"open slots <= TUNER_KEY_OPEN_SLOTS must hold for each API key, but got "
+            f"trials yet to end <= TUNER_KEY_OPEN_SLOTS must hold for each API key, but got "
             f"({held + slots}, TUNER_KEY_OPEN_SLOTS={most_slots:g}): wait, or ask for fewer trials"
         )
 

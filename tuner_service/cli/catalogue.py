@@ -35,7 +35,7 @@ def workers(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = Fa
         show.as_json(found)
     elif found:
         show.table(
-            ("worker", "device", "state", "heard of", "lanes", "trains"),
+            ("worker", "device", "state", "heard of", "at once", "trains"),
             [_worker(one, datetime.now(UTC)) for one in found],
         )
     else:

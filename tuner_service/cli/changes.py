@@ -10,7 +10,14 @@ from tuner_service.cli.options import ApiKey, AsJson, Ref, Url, connect
 from tuner_service.client import DEFAULT_URL, StudyHandle
 from tuner_service.errors import InputError
 
-_STATES = ("done", "failed", "leased", "open", "cancelled")
+# What the JSON calls a state, and what a person does.
+_STATES = {
+    "done": "done",
+    "failed": "failed",
+    "leased": "running",
+    "open": "waiting",
+    "cancelled": "cancelled",
+}
 
 
 def update(
@@ -62,12 +69,12 @@ def coverage(
     if as_json:
         show.as_json(found)
         return
-    counts = ", ".join(f"{found[state]} {state}" for state in _STATES if found[state])
+    counts = ", ".join(f"{found[state]} {word}" for state, word in _STATES.items() if found[state])
     show.out.print(f"{found['total']} in all: {counts}")
     points = found["failed_points"]
     parameters = list(dict.fromkeys(name for point in points for name in point["parameters"] or {}))
     if points:
-        show.table(("slot", *parameters, "failure"), [_row(point, parameters) for point in points])
+        show.table(("point", *parameters, "failure"), [_row(point, parameters) for point in points])
 
 
 def _row(point: dict[str, Any], parameters: list[str]) -> list[str]:

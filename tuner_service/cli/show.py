@@ -90,36 +90,43 @@ def trial_row(trial: Trial, parameters: Sequence[str]) -> list[str]:
 
 
 GROUP_LETTERS = 6  # enough to tell the groups of a study apart
+VERBOSE_TAIL = ("slot", "attempt", "group")  # for operators: how the service keeps it
 TRIAL_HEAD = ("trial", "state", "value")
 TRIAL_TAIL = ("seconds", "failure")
 
 
-def trials(found: Sequence[Trial]) -> None:
-    """Print trials as a table: what they tried, what came of it, and how they were trained."""
+def trials(found: Sequence[Trial], *, verbose: bool = False) -> None:
+    """Print trials as a table: what they tried, what came of it, and how they were trained.
+
+    Args:
+        verbose: With what an operator may ask for: slot, attempt, and the group it trained in.
+    """
     parameters = trial_columns(found)
-    head = [*TRIAL_HEAD, *parameters, TRIAL_TAIL[0], "samples/s", "backend", "group", TRIAL_TAIL[1]]
+    head = [*TRIAL_HEAD, *parameters, TRIAL_TAIL[0], "samples/s", "backend"]
+    head += [*(VERBOSE_TAIL if verbose else ()), TRIAL_TAIL[1]]
     rows = []
     for trial in found:
         *told, failure = trial_row(trial, parameters)
-        rows.append([*told, *_how(trial), failure])
+        rows.append([*told, *_how(trial), *(_where(trial) if verbose else ()), failure])
     if not any(trial.failure for trial in found):
         head, rows = head[:-1], [row[:-1] for row in rows]
     table(head, rows)
 
 
 def _how(trial: Trial) -> list[str]:
-    """Return a trial's speed, what ran it, and with which others it could share a group."""
+    """Return a trial's speed, and what ran it."""
     speed = trial.record.get("samples_per_second")
-    backend, group = trial.data.get("backend"), trial.data.get("group")
-    return [
-        "-" if speed is None else f"{speed:,.0f}",
-        backend or "-",
-        (group or "-")[:GROUP_LETTERS],
-    ]
+    return ["-" if speed is None else f"{speed:,.0f}", trial.data.get("backend") or "-"]
+
+
+def _where(trial: Trial) -> list[str]:
+    """Return the cells of `VERBOSE_TAIL`."""
+    group = trial.data.get("group") or "-"
+    return [str(trial.data["slot"]), str(trial.attempt), group[:GROUP_LETTERS]]
 
 
 def status(study: StudyStatus, failures: Sequence[str] = ()) -> None:
-    """Print one study, with what went wrong in its failed slots."""
+    """Print one study, with what went wrong in its failed trials."""
     out.print(Text(study.name, style="bold"), Text(study.state, STATE_STYLES.get(study.state, "")))
     lines = [("id", study.id), ("trials", counts(study))]
     if study.reason:
@@ -196,7 +203,7 @@ def duration(seconds: float) -> str:
 
 
 def failures(coverage: Mapping[str, Any]) -> list[str]:
-    """Return the commonest reasons of failed slots, each with its count."""
+    """Return the commonest reasons of failed trials, each with its count."""
     reasons = Counter(
         f"{point['failure']['kind']}: {point['failure']['message']}"
         for point in coverage["failed_points"]

@@ -77,6 +77,9 @@ def trials(
         str, typer.Option(help="number, -number, value or -value (- is downwards).")
     ] = "number",
     limit: Annotated[int, typer.Option(help="At most this many; 0 shows all.", min=0)] = 0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="With slot, attempt and group, for operators.")
+    ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -89,7 +92,7 @@ def trials(
     if as_json:
         show.as_json([trial.data for trial in found])
     elif found:
-        show.trials(found)
+        show.trials(found, verbose=verbose)
     else:
         kind = f"{state.upper()} trials" if state else "trials yet"
         show.err.print(f"Study {study.name} has no {kind}.")

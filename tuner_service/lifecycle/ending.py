@@ -172,6 +172,6 @@ def _failures(connection: Connection, study: Row) -> str:
     ).all()
     summary = ", ".join(f"{count} × {kind}" for kind, count in kinds)
     return (
-        f"{study['slots_failed']} slots failed ({summary}), "
+        f"{study['slots_failed']} trials failed ({summary}), "
         f"more than max_failures={study['max_failures']} allows"
     )

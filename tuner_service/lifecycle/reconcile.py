@@ -123,8 +123,8 @@ def _lost(slot: Row, study: Row, settings: Settings) -> EndedAttempt:
     # Not heard of, or unable to write: a full disk and a network that is cut look alike from here.
     failure = Failure(
         kind="worker_lost",
-        message=f"the lease was not renewed for {settings.lease_seconds:g} s: worker "
-        f"{slot['worker_id']} was not heard of, or the database could not be written",
+        message=f"worker {slot['worker_id']} was not heard of for {settings.lease_seconds:g} s, "
+        "or could not write to the database",
     )
     if study["state"] in ("cancelled", "failed"):
         failure = Failure(kind="cancelled", message=f"the study is {study['state']}")

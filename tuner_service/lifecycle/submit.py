@@ -154,7 +154,7 @@ def _slot_count(definition: StudyDefinition, settings: Settings) -> int:
     cap = settings.grid_cap if grid else settings.slots_cap
     if count > cap:
         pointer, what = ("/parameters", "grid_cap") if grid else ("/budget/trials", "slots_cap")
-        detail = f"slots <= {what} must hold, but got (slots={count}, {what}={cap})"
+        detail = f"trials <= {what} must hold, but got (trials={count}, {what}={cap})"
         raise DefinitionError([Fault(pointer, detail, "too_many_slots")])
     return count
 

@@ -60,9 +60,9 @@ def test_coverage_names_the_failed_points(
     assert tuner("coverage", "digits") == 0
     assert capsys.readouterr().out.splitlines() == [
         "3 in all: 1 done, 2 failed",
-        "slot  x    failure",
-        "0     0.5  user_code: boom",
-        "0     0.5  user_code: boom",
+        "point  x    failure",
+        "0      0.5  user_code: boom",
+        "0      0.5  user_code: boom",
     ]
     assert tuner("coverage", "digits", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["failed_points"]) == 2

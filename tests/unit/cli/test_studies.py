@@ -487,10 +487,18 @@ def test_trials_are_a_table_of_whole_words(
     ]
     tuner("trials", "digits")
     assert capsys.readouterr().out.splitlines() == [
-        "trial  state     value  learning_rate  optimizer  seconds  samples/s  backend  group",
-        "0      COMPLETE  0.5    0.1            adam       1.5      12,346     native  012345",
-        "1      RUNNING   -      0.2            adam       1.5      -          -       -",
-        "2      COMPLETE  0.25   0.3            adam       1.5      12,346     native  012345",
+        "trial  state     value  learning_rate  optimizer  seconds  samples/s  backend",
+        "0      COMPLETE  0.5    0.1            adam       1.5      12,346     native",
+        "1      RUNNING   -      0.2            adam       1.5      -          -",
+        "2      COMPLETE  0.25   0.3            adam       1.5      12,346     native",
+    ]
+    tuner("trials", "digits", "--verbose")
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[-4:] == ["backend", "slot", "attempt", "group"]
+    assert [row.split()[-4:] for row in rows] == [
+        ["native", "0", "1", "012345"],
+        ["-", "1", "1", "-"],
+        ["native", "2", "1", "012345"],
     ]
 
 

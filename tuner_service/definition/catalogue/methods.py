@@ -12,7 +12,7 @@ _METHOD_SEED = Option(
     low=0,
     high=2**31 - 1,
     searchable=False,
-    description="Seeds the search: each draw's generator comes from it and the slot's number.",
+    description="Seeds the search: each draw's generator comes from it and the trial's place.",
 )
 
 
