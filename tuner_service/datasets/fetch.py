@@ -13,7 +13,7 @@ from typing import Final
 
 import httpx2
 
-from tuner_service.definition.suggestions import did_you_mean
+from tuner_service.definition.faults import did_you_mean
 from tuner_service.errors import DataError, NotFoundError
 
 TIMEOUT_SECONDS: Final = 60.0

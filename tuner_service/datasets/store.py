@@ -25,7 +25,7 @@ from typing import IO, Final
 from tuner_service.datasets.inspect import inspect
 from tuner_service.definition import Upload, upload_path
 from tuner_service.definition.catalogue import DATASETS, UPLOAD_NAME
-from tuner_service.definition.suggestions import did_you_mean
+from tuner_service.definition.faults import did_you_mean
 from tuner_service.definition.uploads import FOLDER
 from tuner_service.errors import DataError, InputError, LimitError, NotFoundError
 from tuner_service.files import sync_folder

@@ -1,25 +1,27 @@
 """The study definition: models, search space, catalogue, checks, and one trial's instructions."""
 
-from tuner_service.definition.advice import warnings_of
 from tuner_service.definition.catalogue import catalogue_view
-from tuner_service.definition.fusing import fusing
 from tuner_service.definition.grid import grid_count, grid_values
 from tuner_service.definition.limits import Limits
 from tuner_service.definition.options import Option, Scalar
 from tuner_service.definition.parse import parse_definition
 from tuner_service.definition.plan import (
-    bindings,
+    fusing,
     most_epochs,
     parallel_trials,
     required_modules,
-    resolve,
-    resolve_user_loop,
-    study_task,
     total_slots,
+    warnings_of,
 )
 from tuner_service.definition.published_schema import study_schema
-from tuner_service.definition.running import Budget, Resources, Training
-from tuner_service.definition.sections import Objective, Pruner, Sampler
+from tuner_service.definition.sections import (
+    Budget,
+    Objective,
+    Pruner,
+    Resources,
+    Sampler,
+    Training,
+)
 from tuner_service.definition.space import (
     CategoricalParameter,
     FloatParameter,
@@ -35,6 +37,10 @@ from tuner_service.definition.trial_spec import (
     SplitSpec,
     TrialSpec,
     UserLoopSpec,
+    bindings,
+    resolve,
+    resolve_user_loop,
+    study_task,
 )
 from tuner_service.definition.uploads import Upload, upload_path
 from tuner_service.definition.user_modules import ModuleDescription

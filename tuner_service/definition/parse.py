@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tuner_service.definition.checks import PartialDefinition, check
-from tuner_service.definition.faults import Faults, Path
+from tuner_service.definition.faults import Faults, Path, did_you_mean
 from tuner_service.definition.json_values import guarded
 from tuner_service.definition.limits import Limits
 from tuner_service.definition.options import show
 from tuner_service.definition.sections import Dataset, Objective
 from tuner_service.definition.space import PARAMETER_TYPES, Parameter, canonical
 from tuner_service.definition.study import MAX_OBJECTIVES, MAX_PARAMETERS, StudyDefinition
-from tuner_service.definition.suggestions import did_you_mean
 from tuner_service.definition.uploads import Upload, pinned_to
 from tuner_service.definition.user_modules import ModuleDescription, RefusedModule
 

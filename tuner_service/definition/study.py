@@ -12,8 +12,16 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, JsonValue, field_serializer
 
-from tuner_service.definition.running import Budget, Resources, Training
-from tuner_service.definition.sections import Dataset, Network, Objective, Pruner, Sampler
+from tuner_service.definition.sections import (
+    Budget,
+    Dataset,
+    Network,
+    Objective,
+    Pruner,
+    Resources,
+    Sampler,
+    Training,
+)
 from tuner_service.definition.space import Parameter
 from tuner_service.definition.types import (
     IDENTIFIER,

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 
 from tuner_service.definition.catalogue import LOSSES, METRICS, Metric, Task
-from tuner_service.definition.running import Training
-from tuner_service.definition.sections import Dataset, objective_metric
+from tuner_service.definition.sections import Dataset, Training, objective_metric
 
 TASKS: tuple[Task, ...] = ("classification", "regression")
 

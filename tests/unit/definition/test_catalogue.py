@@ -18,8 +18,8 @@ from tuner_service.definition.catalogue import (
     Entry,
     catalogue_view,
 )
+from tuner_service.definition.faults import did_you_mean, suggestion
 from tuner_service.definition.options import Option, option_fault
-from tuner_service.definition.suggestions import did_you_mean, suggestion
 from tuner_service.errors import NotFoundError
 from workers.training.data import SOURCES
 from workers.training.nets import layers, losses, metrics, networks

@@ -18,7 +18,7 @@ from tuner_service.definition.catalogue import (
     SCHEDULES,
     TRAINING,
 )
-from tuner_service.definition.running import Training
+from tuner_service.definition.sections import Training
 from tuner_service.definition.study import StudyDefinition
 
 PAGE = (Path(__file__).parents[3] / "docs" / "study-file.md").read_text()

@@ -36,7 +36,7 @@ from tuner_service.definition.catalogue.networks import ACTIVATIONS, NATIVE_LIMI
 from tuner_service.definition.catalogue.optimizers import OPTIMIZERS
 from tuner_service.definition.catalogue.schedules import SCHEDULES
 from tuner_service.definition.catalogue.training import LOSSES, TRAINING
-from tuner_service.definition.suggestions import did_you_mean
+from tuner_service.definition.faults import did_you_mean
 from tuner_service.errors import NotFoundError
 
 CATALOGUE: Mapping[str, Mapping[str, Entry]] = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner_service.definition.checks.context import CheckContext
-from tuner_service.definition.faults import Path
+from tuner_service.definition.faults import Path, did_you_mean
 from tuner_service.definition.options import show
 from tuner_service.definition.space import (
     CategoricalParameter,
@@ -13,7 +13,6 @@ from tuner_service.definition.space import (
     conditions,
     contains,
 )
-from tuner_service.definition.suggestions import did_you_mean
 
 
 def check_conditions(context: CheckContext) -> None:

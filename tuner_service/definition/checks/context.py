@@ -10,8 +10,16 @@ from tuner_service.definition.catalogue import NETWORKS
 from tuner_service.definition.faults import Faults, Path
 from tuner_service.definition.limits import Limits
 from tuner_service.definition.options import Option, option_fault
-from tuner_service.definition.running import Budget, Resources, Training
-from tuner_service.definition.sections import Dataset, Network, Objective, Pruner, Sampler
+from tuner_service.definition.sections import (
+    Budget,
+    Dataset,
+    Network,
+    Objective,
+    Pruner,
+    Resources,
+    Sampler,
+    Training,
+)
 from tuner_service.definition.space import CategoricalParameter, Parameter, Space, ordered
 from tuner_service.definition.uploads import Upload, brought_entry, dataset_entry, is_user_module
 from tuner_service.definition.user_modules import ModuleDescription, RefusedModule

@@ -3,7 +3,7 @@
 from tuner_service.definition.binding import KINDS, Binding, Group, bind, known_names, owners
 from tuner_service.definition.catalogue import Entry
 from tuner_service.definition.checks.context import CheckContext
-from tuner_service.definition.faults import Path
+from tuner_service.definition.faults import Path, did_you_mean
 from tuner_service.definition.options import Option, option_fault, show
 from tuner_service.definition.space import (
     CategoricalParameter,
@@ -11,7 +11,6 @@ from tuner_service.definition.space import (
     ancestors,
     conditions,
 )
-from tuner_service.definition.suggestions import did_you_mean
 
 
 def check_parameters(context: CheckContext) -> None:

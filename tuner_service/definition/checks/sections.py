@@ -14,11 +14,9 @@ from tuner_service.definition.catalogue import (
     Entry,
 )
 from tuner_service.definition.checks.context import CheckContext
-from tuner_service.definition.faults import Path
+from tuner_service.definition.faults import Path, did_you_mean
 from tuner_service.definition.options import option_fault, show
-from tuner_service.definition.running import Training
-from tuner_service.definition.sections import DEFAULT_TEST_SHARE, Dataset, Method, Split
-from tuner_service.definition.suggestions import did_you_mean
+from tuner_service.definition.sections import DEFAULT_TEST_SHARE, Dataset, Method, Split, Training
 from tuner_service.definition.uploads import MOST_COLUMNS_KNOWN
 
 

@@ -4,12 +4,10 @@ from collections.abc import Iterable
 
 from tuner_service.definition.catalogue import LOSSES, METRICS, Metric, Task
 from tuner_service.definition.checks.context import CheckContext
-from tuner_service.definition.faults import Path
+from tuner_service.definition.faults import Path, suggestion
 from tuner_service.definition.options import show
-from tuner_service.definition.running import Training
-from tuner_service.definition.sections import OBJECTIVES, Objective, objective_metric
+from tuner_service.definition.sections import OBJECTIVES, Objective, Training, objective_metric
 from tuner_service.definition.space import CategoricalParameter
-from tuner_service.definition.suggestions import suggestion
 from tuner_service.definition.tasks import task_of
 
 _WHAT: dict[Task, str] = {"classification": "classes", "regression": "numbers"}

@@ -8,10 +8,9 @@ import re
 
 from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.checks.parameters import check_domain
+from tuner_service.definition.faults import did_you_mean
 from tuner_service.definition.options import show
-from tuner_service.definition.running import Training
-from tuner_service.definition.sections import objective_metric
-from tuner_service.definition.suggestions import did_you_mean
+from tuner_service.definition.sections import Training, objective_metric
 from tuner_service.definition.types import IDENTIFIER
 
 _OF_USE = frozenset({"seed", "keep_models"})
