@@ -120,12 +120,13 @@ def _applies(parameter: Parameter, params: Mapping[str, Any]) -> bool:
 def _branches(parameter: Parameter, watched: set[Any]) -> tuple[tuple[Any, int], ...]:
     """Return (value, how many grid values it stands for), the unwatched ones as one."""
     total = grid_count(parameter)
-    named = [value for value in watched if _in_grid(parameter, value)]
+    named = _in_grid(parameter, watched)
     rest = total - len(named)
     return (*((value, 1) for value in named), *(((_UNWATCHED, rest),) if rest else ()))
 
 
-def _in_grid(parameter: Parameter, value: object) -> bool:
+def _in_grid(parameter: Parameter, watched: set[Any]) -> list[Any]:
     if isinstance(parameter, CategoricalParameter) or parameter.steps is None:
-        return contains(parameter, value)
-    return value in grid_values(parameter)
+        return [value for value in watched if contains(parameter, value)]
+    values = set(grid_values(parameter))
+    return [value for value in watched if value in values]

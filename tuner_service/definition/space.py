@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_CHOICES = 1000
 MAX_STEPS = 10_000
 MAX_CONDITIONS = 16
+MAX_CONDITIONS_OF_ALL = 256
+MAX_CONDITION_VALUES = 4096
 _MOST_STEPS = 10**9
 
 When = Annotated[
@@ -242,18 +244,27 @@ class Space:
         """Whether any parameter has a `when`."""
         return any(parameter.when for _, parameter in self.parameters)
 
-    def active(self, name: str, params: Mapping[str, Any]) -> bool:
-        """Return whether the parameter applies, given the values of those before it."""
-        return _active(self.by_name, name, params)
+    def active(self, params: Mapping[str, Any]) -> set[str]:
+        """Return the parameters that apply, given values that need not all apply themselves.
 
+        One pass: each stands after its conditions. By recursion every path between two
+        parameters would be walked, and of those there can be exponentially many.
+        """
+        found: set[str] = set()
+        holding: dict[str, Any] = {}
+        for name, _ in self.parameters:
+            if self.applies(name, holding):
+                found.add(name)
+                if name in params:
+                    holding[name] = params[name]
+        return found
 
-def _active(by_name: Mapping[str, Parameter], name: str, params: Mapping[str, Any]) -> bool:
-    return all(
-        parent in params
-        and any(same_scalar(params[parent], value) for value in values)
-        and _active(by_name, parent, params)
-        for parent, values in conditions(by_name[name]).items()
-    )
+    def applies(self, name: str, params: Mapping[str, Any]) -> bool:
+        """Return whether a parameter applies, given the values of those before it that do."""
+        return all(
+            parent in params and any(same_scalar(params[parent], value) for value in values)
+            for parent, values in conditions(self.by_name[name]).items()
+        )
 
 
 def space_of(definition: "StudyDefinition") -> Space:

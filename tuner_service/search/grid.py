@@ -33,7 +33,7 @@ def _expand(
         yield dict(point)
         return
     name, rest = names[0], names[1:]
-    if not space.active(name, point):
+    if not space.applies(name, point):
         yield from _expand(space, rest, values, point)
         return
     for value in values[name]:

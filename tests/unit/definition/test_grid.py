@@ -30,7 +30,7 @@ def points(space: Space, position: int = 0, point: dict[str, Any] | None = None)
     if position == len(space.parameters):
         return 1
     name, parameter = space.parameters[position]
-    if not space.active(name, point):
+    if not space.applies(name, point):
         return points(space, position + 1, point)
     return sum(
         points(space, position + 1, {**point, name: value}) for value in grid_values(parameter)

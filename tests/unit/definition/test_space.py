@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.unit.definition.builders import choice, floats, ints, searching
+from tests.unit.definition.builders import choice, faults_of, floats, ints, searching
 from tests.unit.definition.spaces import spaces
 from tuner_service.definition import (
     CategoricalParameter,
@@ -58,7 +58,54 @@ def test_a_parameter_applies_when_all_its_conditions_do(
             "beta1": FloatParameter(type="float", low=0.5, high=0.9, when={"hidden_layers": (3,)}),
         }
     )
-    assert space.active("beta1", params) is applies
+    assert ("beta1" in space.active(params)) is applies
+
+
+def test_activity_in_a_diamond_of_conditions_costs_one_pass() -> None:
+    names = [f"p{i}" for i in range(60)]
+    space = ordered(
+        {
+            name: CategoricalParameter(
+                type="categorical",
+                choices=(0, 1),
+                when=dict.fromkeys(names[max(0, i - 4) : i], (1,)) or None,
+            )
+            for i, name in enumerate(names)
+        }
+    )
+    # Between the first and the last lie more paths than could be walked in years.
+    assert space.active(dict.fromkeys(names, 1)) == set(names)
+    assert space.active({**dict.fromkeys(names, 1), "p30": 0}) == set(names[:31])
+
+
+def _diamond() -> dict[str, Any]:
+    names = [f"p{i}" for i in range(25)]
+    whens: list[dict[str, Any]] = [
+        {"when": dict.fromkeys(names[max(0, i - 16) : i], 1)} for i in range(1, 25)
+    ]
+    return {"p0": choice(0, 1)} | {
+        name: choice(0, 1, **when) for name, when in zip(names[1:], whens, strict=True)
+    }
+
+
+def _long_lists() -> dict[str, Any]:
+    many = {"p": list(range(1000))}
+    return {"p": choice(*range(1000))} | {f"p{i}": choice(0, 1, when=many) for i in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (_diamond(), "a study has at most 256 conditions (`when`) in all, but got 264"),
+        (
+            _long_lists(),
+            "a study has at most 4096 values in conditions (`when`) in all, but got 5000",
+        ),
+    ],
+)
+def test_the_conditions_of_a_study_are_bounded(parameters: dict[str, Any], sentence: str) -> None:
+    found = [fault for fault in faults_of(searching(**parameters)) if fault.code == "over_cap"]
+    assert [(fault.pointer, fault.detail) for fault in found] == [("/parameters", sentence)]
 
 
 def test_true_is_not_one() -> None:

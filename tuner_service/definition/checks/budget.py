@@ -88,6 +88,7 @@ def _check_point(
 ) -> None:
     if not point:
         context.faults.add(path, "a point names at least one parameter", code="wrong_size")
+    active = space.active(point) if space is not None else None
     for name, value in point.items():
         parameters = context.draft.parameters
         if name not in parameters:
@@ -99,8 +100,8 @@ def _check_point(
         if parameter is not None and not contains(parameter, value):
             detail = f"{name} must be {_domain(parameter)}, but got {show(value)}"
             context.faults.add((*path, name), detail, code="out_of_range")
-        elif space is not None and not space.active(name, point):
-            context.faults.add((*path, name), _inactive(name, space[name]), code="does_not_apply")
+        elif parameter is not None and active is not None and name not in active:
+            context.faults.add((*path, name), _inactive(name, parameter), code="does_not_apply")
 
 
 def _inactive(name: str, parameter: Parameter) -> str:

@@ -7,6 +7,8 @@ from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.faults import Path, did_you_mean
 from tuner_service.definition.options import show
 from tuner_service.definition.space import (
+    MAX_CONDITION_VALUES,
+    MAX_CONDITIONS_OF_ALL,
     CategoricalParameter,
     FloatParameter,
     Parameter,
@@ -17,12 +19,33 @@ from tuner_service.definition.space import (
 
 def check_conditions(context: CheckContext) -> None:
     """Conditions name other parameters and values these can have, and form no circle."""
+    if not _check_number(context):
+        return
     for name, parameter in context.draft.parameters.items():
         if parameter is None:
             continue
         for parent, values in conditions(parameter).items():
             _check_condition(context, ("parameters", name, "when", parent), parent, values)
     _check_circle(context)
+
+
+def _check_number(context: CheckContext) -> bool:
+    """Every draw of every trial looks at all of them."""
+    given = [
+        values
+        for parameter in context.draft.parameters.values()
+        if parameter is not None
+        for values in conditions(parameter).values()
+    ]
+    for what, count, most in (
+        ("conditions (`when`)", len(given), MAX_CONDITIONS_OF_ALL),
+        ("values in conditions (`when`)", sum(map(len, given)), MAX_CONDITION_VALUES),
+    ):
+        if count > most:
+            detail = f"a study has at most {most} {what} in all, but got {count}"
+            context.faults.add(("parameters",), detail, code="over_cap")
+            return False
+    return True
 
 
 def _check_condition(

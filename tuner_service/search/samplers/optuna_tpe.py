@@ -54,7 +54,7 @@ class OptunaTpe:
         trial = self._study.ask()
         params: dict[str, Any] = {}
         for name, _ in self._space.parameters:
-            if self._space.active(name, params):
+            if self._space.applies(name, params):
                 params[name] = self._value(trial, name, fixed)
         for trial_id in [*temporary, trial._trial_id]:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)

@@ -39,7 +39,7 @@ def draw(
     fixed = fixed or {}
     params: dict[str, Any] = {}
     for (name, _), place in zip(space.parameters, places, strict=True):
-        if space.active(name, params):
+        if space.applies(name, params):
             params[name] = fixed[name] if name in fixed else at(by_name[name], float(place))
     return params
 

@@ -52,7 +52,7 @@ class TpeSearch:
         proposals = self._proposals(rng)
         params: dict[str, Any] = {}
         for name, _ in self._space.parameters:
-            if self._space.active(name, params):
+            if self._space.applies(name, params):
                 params[name] = fixed[name] if name in fixed else self._value(name, proposals, rng)
         return params
 
@@ -118,4 +118,4 @@ class TpeSearch:
 
         Others feed the estimators, but must not tear apart what belongs together.
         """
-        return all(self._space.active(name, params) == (name in params) for name in self._by_name)
+        return self._space.active(params) == params.keys() & self._by_name.keys()
