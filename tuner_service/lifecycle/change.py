@@ -1,11 +1,14 @@
-"""Studies: reading them, and asking them to pause, resume, cancel, change, or go.
+"""Studies: asking them to pause, resume, cancel or change.
 
-Each function is one transaction. What the state does not allow is a `ConflictError`; what changes
-nothing answers with the study as it is.
+Each function is one transaction, but for a budget that is raised by many trials: its slots are
+written in parts, each of which is a smaller raise, so that others can write in between. What the
+state does not allow is a `ConflictError`; what changes nothing answers with the study as it is.
 """
 
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, update
@@ -13,13 +16,14 @@ from sqlalchemy import Connection, update
 from tuner_service.access.quotas import check_quota
 from tuner_service.definition.study import MAX_TAGS, TagKey
 from tuner_service.definition.types import Int, Seconds, Text
-from tuner_service.errors import ConflictError, InputError
+from tuner_service.errors import ConflictError, InputError, UnavailableError
 from tuner_service.lifecycle.counters import lock_rows, lock_study
 from tuner_service.lifecycle.ending import end_study, settle
 from tuner_service.lifecycle.slot_rows import insert_slots, slot_rows
+from tuner_service.reads.lookup import find_study
 from tuner_service.reads.states import FINAL, TIMEOUT, paused_seconds, worked_seconds
 from tuner_service.reads.stored import stored_definition
-from tuner_service.reads.studies import study_view
+from tuner_service.reads.studies import get_study, study_view
 from tuner_service.reads.views import StudyView
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
@@ -27,6 +31,9 @@ from tuner_service.storage.postgres import Row
 from tuner_service.storage.schema import slots, studies
 
 Action = Callable[[Connection, Row, float], None]
+
+SLOTS_PER_PART: Final = 2000  # a tenth of a second or so
+TRIES: Final = 30  # every round lets one of those through that raise the same budget
 
 
 class StudyPatch(BaseModel):
@@ -73,14 +80,86 @@ def cancel(db: Database, ref: str) -> StudyView:
 def patch(db: Database, ref: str, change: StudyPatch, *, settings: Settings) -> StudyView:
     """Change the budget, the priority, the parallelism or the tags.
 
+    A raise that is cut off by an error stands as far as it came; asked again, it goes on there.
+
     Raises:
         ConflictError: The budget of a study that was cancelled or failed.
         InputError: The budget is lowered, or the trials of a grid are changed.
         QuotaError: The study's owner has too much under way.
     """
-    return _change(
-        db, ref, lambda connection, row, now: _patch(connection, row, change, settings, now)
-    )
+    view = _patch_part(db, ref, change, settings)
+    rest = StudyPatch(trials=change.trials)
+    while rest.trials is not None and view.progress.total < rest.trials:
+        begun = time.monotonic()
+        try:
+            view = _patch_part(db, ref, rest, settings)
+        except InputError:
+            return get_study(db, ref)  # somebody raised it further meanwhile
+        time.sleep(min(time.monotonic() - begun, 1.0))  # SQLite's writers do not queue
+    return view
+
+
+@dataclass(frozen=True, slots=True)
+class _SlotPart:
+    """Slots of a raise, drawn before the transaction that writes them.
+
+    Attributes:
+        first: The number of the first one; the budget of which the raise was thought out.
+        total: How many slots the whole raise adds, of which these are the first.
+    """
+
+    first: int
+    rows: Sequence[Mapping[str, Any]]
+    total: int
+
+
+class _RaisedMeanwhileError(Exception):
+    """Another raise of the same budget came between the draw and the transaction."""
+
+
+def _patch_part(db: Database, ref: str, change: StudyPatch, settings: Settings) -> StudyView:
+    for _ in range(TRIES):
+        part = _drawn(db, ref, change, settings)
+        try:
+            return _change(db, ref, _Patch(change, part, settings))
+        except _RaisedMeanwhileError:
+            continue
+    raise UnavailableError(f"the budget of {ref!r} is fought over; try again")
+
+
+def _drawn(db: Database, ref: str, change: StudyPatch, settings: Settings) -> _SlotPart | None:
+    """Return the next slots of a raised budget; None if it is not raised."""
+    if change.trials is None:
+        return None
+    with db.read() as connection:
+        row = find_study(connection, ref)
+    total = _check_raise(row, change.trials, settings)
+    definition = stored_definition(row["definition"])
+    first, count = row["budget_trials"], min(total, SLOTS_PER_PART)
+    return _SlotPart(first, list(slot_rows(definition, first=first, count=count)), total)
+
+
+def _check_raise(row: Row, wanted: int, settings: Settings) -> int:
+    """Return how many slots a raise adds.
+
+    Raises:
+        InputError: The budget cannot be that.
+    """
+    if wanted == row["budget_trials"]:
+        return 0
+    if row["definition"].get("sampler", {}).get("type") == "grid":
+        raise InputError("the trials of a grid study are its points: they cannot be changed")
+    if wanted < row["budget_trials"]:
+        raise InputError(
+            "a budget can only be raised: trials >= "
+            f"{row['budget_trials']} must hold, but got {wanted}"
+        )
+    if wanted > settings.slots_cap:
+        raise InputError(
+            f"trials <= slots_cap must hold, but got (trials={wanted}, "
+            f"slots_cap={settings.slots_cap})"
+        )
+    return int(wanted - row["budget_trials"])
 
 
 # -- changes --------------------------------------------------------------------------------
@@ -135,62 +214,68 @@ def _cancel(connection: Connection, row: Row, now: float) -> None:
     end_study(connection, row, "cancelled", "cancelled by request", now=now)
 
 
-def _patch(
-    connection: Connection, row: Row, change: StudyPatch, settings: Settings, now: float
-) -> None:
-    values: dict[str, Any] = {}
-    for name in ("priority", "parallel_trials", "tags"):
-        if getattr(change, name) is not None:
-            values[name] = getattr(change, name)
-    budget = {
-        "trials": change.trials,
-        "timeout": change.timeout,
-        "max_failures": change.max_failures,
-    }
-    if any(value is not None for value in budget.values()):
-        if row["state"] in ("cancelled", "failed"):
-            raise ConflictError(
-                f"the budget of a {row['state']} study cannot be raised: submit it again"
-            )
-        values |= _raised(connection, row, change, settings, now)
-    if values:
-        _set(connection, row, **values)
-        # Less time or patience may end it here and now.
-        settle(connection, lock_rows(connection, [row["id"]]).values(), now=now)
+@dataclass(frozen=True, slots=True)
+class _Patch:
+    """The transaction of a change."""
 
+    change: StudyPatch
+    part: _SlotPart | None
+    settings: Settings
 
-def _raised(
-    connection: Connection,
-    row: Row,
-    change: StudyPatch,
-    settings: Settings,
-    now: float,
-) -> dict[str, Any]:
-    """Return the columns of a raised budget; a completed study with more to do runs again."""
-    values: dict[str, Any] = {}
-    if change.max_failures is not None:
-        values["max_failures"] = change.max_failures
-    if change.timeout is not None:
-        values["timeout_seconds"] = change.timeout
-    _refuse_without_time(row, change, now)
-    more = _more_slots(connection, row, change.trials, settings)
-    if more:
-        values["budget_trials"] = change.trials
-    again = _reopened(connection, row, change) if row["reason"] == TIMEOUT else 0
-    if more or again:
-        check_quota(connection, row["owner"] or "", settings, slots=more + again)
-        values["slots_open"] = row["slots_open"] + more + again
-        values["slots_cancelled"] = row["slots_cancelled"] - again
-    if row["state"] == "completed" and (more or again):
-        # The time between its end and now does not count against its timeout.
-        idle = now - row["finished_at"]
-        values |= {
-            "state": "running",
-            "reason": None,
-            "finished_at": None,
-            "paused_seconds": row["paused_seconds"] + idle,
+    def __call__(self, connection: Connection, row: Row, now: float) -> None:
+        change = self.change
+        values: dict[str, Any] = {
+            name: getattr(change, name)
+            for name in ("priority", "parallel_trials", "tags")
+            if getattr(change, name) is not None
         }
-    return values
+        if (change.trials, change.timeout, change.max_failures) != (None, None, None):
+            if row["state"] in ("cancelled", "failed"):
+                raise ConflictError(
+                    f"the budget of a {row['state']} study cannot be raised: submit it again"
+                )
+            values |= self._raised(connection, row, now)
+        if values:
+            _set(connection, row, **values)
+            # Less time or patience may end it here and now.
+            settle(connection, lock_rows(connection, [row["id"]]).values(), now=now)
+
+    def _raised(self, connection: Connection, row: Row, now: float) -> dict[str, Any]:
+        """Return the columns of a raised budget; a completed study with more to do runs again."""
+        change = self.change
+        values: dict[str, Any] = {}
+        if change.max_failures is not None:
+            values["max_failures"] = change.max_failures
+        if change.timeout is not None:
+            values["timeout_seconds"] = change.timeout
+        _refuse_without_time(row, change, now)
+        more = self._add_slots(connection, row)
+        if more:
+            values["budget_trials"] = row["budget_trials"] + more
+        again = _reopened(connection, row, change) if row["reason"] == TIMEOUT else 0
+        if more or again:
+            total = again + (self.part.total if self.part is not None else 0)
+            check_quota(connection, row["owner"] or "", self.settings, slots=total)
+            values["slots_open"] = row["slots_open"] + more + again
+            values["slots_cancelled"] = row["slots_cancelled"] - again
+        if row["state"] == "completed" and (more or again):
+            # The time between its end and now does not count against its timeout.
+            idle = now - row["finished_at"]
+            values |= {
+                "state": "running",
+                "reason": None,
+                "finished_at": None,
+                "paused_seconds": row["paused_seconds"] + idle,
+            }
+        return values
+
+    def _add_slots(self, connection: Connection, row: Row) -> int:
+        if self.part is None:
+            return 0
+        if row["budget_trials"] != self.part.first:
+            raise _RaisedMeanwhileError
+        insert_slots(connection, row["id"], self.part.rows)
+        return len(self.part.rows)
 
 
 def _refuse_without_time(row: Row, change: StudyPatch, now: float) -> None:
@@ -218,28 +303,3 @@ def _reopened(connection: Connection, row: Row, change: StudyPatch) -> int:
             fencing_token=slots.c.fencing_token + 1,
         )
     ).rowcount
-
-
-def _more_slots(connection: Connection, row: Row, wanted: int | None, settings: Settings) -> int:
-    if wanted is None or wanted == row["budget_trials"]:
-        return 0
-    definition = stored_definition(row["definition"])
-    if definition.sampler.type == "grid":
-        raise InputError("the trials of a grid study are its points: they cannot be changed")
-    if wanted < row["budget_trials"]:
-        raise InputError(
-            "a budget can only be raised: trials >= "
-            f"{row['budget_trials']} must hold, but got {wanted}"
-        )
-    if wanted > settings.slots_cap:
-        raise InputError(
-            f"trials <= slots_cap must hold, but got (trials={wanted}, "
-            f"slots_cap={settings.slots_cap})"
-        )
-    more = wanted - row["budget_trials"]
-    rows = slot_rows(definition, first=row["budget_trials"], count=more)
-    insert_slots(connection, row["id"], list(rows))
-    return int(more)
-
-
-# -- views ----------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """One slot's way through the lifecycle, on both databases."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import optuna
 import pytest
 from sqlalchemy import select
@@ -14,11 +17,13 @@ from tests.integration.lifecycle.hands import (
 )
 from tests.invariants import check_invariants
 from tuner_service.errors import ConflictError, IdempotencyError
+from tuner_service.lifecycle import change
 from tuner_service.lifecycle import submit as submitting
 from tuner_service.lifecycle.change import StudyPatch, cancel, patch, pause, resume
 from tuner_service.lifecycle.delete import delete
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Report, Start
 from tuner_service.lifecycle.reconcile import reconcile
+from tuner_service.lifecycle.slot_rows import slot_rows
 from tuner_service.lifecycle.submit import submit
 from tuner_service.reads.history import load_history
 from tuner_service.reads.studies import get_study, list_studies
@@ -198,6 +203,68 @@ def test_a_raised_budget_runs_a_completed_study_again(db: Database, hand: Hand) 
     view = patch(db, study.id, StudyPatch(trials=3), settings=SETTINGS)
     assert (view.state, view.progress.open, view.progress.total) == ("running", 2, 3)
     assert len(hand.claim(9).leases) == 2
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_a_large_raise_is_written_in_parts_that_others_may_write_between(
+    db: Database, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = submitted(db, budget={"trials": 2})
+    monkeypatch.setattr(change, "SLOTS_PER_PART", 3)
+    seen: list[int] = []
+
+    def others(_: float) -> None:
+        check_invariants(db, settings=SETTINGS)
+        seen.append(get_study(db, study.id).progress.total)
+        if len(seen) == 1:
+            patch(db, study.id, StudyPatch(trials=9, priority=7), settings=SETTINGS)
+        hand.claim(1)
+
+    monkeypatch.setattr(change.time, "sleep", others)
+    view = patch(db, study.id, StudyPatch(trials=13, priority=2), settings=SETTINGS)
+    assert seen == [8, 12, 13]
+    assert (view.progress.total, view.priority) == (13, 7)
+    with db.read() as connection:
+        rows = connection.execute(select(slots.c.number, slots.c.parameters)).all()
+    fresh = slot_rows(definition(), first=0, count=13)
+    assert sorted(rows) == [(row["number"], row["parameters"]) for row in fresh]
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_a_raise_that_is_cut_off_goes_on_when_asked_again(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = submitted(db, budget={"trials": 2})
+    monkeypatch.setattr(change, "SLOTS_PER_PART", 3)
+
+    def cut_off(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(change.time, "sleep", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            patch(db, study.id, StudyPatch(trials=13), settings=SETTINGS)
+    assert 2 < get_study(db, study.id).progress.total < 13
+    check_invariants(db, settings=SETTINGS)
+    assert patch(db, study.id, StudyPatch(trials=13), settings=SETTINGS).progress.open == 13
+    assert patch(db, study.id, StudyPatch(trials=13), settings=SETTINGS).progress.open == 13
+    check_invariants(db, settings=SETTINGS)
+
+
+def test_slots_are_drawn_before_the_writer_is_taken(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = submitted(db)
+
+    def draws(*args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
+        monkeypatch.undo()
+        assert pause(db, study.id).state == "paused"  # would wait for a lock that is held
+        patch(db, study.id, StudyPatch(trials=6), settings=SETTINGS)  # and what was drawn is old
+        return slot_rows(*args, **kwargs)
+
+    monkeypatch.setattr(change, "slot_rows", draws)
+    view = patch(db, study.id, StudyPatch(trials=8), settings=SETTINGS)
+    assert (view.state, view.progress.total) == ("paused", 8)
     check_invariants(db, settings=SETTINGS)
 
 
