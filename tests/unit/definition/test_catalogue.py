@@ -23,7 +23,7 @@ from tuner_service.definition.options import Option, option_fault
 from tuner_service.errors import NotFoundError
 from workers.training.data import SOURCES
 from workers.training.nets import layers, losses, metrics, networks
-from workers.training.optim import plain, schedules
+from workers.training.optim import registry, schedules
 from workers.training.steps.native import step as native_step
 
 ENTRIES = [
@@ -71,7 +71,7 @@ def _domain(option: Option) -> tuple[object, ...]:
 def test_it_names_what_the_trainer_builds() -> None:
     assert set(NETWORKS) <= set(networks.NETWORKS)
     assert set(ACTIVATIONS) <= set(layers.ACTIVATIONS)
-    assert set(OPTIMIZERS) <= set(plain.OPTIMIZERS)
+    assert set(OPTIMIZERS) == set(registry.OPTIMIZERS)
     assert set(SCHEDULES) <= set(schedules.SCHEDULES)
     assert set(LOSSES) <= set(losses.LOSSES)
     assert set(DATASETS) <= set(SOURCES)
@@ -90,7 +90,7 @@ def test_tasks_of_losses_and_metrics_are_the_trainers() -> None:
 
 def test_fusible_optimizers_and_zero_preserving_activations_are_the_trainers() -> None:
     for name, optimizer in OPTIMIZERS.items():
-        assert optimizer.fusible is plain.OPTIMIZERS[name].fusible
+        assert optimizer.fusible is registry.OPTIMIZERS[name].mixes
     for name, activation in ACTIVATIONS.items():
         assert activation.zero_at_zero is (name in layers.ZERO_PRESERVING)
 

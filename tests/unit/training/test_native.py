@@ -24,7 +24,7 @@ def mlp(**options):
 def library():
     if not any(map(shutil.which, native_library.COMPILERS)):
         pytest.skip("no C++ compiler on this machine")
-    return native_library.build(library.cache_directory())
+    return native_library.build(native_library.cache_directory())
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_what_native_code_takes(network, precision, reason):
 
 
 def test_ladder_groups_networks_of_one_type_together(library):
-    selector = BackendSelector(CPU, cache=library.cache_directory(), probe=False)
+    selector = BackendSelector(CPU, cache=native_library.cache_directory(), probe=False)
     assert selector.group_network(mlp(dropout=0.1, norm="batch")) == {"type": "mlp"}
     assert selector.group_network({"type": "cnn", "channels": 7}) == {"type": "cnn"}
     assert selector.group_network(mlp(hidden_units=1300)) == mlp(hidden_units=1536)

@@ -1,12 +1,16 @@
 """Torch's optimizers behind canonical names, and the stacked update that equals them."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from tuner_service.definition.catalogue import OPTIMIZERS
 from workers.training.nets import networks
-from workers.training.optim import fused, plain
+from workers.training.optim import fused, plain, registry
+from workers.training.optim.updates import SharedUpdate
+from workers.training.steps.native import library
 
 CASES = [
     ("sgd", {}),
@@ -27,6 +31,8 @@ OWN = [
     ("nadam", {"momentum_decay": 0.1, "beta2": 0.9}),
     ("radam", {}),
     ("radam", {"beta2": 0.9, "weight_decay": 0.01}),
+    ("adamax", {"weight_decay": 0.01}),
+    ("adamax", {"beta1": 0.8, "beta2": 0.9, "eps": 1e-3}),
     ("lion", {"weight_decay": 0.1}),
     ("lion", {"beta1": 0.5, "beta2": 0.6}),
 ]
@@ -55,6 +61,7 @@ TORCHS = {
     ("adamw", "beta1=0.8 beta2=0.95 weight_decay=0.1 eps=1e-4"): torch.optim.AdamW,
     ("adadelta", "rho=0.7 eps=1e-4 weight_decay=0.01"): torch.optim.Adadelta,
     ("nadam", "beta1=0.8 beta2=0.9 momentum_decay=0.1 weight_decay=0.01"): torch.optim.NAdam,
+    ("adamax", "beta1=0.8 beta2=0.9 weight_decay=0.01 eps=1e-4"): torch.optim.Adamax,
     ("radam", "beta1=0.8 beta2=0.9 weight_decay=0.01 eps=1e-4"): torch.optim.RAdam,
 }
 
@@ -106,10 +113,10 @@ def test_state_has_canonical_names_and_is_a_copy():
 
 
 def test_nesterov_without_momentum_is_plain_sgd():
-    (plain, data), (nesterov, _) = problem(), problem()
-    train(plain, plain.build("sgd", {}, plain.parameters()), data)
+    (sgd, data), (nesterov, _) = problem(), problem()
+    train(sgd, plain.build("sgd", {}, sgd.parameters()), data)
     train(nesterov, plain.build("nesterov", {"momentum": 0}, nesterov.parameters()), data)
-    assert torch.equal(plain.weight, nesterov.weight)
+    assert torch.equal(sgd.weight, nesterov.weight)
 
 
 PARAMETERS = ("weight", "bias")
@@ -136,7 +143,9 @@ def stacked_train(cases, module, batches, *, rate=0.05, own=None):
     return parameters
 
 
-@pytest.mark.parametrize("own", [None, "adadelta", "nadam", "radam", "lion"])
+@pytest.mark.parametrize(
+    "own", [None, *(name for name, entry in registry.OPTIMIZERS.items() if not entry.mixes)]
+)
 def test_stacked_update_equals_the_plain_steps_optimizer(own):
     cases = [case for case in OWN if case[0] == own] or CASES
     lanes = stacked_train(cases, problem()[0], problem()[1], own=own)
@@ -205,12 +214,47 @@ def test_lion_equals_the_papers_update():
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_defaults_are_the_catalogues(kind):
-    options = {option.name: option.default for option in OPTIMIZERS[kind].options}
-    options.pop("learning_rate")
-    left_out, given = (
-        plain.build(kind, o, [nn.Parameter(torch.ones(2))]).defaults for o in ({}, options)
-    )
-    assert left_out == given
-    for coefficients in (fused.lane_coefficients, fused.step_coefficients_of):
-        assert coefficients(kind, {}) == coefficients(kind, options)
+def test_every_option_changes_the_plain_and_the_fused_step_alike(kind):
+    """What an entry leaves out of either of its updates, or gets wrong, shows here."""
+    own = None if registry.OPTIMIZERS[kind].mixes else kind
+    cases = [(kind, {})]
+    for option in OPTIMIZERS[kind].options:
+        if option.name != "learning_rate":
+            cases.append((kind, {option.name: option.default * 0.9 or 0.1}))
+    lanes = stacked_train(cases, *problem(), own=own)
+    for index, (_, options) in enumerate(cases):
+        module, data = problem()
+        module.bias.data.zero_()
+        module.bias.requires_grad_(False)
+        train(module, plain.build(kind, options, [module.weight]), data)
+        assert torch.allclose(lanes[index], module.weight, rtol=1e-12, atol=1e-12), options
+        assert index == 0 or not torch.equal(lanes[index], lanes[0]), f"{options} has no effect"
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_slot_is_a_tensor_of_torchs_state(kind):
+    module, data = problem()
+    entry = registry.OPTIMIZERS[kind]
+    optimizer = plain.build(kind, {}, module.parameters())
+    train(module, optimizer, data[:2])
+    for slot in entry.slots(registry.complete(kind, {})).values():
+        assert optimizer.state[module.weight][slot.torch_name].shape == module.weight.shape
+
+
+def test_an_unknown_optimizer_is_none():
+    for ask in (plain.build, fused.lane_coefficients, fused.step_coefficients_of, fused.slots_of):
+        with pytest.raises(ValueError, match="no optimizer 'adamm'; did you mean"):
+            ask("adamm", {}, *([[]] if ask is plain.build else []))
+    with pytest.raises(ValueError, match="takes the shared update"):
+        fused.update_of("adam")
+    with pytest.raises(ValueError, match="sgd has no option beta1"):
+        fused.lane_coefficients("sgd", {"beta1": 0.9})
+
+
+def test_native_codes_are_the_enums():
+    source = library.SOURCE.read_text()
+    (names,) = re.findall(r"enum Kind \{([^}]*)\}", source)
+    order = [name.strip().removeprefix("k").lower() for name in names.split(",")]
+    for kind, entry in registry.OPTIMIZERS.items():
+        if isinstance(entry.update, SharedUpdate):
+            assert order[entry.update.native] == kind.removesuffix("w")

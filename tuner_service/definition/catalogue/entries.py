@@ -1,7 +1,7 @@
 """What an entry of the catalogue is."""
 
-from collections.abc import Mapping
-from typing import Literal, TypeVar
+from collections.abc import Container, Mapping
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +23,20 @@ class Entry(BaseModel):
     def option(self, name: str) -> Option | None:
         """Return the option of that name, or None."""
         return next((option for option in self.options if option.name == name), None)
+
+    def complete(self, given: Mapping[str, Any], *, without: Container[str] = ()) -> dict[str, Any]:
+        """Return every option's value: the given one, else its default.
+
+        Args:
+            without: Options that are left out.
+
+        Raises:
+            ValueError: A name that is given is none of these options.
+        """
+        options = {o.name: o.default for o in self.options if o.name not in without}
+        if unknown := given.keys() - options:
+            raise ValueError(f"{self.name} has no option {', '.join(sorted(unknown))}")
+        return {name: given.get(name, default) for name, default in options.items()}
 
 
 class Activation(Entry):

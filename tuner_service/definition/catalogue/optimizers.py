@@ -120,6 +120,13 @@ OPTIMIZERS = by_name(
         ),
     ),
     Optimizer(
+        name="adamax",
+        description="Adam by the gradient's largest size so far, with weight decay as an L2 loss "
+        "term.",
+        fusible=False,
+        options=(_learning_rate(0.002), _L2, *_BETAS, _eps(1e-8)),
+    ),
+    Optimizer(
         name="adadelta",
         description="Adadelta: steps scaled by running means of squared gradients and updates.",
         fusible=False,

@@ -1,23 +1,7 @@
 """One optimizer step of K lanes, each with its own kind, without a branch.
 
-With per-lane coefficients, every fusible optimizer is the same arithmetic on gradient g, weight p,
-an average a and a mean square b (the slots), all [K, …]:
-
-    g = gradient + l2·p
-    b = keep_b·b + gain_b·g²          r = 1 / (scale·√b + eps)
-    a = keep_a·a + gain_a·g·(r if early else 1)
-    p = shrink·p - size·(use_a·a + use_g·g)·(r if late else 1)
-
-    kind      keep_b  gain_b  scale    eps  early  keep_a  gain_a  use_a  use_g  late  size
-    sgd            0       0      0      1     no       µ       1      1      0    no  η
-    nesterov       0       0      0      1     no       µ       1      µ      1    no  η
-    adagrad        1       1      1      ε     no       0       0      0      1   yes  η
-    rmsprop        α     1-α      1      ε    yes       µ       1      1      0    no  η
-    adam(w)       β₂    1-β₂  1/√c₂      ε     no      β₁    1-β₁      1      0   yes  η/c₁
-
-with c₁ = 1 - β₁ᵗ and c₂ = 1 - β₂ᵗ at step t ≥ 1, and shrink = 1 - ηλ for adamw, else 1.
-
-The other kinds have groups and updates of their own (stacked_own.py).
+With per-lane coefficients, all optimizers that may mix are the same arithmetic; the others have
+groups and updates of their own. Formulas and notation: `updates.py`.
 """
 
 from collections.abc import Sequence
@@ -26,18 +10,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from workers.training.optim.fused_own import OWN, Own
-from workers.training.optim.plain import Options, betas
+from workers.training.optim.registry import complete, entry_of
+from workers.training.optim.updates import Coefficients, Options, OwnUpdate
 
 LANE_COLUMNS = (
     "l2", "keep_b", "gain_b", "eps", "early", "keep_a", "gain_a", "use_a", "use_g", "late",
 )  # fmt: skip
 PACE_COLUMNS = ("squared", "beta1", "beta2", "decoupled")
 STEP_COLUMNS = ("scale", "size", "shrink")
-AVERAGE_SLOT = {"sgd": "momentum", "nesterov": "momentum", "rmsprop": "momentum"} | {
-    kind: "first" for kind in ("adam", "adamw")
-}
-SQUARE_SLOT = {"adagrad": "sum", "rmsprop": "square", "adam": "second", "adamw": "second"}
 
 
 def lane_coefficients(kind: str, options: Options) -> list[float]:
@@ -45,39 +25,18 @@ def lane_coefficients(kind: str, options: Options) -> list[float]:
 
     Of a kind with its own update: as that has it, filled up with zeros.
     """
-    if kind in OWN:
-        return _filled(OWN[kind].lane(options), LANE_COLUMNS)
-    momentum = momentum_of(kind, options)
-    table: dict[str, float] = {"eps": 1.0, "keep_a": momentum, "gain_a": 1.0, "use_a": 1.0}
-    if kind == "nesterov" and momentum > 0:
-        table |= {"use_a": momentum, "use_g": 1.0}
-    if kind == "adagrad":
-        table = {"keep_b": 1.0, "gain_b": 1.0, "use_g": 1.0, "late": 1.0}
-    if kind == "rmsprop":
-        alpha = options.get("alpha", 0.99)
-        table |= {"keep_b": alpha, "gain_b": 1.0 - alpha, "early": 1.0}
-    if kind in ("adam", "adamw"):
-        beta1, beta2 = betas(options)
-        table = {"keep_a": beta1, "gain_a": 1.0 - beta1, "use_a": 1.0, "late": 1.0}
-        table |= {"keep_b": beta2, "gain_b": 1.0 - beta2}
-    if kind in SQUARE_SLOT:
-        table["eps"] = options.get("eps", 1e-10 if kind == "adagrad" else 1e-8)
-    if kind != "adamw":
-        table["l2"] = options.get("weight_decay", 0.0)
-    return [table.get(name, 0.0) for name in LANE_COLUMNS]
+    return _row(entry_of(kind).update.lane(complete(kind, options)), LANE_COLUMNS)
 
 
 def step_coefficients_of(kind: str, options: Options) -> list[float]:
     """Return what `step_coefficients` makes a lane's changing coefficients from."""
-    if kind in OWN:
-        return _filled(OWN[kind].pace(options), PACE_COLUMNS)
-    squared = 1.0 if kind in SQUARE_SLOT else 0.0
-    beta1, beta2 = betas(options) if kind in ("adam", "adamw") else (0.0, 0.0)
-    return [squared, beta1, beta2, options.get("weight_decay", 1e-2) if kind == "adamw" else 0.0]
+    return _row(entry_of(kind).update.pace(complete(kind, options)), PACE_COLUMNS)
 
 
-def _filled(row: list[float], columns: Sequence[str]) -> list[float]:
-    return row + [0.0] * (len(columns) - len(row))
+def _row(given: Coefficients | list[float], columns: Sequence[str]) -> list[float]:
+    if isinstance(given, list):
+        return given + [0.0] * (len(columns) - len(given))
+    return [given.get(name, 0.0) for name in columns]
 
 
 def step_coefficients(
@@ -99,8 +58,8 @@ def step_coefficients(
     """
     columns = tuple(column[:, None] for column in pace.unbind(-1))  # [K, 1]
     t = steps[:, None] + torch.arange(1, rates.shape[1] + 1, device=rates.device)  # [K, S]
-    if kind in OWN:
-        made = OWN[kind].steps(columns, rates, t.to(rates))
+    if kind is not None:
+        made = own_update(kind).steps(columns, rates, t.to(rates))
         made += [torch.zeros_like(rates)] * (len(STEP_COLUMNS) - len(made))
         return torch.stack(made, dim=-1).transpose(0, 1)
     squared, beta1, beta2, decoupled = columns
@@ -112,19 +71,25 @@ def step_coefficients(
 
 def momentum_of(kind: str, options: Options) -> float:
     """Return the momentum of an optimizer that has one, else 0."""
-    if AVERAGE_SLOT.get(kind) != "momentum":
-        return 0.0
-    return options.get("momentum", 0.9 if kind == "nesterov" else 0.0)
+    return complete(kind, options).get("momentum", 0.0)
 
 
 def slots_of(kind: str, options: Options) -> dict[str, str]:
     """Return which canonical slots a lane's `average` and `square` are; absent: not its state."""
-    if kind in OWN:
-        return dict(OWN[kind].slots)
-    slots = {"square": SQUARE_SLOT[kind]} if kind in SQUARE_SLOT else {}
-    if AVERAGE_SLOT.get(kind) == "first" or momentum_of(kind, options) > 0:
-        slots["average"] = AVERAGE_SLOT[kind]
-    return slots
+    slots = entry_of(kind).slots(complete(kind, options))
+    return {role: slot.name for role, slot in slots.items()}
+
+
+def own_update(kind: str) -> OwnUpdate:
+    """Return the update of a kind that has its own.
+
+    Raises:
+        ValueError: There is no such optimizer, or it takes the shared update.
+    """
+    update = entry_of(kind).update
+    if not isinstance(update, OwnUpdate):
+        raise ValueError(f"optimizer {kind} takes the shared update: its groups have no kind")
+    return update
 
 
 class Update(Protocol):
@@ -145,10 +110,10 @@ class Update(Protocol):
 
 def update_of(kind: str | None) -> Update:
     """Return the update of groups of one kind with its own arithmetic, or of the others."""
-    return stacked_update if kind is None else _own_update(OWN[kind])
+    return stacked_update if kind is None else _update_of_columns(own_update(kind))
 
 
-def _own_update(own: Own) -> Update:
+def _update_of_columns(own: OwnUpdate) -> Update:
     def update(
         parameter: Tensor,
         gradient: Tensor,

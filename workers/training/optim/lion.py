@@ -13,9 +13,14 @@ class Lion(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, betas: tuple[float, float], weight_decay: float
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
     ) -> None:
-        super().__init__(parameters, {"lr": 0.0, "betas": betas, "weight_decay": weight_decay})
+        super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

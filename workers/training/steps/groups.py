@@ -18,7 +18,7 @@ from tuner_service.definition.trial_spec import TrialSpec
 from tuner_service.errors import DataError
 from workers.training.data import PreparedData
 from workers.training.nets.networks import NETWORKS, InputShape
-from workers.training.optim.plain import OPTIMIZERS
+from workers.training.optim.registry import entry_of
 from workers.training.steps.fused.padding import bucketed
 from workers.training.steps.step import LaneHyper, steps_per_epoch
 
@@ -79,7 +79,7 @@ def group_of(
 ) -> GroupSpec:
     """Return the group a trial belongs to."""
     kind = str(spec.optimizer["type"])
-    optimizer = None if OPTIMIZERS[kind].fusible else kind
+    optimizer = None if entry_of(kind).mixes else kind
     rows = data.train.rows
     batch_size = rows if spec.batch_size == "full" else min(int(spec.batch_size), rows)
     network = group_network(spec.network)

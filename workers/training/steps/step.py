@@ -30,8 +30,7 @@ class LaneHyper:
     """A lane's hyperparameters that may differ within a group (all fusible).
 
     Attributes:
-        optimizer: sgd, momentum-SGD is sgd with momentum > 0; nesterov, adagrad, rmsprop, adam,
-            adamw, adadelta, nadam, radam, lion.
+        optimizer: A kind of `optim/registry.py`; momentum-SGD is sgd with momentum > 0.
         options: Every other parameter of the optimizer but the learning rate: momentum, betas
             (beta1, beta2), alpha, eps, weight_decay, …
         dropout: Rate for every dropout of the network.

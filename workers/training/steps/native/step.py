@@ -19,6 +19,8 @@ from torch import Tensor
 
 from workers.training.nets import networks
 from workers.training.optim import fused
+from workers.training.optim.registry import entry_of
+from workers.training.optim.updates import SharedUpdate
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.steps.native.layout import Layout, layout_of
 from workers.training.steps.native.library import (
@@ -32,7 +34,6 @@ from workers.training.steps.step import LaneHyper, LaneState
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mse", "mae", "huber")
-KINDS = {"sgd": 0, "nesterov": 1, "adagrad": 2, "rmsprop": 3, "adam": 4, "adamw": 4}
 ROLES = ("weights", "average", "square")
 
 
@@ -264,9 +265,12 @@ def channels_last(inputs: Tensor) -> Tensor:
 
 def _optimizer(hyper: LaneHyper) -> OptimizerStruct:
     kind, options = hyper.optimizer, hyper.options
+    update = entry_of(kind).update
+    if not isinstance(update, SharedUpdate):
+        raise ValueError(f"optimizer {kind} has no native code")
     row = dict(zip(fused.LANE_COLUMNS, fused.lane_coefficients(kind, options), strict=True))
     return OptimizerStruct(
-        kind=KINDS[kind],
+        kind=update.native,
         l2=row["l2"],
         momentum=fused.momentum_of(kind, options),
         beta2=row["keep_b"],
