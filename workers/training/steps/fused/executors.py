@@ -2,7 +2,8 @@
 
 Traced      the graph of the trace, operation by operation: ready at once, and already fused
 Compiled    inductor's code, compiled here and now (seconds)
-Climbing    traced while a child process compiles into inductor's on-disk cache, then compiled
+CompileInBackground
+            traced while a child process compiles into inductor's on-disk cache, then compiled
 """
 
 import shutil
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from workers.training.steps.fused.background import Job, Precompiler
-from workers.training.steps.fused.program import READ_ONLY, Program, StackedLanes
+from workers.training.steps.fused.program import Program, StackedLanes
 
 CompiledStep = Callable[[Sequence[Tensor]], object]
 
@@ -34,10 +35,10 @@ class Traced:
         self.reason = reason
         self._runs: dict[Program, CompiledStep] = {}
 
-    def runnable(self, program: Program, arena: StackedLanes) -> CompiledStep:
+    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
         """Return what takes one step."""
         if program not in self._runs:
-            self._runs[program] = _captured(_spread(program.trace(arena)), arena)
+            self._runs[program] = _captured(_spread(program.trace(stacked)), stacked)
         return self._runs[program]
 
 
@@ -50,16 +51,16 @@ class Compiled:
     def __init__(self) -> None:
         self._runs: dict[Program, CompiledStep] = {}
 
-    def runnable(self, program: Program, arena: StackedLanes) -> CompiledStep:
+    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
         """Return what takes one step."""
         if program not in self._runs:
-            self._runs[program] = _captured(compiled(program.trace(arena), arena), arena)
+            self._runs[program] = _captured(compiled(program.trace(stacked), stacked), stacked)
         return self._runs[program]
 
 
 @dataclass(slots=True)
 class _BackgroundCompile:
-    """A program on its way up."""
+    """A program that is traced, and perhaps compiled by now."""
 
     graph: GraphModule
     run: CompiledStep
@@ -78,7 +79,7 @@ class CompileInBackground:
     def __init__(self, precompiler: Precompiler, recipe: Callable[[Program], str]) -> None:
         self._precompiler = precompiler
         self._recipe = recipe
-        self._climbs: dict[Program, _BackgroundCompile] = {}
+        self._compilations: dict[Program, _BackgroundCompile] = {}
         self._last: _BackgroundCompile | None = None
         self._failure: str | None = None
 
@@ -94,29 +95,29 @@ class CompileInBackground:
             return None
         return self._failure or "compiling in the background"
 
-    def runnable(self, program: Program, arena: StackedLanes) -> CompiledStep:
-        """Return what takes one step, and climb if the child is done."""
-        climb = self._climbs.get(program)
-        if climb is None:
-            graph = program.trace(arena)
+    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
+        """Return what takes one step: compiled as soon as the child is done."""
+        compilation = self._compilations.get(program)
+        if compilation is None:
+            graph = program.trace(stacked)
             job = self._precompiler.start(self._recipe(program))
-            climb = _BackgroundCompile(graph, _captured(_spread(graph), arena), job)
-            self._climbs[program] = climb
-        elif climb.job is not None and climb.job.done:
-            self._failure = climb.job.failure
-            climb.job = None
+            compilation = _BackgroundCompile(graph, _captured(_spread(graph), stacked), job)
+            self._compilations[program] = compilation
+        elif compilation.job is not None and compilation.job.done:
+            self._failure = compilation.job.failure
+            compilation.job = None
             if self._failure is None:
-                climb.run = _captured(compiled(climb.graph, arena), arena)
-                climb.compiled = True
-        self._last = climb
-        return climb.run
+                compilation.run = _captured(compiled(compilation.graph, stacked), stacked)
+                compilation.compiled = True
+        self._last = compilation
+        return compilation.run
 
 
-def compiled(graph: GraphModule, arena: StackedLanes) -> CompiledStep:
+def compiled(graph: GraphModule, stacked: StackedLanes) -> CompiledStep:
     """Return inductor's code for the graph, from its on-disk cache where that has it."""
-    options = CPU_OPTIONS if _device(arena).type == "cpu" else {}
+    options = CPU_OPTIONS if _device(stacked).type == "cpu" else {}
     with torch.no_grad():
-        code = torch._inductor.compile(graph, list(arena.flat()), options=options)
+        code = torch._inductor.compile(graph, list(stacked.flat()), options=options)
     return _spread(code)
 
 
@@ -139,29 +140,29 @@ def _spread(function: Callable[..., object]) -> CompiledStep:
     return run
 
 
-def _device(arena: StackedLanes) -> torch.device:
-    return arena.feed["total"].device
+def _device(stacked: StackedLanes) -> torch.device:
+    return stacked.inputs.loss_sums.device
 
 
-def _captured(run: CompiledStep, arena: StackedLanes) -> CompiledStep:
+def _captured(run: CompiledStep, stacked: StackedLanes) -> CompiledStep:
     """Return a CUDA graph of the run on a GPU; the run itself elsewhere."""
-    return run if _device(arena).type != "cuda" else _CudaGraph(run, arena)
+    return run if _device(stacked).type != "cuda" else _CudaGraph(run, stacked)
 
 
 class _CudaGraph:
-    """One step recorded on the arena's own tensors, and replayed."""
+    """One step recorded on the lanes' own tensors, and replayed."""
 
     WARM_UPS = 3  # as torch's documentation asks: allocations and autotuning come before recording
 
-    def __init__(self, run: CompiledStep, arena: StackedLanes) -> None:
-        tensors = arena.flat()
-        fixed = {id(arena.feed[name]) for name in READ_ONLY}
+    def __init__(self, run: CompiledStep, stacked: StackedLanes) -> None:
+        tensors = stacked.flat()
+        fixed = {id(tensor) for tensor in stacked.inputs.read_only}
         before = [(t, t.clone()) for t in tensors if id(t) not in fixed]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(self.WARM_UPS):
-                arena.feed["counter"].zero_()  # within the tables, however short
+                stacked.inputs.counter.zero_()  # within the tables, however short
                 run(tensors)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()

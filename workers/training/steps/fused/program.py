@@ -13,7 +13,8 @@ recompiled, sliced or allocated between steps, and a CUDA graph of it can be rep
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,6 @@ from workers.training.optim.fused import Update, slots_of
 from workers.training.steps.step import LaneHyper
 
 Named = dict[str, Tensor]
-
-LANE_NUMBERS = ("smoothing", "rates", "seeds", "steps", "flips", "crops")  # of the forward pass
-READ_ONLY = ("inputs", "targets", "orders")  # large, and not written by the program
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,40 +63,78 @@ class Features:
 
 
 @dataclass(slots=True)
+class StepInputs:
+    """What a call brings and what it counts; the same tensors in every call, written in place."""
+
+    counter: Tensor  # [1] int64, the step within the call
+    steps_taken: Tensor  # [K] int64, optimizer steps of each lane
+    seeds: Tensor  # [K] int64
+    dropout_rates: Tensor  # [K] float64, probabilities
+    flip_rates: Tensor  # [K] float64, probabilities
+    crops: Tensor  # [K] int64, pixels
+    smoothing: Tensor  # [K]
+    l1: Tensor  # [K]
+    clip: Tensor  # [K] largest norm of a lane's gradient; infinite where it is not clipped
+    lane_coefficients: Tensor  # [K, C] of the update, the same in every step
+    step_coefficients: Tensor  # [S, K, C] of the update, by step
+    orders: Tensor  # [K, S·B] int64, rows of the training part
+    row_weights: Tensor  # [S, B], 1/rows of the batch, or 0 for rows that pad the last one
+    batch_rows: Tensor  # [S] float64, rows of each batch
+    loss_sums: Tensor  # [K] float64, the loss summed over the call's rows
+    train_inputs: Tensor  # [n, …]
+    train_targets: Tensor  # [n, …]
+
+    def tensors(self) -> list[Tensor]:
+        """Return all of them, in this order."""
+        return [getattr(self, each.name) for each in fields(self)]
+
+    @property
+    def read_only(self) -> tuple[Tensor, ...]:
+        """Those that the program does not write; the large ones are among them."""
+        return self.train_inputs, self.train_targets, self.orders
+
+
+class LaneInputs(NamedTuple):
+    """What one lane's forward pass reads beside weights and rows; scalars inside the vmap."""
+
+    seed: Tensor
+    steps_taken: Tensor
+    dropout_rate: Tensor
+    flip_rate: Tensor
+    crop: Tensor
+    smoothing: Tensor
+
+
+@dataclass(slots=True)
 class StackedLanes:
     """Every tensor a program reads or writes.
 
     Attributes:
         parameters: Name -> [K, P].
         averages: Slot a of each parameter, [K, P].
-        squares: Slot b, [K, P].
+        squares: Slot b, [K, P]; empty where no lane's optimizer has one.
         buffers: Name -> [K, …], those of normalisation layers and of user modules.
-        feed: What the epoch brings:
-            counter [1] int64, the step within the call; steps, seeds [K] int64;
-            rates, flips [K] float64 (probabilities); crops [K] int64; smoothing, l1, clip [K];
-            lane [K, C]; pace [S, K, C];
-            orders [K, S·B] int64; weights [S, B], 1/rows or 0 for rows that pad the last batch;
-            counts [S] float64, rows of each batch; total [K] float64, the loss summed over rows;
-            inputs [n, …]; targets [n, …].
     """
 
-    parameters: Named = field(default_factory=dict)
-    averages: Named = field(default_factory=dict)
-    squares: Named = field(default_factory=dict)
-    buffers: Named = field(default_factory=dict)
-    feed: Named = field(default_factory=dict)
+    parameters: Named
+    averages: Named
+    squares: Named
+    buffers: Named
+    inputs: StepInputs
 
     def flat(self) -> list[Tensor]:
         """Return all tensors, in the order in which `Program` takes them."""
-        return [tensor for named in self._groups() for tensor in named.values()]
+        named = [tensor for group in self._named() for tensor in group.values()]
+        return [*named, *self.inputs.tensors()]
 
     def refilled(self, tensors: Sequence[Tensor]) -> "StackedLanes":
-        """Return an arena of the same names that holds `tensors`, ordered as in `flat`."""
+        """Return the same names over other `tensors`, ordered as in `flat`."""
         rest = iter(tensors)
-        return StackedLanes(*({name: next(rest) for name in named} for named in self._groups()))
+        named = [{name: next(rest) for name in group} for group in self._named()]
+        return StackedLanes(*named, inputs=StepInputs(*rest))
 
-    def _groups(self) -> tuple[Named, ...]:
-        return self.parameters, self.averages, self.squares, self.buffers, self.feed
+    def _named(self) -> tuple[Named, ...]:
+        return self.parameters, self.averages, self.squares, self.buffers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +148,7 @@ class Program:
         batch_size: B, the distance between two batches in `orders`.
         features: What is computed.
         autocast: Compute in bfloat16.
-        arena: For names; the tensors it runs on are passed.
+        stacked: For names; the tensors it runs on are passed.
         update: The optimizers' step.
     """
 
@@ -122,31 +158,32 @@ class Program:
     batch_size: int
     features: Features
     autocast: bool
-    arena: StackedLanes
+    stacked: StackedLanes
     update: Update
 
     def __call__(self, *tensors: Tensor) -> tuple[()]:
-        """Take the step, in place, on tensors as in `Arena.flat`."""
-        arena = self.arena.refilled(tensors)
-        gradients, losses, buffers = self._gradients(arena)
+        """Take the step, in place, on tensors as in `StackedLanes.flat`."""
+        stacked = self.stacked.refilled(tensors)
+        gradients, losses, buffers = self._gradients(stacked)
         if self.features.l1:
-            gradients = _with_l1(gradients, arena)
+            gradients = _with_l1(gradients, stacked)
         if self.features.clip:
-            gradients = _clipped(gradients, arena.feed["clip"])
-        self._update(arena, gradients)
+            gradients = _clipped(gradients, stacked.inputs.clip)
+        self._update(stacked, gradients)
         for name, value in buffers.items():
-            arena.buffers[name].copy_(value)
-        feed = arena.feed
-        count = feed["counts"].index_select(0, feed["counter"])  # [1]
-        feed["total"].add_(losses.double() * count)
-        feed["steps"].add_(1)
-        feed["counter"].add_(1)
+            stacked.buffers[name].copy_(value)
+        inputs = stacked.inputs
+        rows = inputs.batch_rows.index_select(0, inputs.counter)  # [1]
+        # In float64: of a long epoch's sum float32 would keep three digits less than of one batch.
+        inputs.loss_sums.add_(losses.double() * rows)
+        inputs.steps_taken.add_(1)
+        inputs.counter.add_(1)
         return ()
 
-    def trace(self, arena: StackedLanes) -> GraphModule:
+    def trace(self, stacked: StackedLanes) -> GraphModule:
         """Return the program as a graph of tensor operations, without running it."""
         with torch.no_grad():
-            graph = make_fx(self, tracing_mode="fake")(*arena.flat())
+            graph = make_fx(self, tracing_mode="fake")(*stacked.flat())
         # A fake tensor's strides are not always the kernel's, and a view recorded for one can be
         # impossible on the other (elu's backward): reshape copies where it must.
         for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
@@ -154,22 +191,30 @@ class Program:
         graph.recompile()
         return graph
 
-    def _gradients(self, arena: StackedLanes) -> tuple[Named, Tensor, Named]:
+    def _gradients(self, stacked: StackedLanes) -> tuple[Named, Tensor, Named]:
         """Return gradients [K, P], mean batch losses [K] and new buffers [K, …]."""
-        feed = arena.feed
-        at = feed["counter"] * self.batch_size + torch.arange(
-            self.rows, device=feed["counter"].device
-        )
-        picked = feed["orders"].index_select(1, at)  # [K, rows]
-        weights = feed["weights"].index_select(0, feed["counter"])[0, : self.rows]  # [rows]
-        lanes = {name: feed[name] for name in LANE_NUMBERS}
+        inputs = stacked.inputs
+        # Positions of the batch's rows in `orders`: the counter is a tensor, so that every step is
+        # the same program.
+        first = inputs.counter * self.batch_size  # [1]
+        at = first + torch.arange(self.rows, device=first.device)  # [B]
+        rows = inputs.orders.index_select(1, at)  # [K, B]
+        weights = inputs.row_weights.index_select(0, inputs.counter)[0, : self.rows]  # [B]
+        lanes = LaneInputs(
+            seed=inputs.seeds,
+            steps_taken=inputs.steps_taken,
+            dropout_rate=inputs.dropout_rates,
+            flip_rate=inputs.flip_rates,
+            crop=inputs.crops,
+            smoothing=inputs.smoothing,
+        )  # each [K]
         gradient = grad_and_value(self._lane_loss, has_aux=True)
         gradients, (losses, buffers) = vmap(gradient, in_dims=(0, 0, 0, 0, 0, None))(
-            arena.parameters,
-            arena.buffers,
+            stacked.parameters,  # [K, P]
+            stacked.buffers,  # [K, …]
             lanes,
-            feed["inputs"][picked],
-            feed["targets"][picked],
+            inputs.train_inputs[rows],  # [K, B, …]
+            inputs.train_targets[rows],  # [K, B, …]
             weights,
         )
         return gradients, losses, buffers
@@ -178,12 +223,18 @@ class Program:
         self,
         parameters: Named,
         buffers: Named,
-        lane: Named,
+        lane: LaneInputs,
         inputs: Tensor,
         targets: Tensor,
         weights: Tensor,
     ) -> tuple[Tensor, Named]:
-        """Return one lane's batch loss and its buffers after the forward pass."""
+        """Return one lane's batch loss and its buffers after the forward pass.
+
+        Args:
+            parameters: Name -> P; `buffers` likewise.
+            inputs: [B, …]; `targets` likewise.
+            weights: [B], by which the rows' losses are summed to the mean.
+        """
         # A layer writes its running statistics into the tensors it is given: give it copies, and
         # hand those back as a result. Functionalising the writes themselves would drop them.
         updated = {name: tensor.clone() for name, tensor in buffers.items()}
@@ -191,37 +242,42 @@ class Program:
         if self.features.augments:
             inputs = augmented(
                 inputs,
-                flip=lane["flips"],
-                crop=lane["crops"],
-                seed=lane["seeds"],
-                step=lane["steps"],
+                flip=lane.flip_rate,
+                crop=lane.crop,
+                seed=lane.seed,
+                step=lane.steps_taken,
             )
         device = inputs.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
-            outputs = functional_call(self.template, state, (inputs,))
+            outputs = functional_call(self.template, state, (inputs,))  # [B, …]
         if outputs.dtype == torch.bfloat16:
-            outputs = outputs.float()
-        smoothing = lane["smoothing"] if self.features.smoothing else 0.0
-        return (self.loss(outputs, targets, smoothing) * weights).sum(), updated
+            outputs = outputs.float()  # a softmax of bfloat16 is off in the third digit
+        smoothing = lane.smoothing if self.features.smoothing else 0.0
+        losses = self.loss(outputs, targets, smoothing)  # [B]
+        # Σ wᵢ·lossᵢ is the mean over the batch's real rows: padding has the weight zero.
+        return (losses * weights).sum(), updated
 
-    def _dropout_state(self, lane: Named) -> Named:
+    def _dropout_state(self, lane: LaneInputs) -> Named:
+        """Return what every dropout draws its masks from: they depend on nothing else."""
         if not self.features.dropout:
             return {}
-        names = {"rate": "rates", "seed": "seeds", "step": "steps"}
+        drawn_from = {"rate": lane.dropout_rate, "seed": lane.seed, "step": lane.steps_taken}
         return {
-            f"{path}.{own}": lane[fed]
+            f"{path}.{name}": value
             for path in dropouts(self.template)
-            for own, fed in names.items()
+            for name, value in drawn_from.items()
         }
 
-    def _update(self, arena: StackedLanes, gradients: Named) -> None:
-        feed = arena.feed
-        pace = feed["pace"].index_select(0, feed["counter"])[0]  # [K, C]
-        for name, parameter in arena.parameters.items():
-            average, square = arena.averages[name], arena.squares.get(name)
+    def _update(self, stacked: StackedLanes, gradients: Named) -> None:
+        """Take the optimizers' step, in place, parameter by parameter."""
+        inputs = stacked.inputs
+        of_step = inputs.step_coefficients.index_select(0, inputs.counter)[0]  # [K, C]
+        for name, parameter in stacked.parameters.items():
+            average, square = stacked.averages[name], stacked.squares.get(name)
             new, new_average, new_square = self.update(
-                parameter, gradients[name], average, square, lane=feed["lane"], step=pace
-            )
+                parameter, gradients[name], average, square,
+                lane=inputs.lane_coefficients, step=of_step,
+            )  # fmt: skip
             parameter.copy_(new)
             average.copy_(new_average)
             if square is not None and new_square is not None:
@@ -242,19 +298,24 @@ def couples_rows(template: nn.Module) -> bool:
     return any(isinstance(part, _BatchNorm) for part in template.modules())
 
 
-def _with_l1(gradients: Named, arena: StackedLanes) -> Named:
-    """Add the gradient of l1·Σ|p|."""
+def _with_l1(gradients: Named, stacked: StackedLanes) -> Named:
+    """Add the gradient of l1·Σ|p|, which is l1·sign(p), and 0 at 0 as autograd has it."""
+    l1 = stacked.inputs.l1  # [K]
     return {
-        name: gradient + _beside(arena.feed["l1"], gradient) * arena.parameters[name].sign()
+        name: gradient + _beside(l1, gradient) * stacked.parameters[name].sign()
         for name, gradient in gradients.items()
     }
 
 
 def _clipped(gradients: Named, limit: Tensor) -> Named:
-    """Scale each lane's gradient to a norm of at most `limit` [K], as torch's clip_grad_norm_."""
-    squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
+    """Scale each lane's gradient to a norm of at most `limit` [K].
+
+    g·min(1, limit / (‖g‖₂ + 1e-6)), the norm over all parameters of the lane: Pascanu et al. 2013,
+    algorithm 1, with the 1e-6 of torch.nn.utils.clip_grad_norm_.
+    """
+    squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]  # each [K]
     norm = torch.stack(squares).sum(0).sqrt()  # [K]
-    factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)  # [K]; 1 where the limit is infinite
     return {name: gradient * _beside(factor, gradient) for name, gradient in gradients.items()}
 
 

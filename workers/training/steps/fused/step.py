@@ -6,7 +6,7 @@
 
 The weights and optimizer state of all lanes are stacked tensors [K, P] (program.py); a lane is a
 row of each. Idle lanes compute along with a learning rate of zero. What runs the program (compiled
-code, a traced graph) is the `Executor`'s business (ladder.py).
+code, a traced graph) is the `Executor`'s business (executors.py).
 """
 
 import copy
@@ -27,6 +27,7 @@ from workers.training.steps.fused.program import (
     Named,
     Program,
     StackedLanes,
+    StepInputs,
     couples_rows,
     prepare,
 )
@@ -40,7 +41,7 @@ CompiledStep = Callable[[Sequence[Tensor]], object]
 
 
 class Executor(Protocol):
-    """Turns programs into something that runs, and knows on which rung it does."""
+    """Turns programs into something that runs, and knows as which backend."""
 
     @property
     def backend(self) -> str:
@@ -50,8 +51,8 @@ class Executor(Protocol):
     def reason(self) -> str | None:
         """Why it is not a faster one."""
 
-    def runnable(self, program: Program, arena: StackedLanes) -> CompiledStep:
-        """Return what takes one step of the program on the arena's tensors, the fastest it has."""
+    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
+        """Return what takes one step of the program on these tensors, the fastest it has."""
 
 
 class FusedStep:
@@ -60,7 +61,7 @@ class FusedStep:
     Args:
         group: What the trials share.
         lanes: K.
-        runner: Runs the traced program.
+        executor: Runs the program.
     """
 
     def __init__(self, group: GroupSpec, lanes: int, executor: Executor) -> None:
@@ -76,10 +77,10 @@ class FusedStep:
         self._couples = user_module or couples_rows(self._template)
         self._hypers: list[LaneHyper | None] = [None] * lanes
         self._shapes: list[Mapping[str, torch.Size]] = [{}] * lanes
-        self._drafts: dict[str, nn.Module] = {}
+        self._narrow: dict[str, nn.Module] = {}  # networks of lanes, where weights are drawn
         self._features = Features()
         self._programs: dict[tuple[int, Features], Program] = {}
-        self._arena = self._new_arena()
+        self._stacked = self._new_stack()
         self._source = torch.zeros(lanes, len(fused.PACE_COLUMNS), dtype=torch.float64)
         self._kept: dict[str, Named] = {}
 
@@ -103,13 +104,13 @@ class FusedStep:
         self._features = self._features | Features.of(hyper)
         slots = fused.slots_of(hyper.optimizer, hyper.options)
         stored = self._stored()
-        for name, wide in self._arena.parameters.items():
+        for name, wide in self._stacked.parameters.items():
             narrow = state[f"parameters/{name}"]
             embed(wide[lane], narrow)
             for role in ("average", "square"):
                 held = state.get(f"optimizer/{slots.get(role)}/{name}")
                 embed(stored[role][name][lane], torch.zeros_like(narrow) if held is None else held)
-        for name, wide in self._arena.buffers.items():
+        for name, wide in self._stacked.buffers.items():
             if f"buffers/{name}" in state:  # others are constants of the module
                 embed(wide[lane], state[f"buffers/{name}"])
         self._shapes[lane] = {key.split("/", 1)[1]: state[key].shape for key in _weights(state)}
@@ -120,15 +121,15 @@ class FusedStep:
         hyper = self._hypers[lane]
         if hyper is None:
             raise ValueError(f"only an occupied lane can be taken, but lane {lane} is idle")
-        state = self._weights_of(lane, self._arena.parameters | self._arena.buffers)
-        steps = self._arena.feed["steps"][lane].cpu().clone()
+        state = self._weights_of(lane, self._stacked.parameters | self._stacked.buffers)
+        steps = self._stacked.inputs.steps_taken[lane].cpu().clone()
         state["optimizer/steps"] = steps
         if int(steps) == 0:
             return state
         stored = self._stored()
         for role, slot in fused.slots_of(hyper.optimizer, hyper.options).items():
             for name, wide in stored[role].items():
-                state[f"optimizer/{slot}/{name}"] = self._own(lane, name, wide[lane])
+                state[f"optimizer/{slot}/{name}"] = self._in_lane_shape(lane, name, wide[lane])
         return state
 
     def clear(self, lane: int) -> None:
@@ -137,7 +138,7 @@ class FusedStep:
 
     def remember(self, lanes: Sequence[int]) -> None:
         """Keep a copy of the present weights of these lanes aside, on the device."""
-        present = self._arena.parameters | self._arena.buffers
+        present = self._stacked.parameters | self._stacked.buffers
         if not self._kept:
             self._kept = {"weights": {name: wide.clone() for name, wide in present.items()}}
             return
@@ -154,19 +155,19 @@ class FusedStep:
     def train_epoch(self, orders: Tensor, learning_rates: Tensor) -> Tensor:
         """Train on orders [K, n] with rates [K, S]; return [K], losses summed over rows."""
         rows, batch = orders.shape[1], self._group.batch_size
-        self._feed_epoch(orders, learning_rates)
+        self._write_inputs(orders, learning_rates)
         short = rows % batch if self._couples else 0
         with torch.no_grad(), precision(self._group.precision, self._group.device):
             self._run(-(-rows // batch) - (1 if short else 0), batch)
             if short:
                 self._run(1, short)
         occupied = [hyper is not None for hyper in self._hypers]
-        total = self._arena.feed["total"].cpu()
+        total = self._stacked.inputs.loss_sums.cpu()
         return torch.where(torch.tensor(occupied), total, torch.zeros_like(total))
 
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Return [K, rows, …] outputs in evaluation mode."""
-        state = self._arena.parameters | self._arena.buffers
+        state = self._stacked.parameters | self._stacked.buffers
         chunk = max(1, networks.rows_at_once(self._eval_module, EVALUATION_ROWS) // self.lanes)
         with torch.no_grad(), precision(self._group.precision, self._group.device):
             outputs = [self._outputs(state, part) for part in torch.split(inputs, chunk)]
@@ -183,21 +184,21 @@ class FusedStep:
     def ready(self, rows: int, features: Features) -> None:
         """Make the program for batches of this many rows, without running it."""
         self._features = self._features | features
-        arena = self._active()
+        stacked = self._active()
         # Inductor keeps its code by these settings, too.
         with torch.no_grad(), precision(self._group.precision, self._group.device):
-            self._executor.runnable(self._program(rows, arena), arena)
+            self._executor.runnable(self._program(rows, stacked), stacked)
 
     def _run(self, steps: int, rows: int) -> None:
         if steps <= 0:
             return
-        arena = self._active()
-        run = self._executor.runnable(self._program(rows, arena), arena)
-        tensors = arena.flat()
+        stacked = self._active()
+        run = self._executor.runnable(self._program(rows, stacked), stacked)
+        tensors = stacked.flat()
         for _ in range(steps):
             run(tensors)
 
-    def _program(self, rows: int, arena: StackedLanes) -> Program:
+    def _program(self, rows: int, stacked: StackedLanes) -> Program:
         key = (rows, self._features)
         prepare(self._template, self._features)
         if key not in self._programs:
@@ -208,78 +209,77 @@ class FusedStep:
                 batch_size=self._group.batch_size,
                 features=self._features,
                 autocast=self._group.precision == "bfloat16",
-                arena=arena,
+                stacked=stacked,
                 update=fused.update_of(self._group.optimizer),
             )
         return self._programs[key]
 
     def _active(self) -> StackedLanes:
-        """Return the arena without what the present features do not need."""
-        arena = self._arena
-        squares = arena.squares if self._features.squares else {}
-        return StackedLanes(arena.parameters, arena.averages, squares, arena.buffers, arena.feed)
+        """Return the tensors without those that the present features do not need."""
+        stacked = self._stacked
+        squares = stacked.squares if self._features.squares else {}
+        return StackedLanes(
+            stacked.parameters, stacked.averages, squares, stacked.buffers, stacked.inputs
+        )
 
-    def _feed_epoch(self, orders: Tensor, learning_rates: Tensor) -> None:
+    def _write_inputs(self, orders: Tensor, learning_rates: Tensor) -> None:
         """Write the epoch's orders, coefficients and row counts into the program's tensors."""
-        feed, batch = self._arena.feed, self._group.batch_size
+        inputs, batch = self._stacked.inputs, self._group.batch_size
         rows, steps = orders.shape[1], learning_rates.shape[1]
-        feed["counter"].zero_()
-        feed["total"].zero_()
-        feed["orders"][:, :rows].copy_(orders)
-        feed["orders"][:, rows : steps * batch].zero_()
-        kind = self._group.optimizer
-        taken = feed["steps"].cpu()
-        pace = fused.step_coefficients(self._source, learning_rates.cpu(), taken, kind=kind)
-        feed["pace"][:steps].copy_(pace)
-        last = rows - (steps - 1) * batch
-        feed["weights"][:steps].fill_(1.0 / batch)
-        feed["weights"][steps - 1, :last] = 1.0 / last
-        feed["weights"][steps - 1, last:] = 0.0
-        feed["counts"][:steps].fill_(batch)
-        feed["counts"][steps - 1] = last
+        inputs.counter.zero_()
+        inputs.loss_sums.zero_()
+        inputs.orders[:, :rows].copy_(orders)
+        inputs.orders[:, rows : steps * batch].zero_()  # any row: its weight is zero
+        coefficients = fused.step_coefficients(
+            self._source, learning_rates.cpu(), inputs.steps_taken.cpu(), kind=self._group.optimizer
+        )  # [S, K, C] float64
+        inputs.step_coefficients[:steps].copy_(coefficients)
+        last = rows - (steps - 1) * batch  # rows of the last batch
+        inputs.row_weights[:steps].fill_(1.0 / batch)
+        inputs.row_weights[steps - 1, :last] = 1.0 / last
+        inputs.row_weights[steps - 1, last:] = 0.0
+        inputs.batch_rows[:steps].fill_(batch)
+        inputs.batch_rows[steps - 1] = last
 
     # -- state ------------------------------------------------------------------------------
 
-    def _new_arena(self) -> StackedLanes:
+    def _new_stack(self) -> StackedLanes:
         K, group = self.lanes, self._group
         parameters = {
             name: tensor.detach().expand(K, *tensor.shape).clone()
             for name, tensor in self._template.named_parameters()
         }
-        own = set(networks.dropouts(self._template))
+        dropouts = set(networks.dropouts(self._template))  # theirs are lane inputs (LaneInputs)
         buffers = {
             name: tensor.expand(K, *tensor.shape).clone()
             for name, tensor in self._template.named_buffers()
-            if name.rpartition(".")[0] not in own
+            if name.rpartition(".")[0] not in dropouts
         }
         return StackedLanes(
             parameters=parameters,
             averages={name: torch.zeros_like(tensor) for name, tensor in parameters.items()},
             squares={name: torch.zeros_like(tensor) for name, tensor in parameters.items()},
             buffers=buffers,
-            feed=_new_feed(group, K, self._dtype),
+            inputs=_new_inputs(group, K, self._dtype),
         )
 
     def _stored(self) -> dict[str, Named]:
-        return {"average": self._arena.averages, "square": self._arena.squares}
+        return {"average": self._stacked.averages, "square": self._stacked.squares}
 
     def _put_hyper(self, lane: int, hyper: LaneHyper, steps: int) -> None:
-        feed = self._arena.feed
-        clip = math.inf if hyper.gradient_clip is None else hyper.gradient_clip
-        numbers = {
-            "steps": steps,
-            "seeds": hyper.seed,
-            "rates": hyper.dropout,
-            "flips": hyper.random_flip,
-            "crops": hyper.random_crop,
-            "smoothing": hyper.label_smoothing,
-            "l1": hyper.l1,
-            "clip": clip,
-        }
-        for name, value in numbers.items():
-            feed[name][lane] = value
+        inputs = self._stacked.inputs
+        inputs.steps_taken[lane] = steps
+        inputs.seeds[lane] = hyper.seed
+        inputs.dropout_rates[lane] = hyper.dropout
+        inputs.flip_rates[lane] = hyper.random_flip
+        inputs.crops[lane] = hyper.random_crop
+        inputs.smoothing[lane] = hyper.label_smoothing
+        inputs.l1[lane] = hyper.l1
+        inputs.clip[lane] = math.inf if hyper.gradient_clip is None else hyper.gradient_clip
         row = fused.lane_coefficients(hyper.optimizer, hyper.options)
-        feed["lane"][lane] = torch.tensor(row, dtype=torch.float64).to(feed["lane"])
+        inputs.lane_coefficients[lane] = torch.tensor(row, dtype=torch.float64).to(
+            inputs.lane_coefficients
+        )
         self._source[lane] = torch.tensor(
             fused.step_coefficients_of(hyper.optimizer, hyper.options), dtype=torch.float64
         )
@@ -288,11 +288,11 @@ class FusedStep:
         """Return the state that belongs to the lane's seed, in the lane's own shapes."""
         network = without_dropout(hyper.network or self._group.network)
         key = repr(sorted(network.items()))
-        if key not in self._drafts:
-            self._drafts[key] = self._built(network)
-        draft = networks.initialise(self._drafts[key], hyper.seed)
-        persistent = draft.state_dict()
-        parameters = dict(draft.named_parameters())
+        if key not in self._narrow:
+            self._narrow[key] = self._built(network)
+        module = networks.initialise(self._narrow[key], hyper.seed)
+        persistent = module.state_dict()
+        parameters = dict(module.named_parameters())
         state = {
             f"{'parameters' if name in parameters else 'buffers'}/{name}": tensor
             for name, tensor in persistent.items()
@@ -305,14 +305,14 @@ class FusedStep:
 
     def _weights_of(self, lane: int, named: Named) -> LaneState:
         return {
-            f"{'parameters' if name in self._arena.parameters else 'buffers'}/{name}": self._own(
+            f"{'parameters' if name in self._stacked.parameters else 'buffers'}/{name}": self._in_lane_shape(
                 lane, name, wide[lane]
             )
             for name, wide in named.items()
             if name in self._shapes[lane]
         }
 
-    def _own(self, lane: int, name: str, wide: Tensor) -> Tensor:
+    def _in_lane_shape(self, lane: int, name: str, wide: Tensor) -> Tensor:
         """Return a CPU copy of a lane's tensor in the lane's own shape."""
         return corner(wide, self._shapes[lane][name]).cpu().clone()
 
@@ -321,29 +321,29 @@ def _weights(state: LaneState) -> list[str]:
     return [key for key in state if key.startswith(("parameters/", "buffers/"))]
 
 
-def _new_feed(group: GroupSpec, K: int, dtype: torch.dtype) -> Named:
-    """Return the tensors of `Arena.feed`, zero but for the data."""
+def _new_inputs(group: GroupSpec, K: int, dtype: torch.dtype) -> StepInputs:
+    """Return the inputs of K lanes: zeros, and the group's data."""
     S, B, device = group.steps, group.batch_size, group.device
 
     def zeros(*shape: int, kind: torch.dtype = dtype) -> Tensor:
         return torch.zeros(shape, dtype=kind, device=device)
 
-    return {
-        "counter": zeros(1, kind=torch.int64),
-        "steps": zeros(K, kind=torch.int64),
-        "seeds": zeros(K, kind=torch.int64),
-        "rates": zeros(K, kind=torch.float64),
-        "flips": zeros(K, kind=torch.float64),
-        "crops": zeros(K, kind=torch.int64),
-        "smoothing": zeros(K),
-        "l1": zeros(K),
-        "clip": zeros(K),
-        "lane": zeros(K, len(fused.LANE_COLUMNS)),
-        "pace": zeros(S, K, len(fused.STEP_COLUMNS)),
-        "orders": zeros(K, S * B, kind=torch.int64),
-        "weights": zeros(S, B),
-        "counts": zeros(S, kind=torch.float64),
-        "total": zeros(K, kind=torch.float64),
-        "inputs": group.train_inputs,
-        "targets": group.train_targets,
-    }
+    return StepInputs(
+        counter=zeros(1, kind=torch.int64),
+        steps_taken=zeros(K, kind=torch.int64),
+        seeds=zeros(K, kind=torch.int64),
+        dropout_rates=zeros(K, kind=torch.float64),
+        flip_rates=zeros(K, kind=torch.float64),
+        crops=zeros(K, kind=torch.int64),
+        smoothing=zeros(K),
+        l1=zeros(K),
+        clip=zeros(K),
+        lane_coefficients=zeros(K, len(fused.LANE_COLUMNS)),
+        step_coefficients=zeros(S, K, len(fused.STEP_COLUMNS)),
+        orders=zeros(K, S * B, kind=torch.int64),
+        row_weights=zeros(S, B),
+        batch_rows=zeros(S, kind=torch.float64),
+        loss_sums=zeros(K, kind=torch.float64),
+        train_inputs=group.train_inputs,
+        train_targets=group.train_targets,
+    )
