@@ -97,7 +97,7 @@ class Trainer:
             "queue": kind,
             "versions": versions(),
             "lanes": self._engine.lanes,
-            "loops": self._engine.loops,
+            "loops": self._engine.user_loops,
         }
 
     def _obey(self) -> None:
@@ -122,7 +122,7 @@ class Trainer:
                     self._engine.stop(trial, mode)
             case "verdicts":
                 for trial, step in message["trials"]:
-                    self._engine.verdict(trial, step)
+                    self._engine.allow(trial, step)
             case "try":
                 self._engine.try_points(message["study"], message["specs"])
             case "forget":
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
         checkpoint_seconds=options.checkpoint_seconds,
         steps=selector,
         modules_dir=options.modules,
-        loops=loops,
+        user_loops=loops,
         ask=lambda study: speaker.say({"type": "doubt", "study": study}),
     )
     warm_up(device)

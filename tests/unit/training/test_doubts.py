@@ -143,10 +143,10 @@ def test_what_is_only_kept_warm_goes_before_a_point_is_out_of_memory(
     desk.advance(2)
 
     def tight(prepared: Prepared) -> None:
-        if desk.engine._loops:
+        if desk.engine._groups:
             raise MemoryError
 
-    monkeypatch.setattr("workers.training.engine.engine.try_one_batch", tight)
+    monkeypatch.setattr("workers.training.engine.engine.train_one_batch", tight)
     desk.engine.try_points(1, desk.points(5))
     assert "nothing_trains" not in only(desk.advance(3), 1, "failed")["failure"]
 
@@ -156,7 +156,7 @@ def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:
     loop = UserLoopSpec(module="odd", parameters={}, objective=(("value", "minimize"),), seed=0)
     asked: list[int] = []
     loops = UserLoopPool("cpu", modules_dir=tmp_path, keeper=ModelKeeper())
-    engine = Engine("cpu", modules_dir=tmp_path, loops=loops, ask=asked.append)
+    engine = Engine("cpu", modules_dir=tmp_path, user_loops=loops, ask=asked.append)
     fields = loop.model_dump(mode="json")
     engine.submit(start(1, folder=tmp_path, spec=fields))
     events: list[Event] = []

@@ -588,11 +588,11 @@ def test_a_prunable_trial_waits_for_its_verdict(engine: Engine, tmp_path: Path) 
     assert not engine.runnable
     assert not engine.idle
     assert engine.advance() == []
-    engine.verdict(1, 1)
+    engine.allow(1, 1)
     assert engine.runnable
     events += until(engine, reported(1, 2))
     assert not engine.runnable
-    engine.verdict(1, 2)
+    engine.allow(1, 2)
     events += run_all(engine)  # the last epoch needs no verdict
     assert only(events, 1, "finished")
 
@@ -608,7 +608,7 @@ def test_others_of_the_group_go_on_while_one_waits(tmp_path: Path) -> None:
     events = until(engine, reported(2, 3))
     assert len(of(events, 1, "report")) == 1
     for step in (1, 2, 3):
-        engine.verdict(1, step)
+        engine.allow(1, step)
         events += until(engine, reported(1, step + 1))
     events += run_all(engine)
     assert curve(events, 1) == curve(alone[0], 1)

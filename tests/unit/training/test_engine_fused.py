@@ -79,7 +79,7 @@ def test_prunable_trials_wait_while_others_go_on(tmp_path: Path, plain: list[Eve
     while not engine.idle:
         if not engine.runnable:
             for n in (0, 1):
-                engine.verdict(n, len(of(events, n, "report")))
+                engine.allow(n, len(of(events, n, "report")))
         events += engine.advance()
     for n in range(4):
         assert_same(events, plain, n)

@@ -128,7 +128,7 @@ def test_the_pruner_sees_all_folds_before_any_goes_on(tmp_path: Path, alone: boo
         while engine.runnable:
             heard += engine.advance()
         assert [e["step"] for e in of(heard, 1, "report")] == list(range(1, step + 1))
-        engine.verdict(1, step)
+        engine.allow(1, step)
     engine.stop(1, "prune")
     heard += run_all(engine)
     stopped = only(heard, 1, "stopped")

@@ -213,7 +213,7 @@ def test_what_the_machine_lacks_fails_the_trial_and_nothing_else(
         if lacking == "disk":
             first["checkpoint"] = str(tmp_path / "file" / "1")
         elif lacking == "process":
-            patch.setattr(trials._nursery, "bear", _raise(BlockingIOError("no process left")))
+            patch.setattr(trials._fork_server, "start", _raise(BlockingIOError("no process left")))
         else:
             patch.setattr(threading.Thread, "start", _raise(RuntimeError("can't start new thread")))
         trials.submit(first)
@@ -364,7 +364,7 @@ def test_should_prune_waits_for_the_verdict(tmp_path: Path) -> None:
     events = until(trials, kind("report"))
     time.sleep(0.2)
     assert not [event for event in trials.advance() if event["kind"] == "report"]
-    trials.verdict(1, 1)
+    trials.allow(1, 1)
     events = until(trials, kind("report"))
     assert events[-1]["step"] == 2
     trials.stop(1, "prune")

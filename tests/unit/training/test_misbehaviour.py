@@ -15,7 +15,7 @@ from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, run_all, spec, start
 from workers.protocol.messages import Event
 from workers.training.engine.engine import Engine
-from workers.training.engine.isolation import LIMITED, LIMITED_SAYS
+from workers.training.engine.process_state import LIMITED, LIMITED_SAYS
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -119,12 +119,12 @@ def test_what_it_does_to_the_process_is_undone(
 
 LIMIT = """
 import os, resource
-from workers.training.engine.isolation import Containment
+from workers.training.engine.process_state import ProcessStateGuard
 
 def refuse(*_):
     raise ValueError("not allowed to raise maximum limit")
 
-with Containment().contained():
+with ProcessStateGuard().restored():
     os.close(2)
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (5000, hard))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.training.test_loops import LAST_WORDS, SECONDS, kind, loops, start, until
 from workers.training.user_loops import fork_main, fork_server
-from workers.training.user_loops.fork_server import IDLE_SECONDS, Fork, Nursery
+from workers.training.user_loops.fork_server import IDLE_SECONDS, ForkedProcess, ForkServer
 from workers.training.user_loops.pool import UserLoopPool
 
 PROBE = """
@@ -38,7 +38,7 @@ def begin(trials: UserLoopPool, folder: Path, trial: int) -> bool:
     """Start a trial; return whether it was forked."""
     trials.submit(start(folder, trial=trial))
     trials.advance()
-    return isinstance(trials._runs[trial].process._process, Fork)
+    return isinstance(trials._runs[trial].process._process, ForkedProcess)
 
 
 def end(trials: UserLoopPool) -> Any:
@@ -68,12 +68,12 @@ def trials(folder: Path) -> Iterator[UserLoopPool]:
 
 @pytest.fixture
 def warm(trials: UserLoopPool, folder: Path) -> UserLoopPool:
-    """Loop trials whose template is ready."""
+    """Loop trials whose fork server is ready."""
     (folder / "loop.py").write_text("def train(trial, x): return 1")
     deadline = time.monotonic() + 2 * SECONDS
     while not begin(trials, folder, 100):
         end(trials)
-        assert time.monotonic() < deadline, "the template did not get ready"
+        assert time.monotonic() < deadline, "the fork server did not get ready"
         time.sleep(0.2)
     end(trials)
     return trials
@@ -141,14 +141,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_template_without_room_starts_a_trial_anew_and_keeps_the_others(
+def test_a_server_without_room_starts_a_trial_anew_and_keeps_the_others(
     warm: UserLoopPool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warm, "capacity", 2)
     (folder / "loop.py").write_text(SPIN)
     assert begin(warm, folder, 1)
     until(warm, kind("report"))
-    parent = warm._nursery._template
+    parent = warm._fork_server._server
     assert parent is not None
     pid = parent._process.pid
     used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
@@ -165,13 +165,13 @@ def test_a_template_without_room_starts_a_trial_anew_and_keeps_the_others(
     assert end(warm)["trial"] == 1
 
 
-def test_forks_end_with_their_template_through_no_doing_of_their_own(
+def test_forks_end_with_their_server_through_no_doing_of_their_own(
     warm: UserLoopPool, folder: Path
 ) -> None:
     (folder / "loop.py").write_text(SPIN)
     assert begin(warm, folder, 1)
     until(warm, kind("report"))
-    pid, parent = warm._runs[1].process.pid, warm._nursery._template
+    pid, parent = warm._runs[1].process.pid, warm._fork_server._server
     assert parent is not None
     os.kill(parent._process.pid, signal.SIGKILL)
     failed = until(warm, kind("failed"))[-1]
@@ -181,10 +181,10 @@ def test_forks_end_with_their_template_through_no_doing_of_their_own(
     (folder / "loop.py").write_text(PLAIN)
     assert not begin(warm, folder, 2)  # started anew
     assert end(warm)["values"] == [4.0]
-    warm._nursery.close()
+    warm._fork_server.close()
 
 
-def test_a_fork_that_fails_is_said_and_the_template_goes_on(
+def test_a_fork_that_fails_is_said_and_the_server_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail() -> int:
@@ -206,10 +206,10 @@ def test_a_fork_that_fails_is_said_and_the_template_goes_on(
         os.close(descriptor)
 
 
-class FakeTemplate:
+class FakeServer:
     """One that gets ready or not, and never forks."""
 
-    made: list["FakeTemplate"]
+    made: list["FakeServer"]
     ready = False
     breaks = False
 
@@ -219,59 +219,59 @@ class FakeTemplate:
 
     def fork(self) -> None:
         if self.breaks:
-            raise BrokenPipeError("the template is gone")
+            raise BrokenPipeError("the server is gone")
 
     def close(self) -> None:
         self.open = False
 
 
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> list[FakeTemplate]:
-    made: list[FakeTemplate] = []
-    monkeypatch.setattr(FakeTemplate, "made", made, raising=False)
-    monkeypatch.setattr(fork_server, "Template", FakeTemplate)
-    monkeypatch.setattr(fork_server, "_fresh", lambda: "fresh")
+def fakes(monkeypatch: pytest.MonkeyPatch) -> list[FakeServer]:
+    made: list[FakeServer] = []
+    monkeypatch.setattr(FakeServer, "made", made, raising=False)
+    monkeypatch.setattr(fork_server, "ServerProcess", FakeServer)
+    monkeypatch.setattr(fork_server, "_spawned", lambda: "spawned")
     return made
 
 
 @pytest.mark.parametrize("ready", [False, True])
-def test_a_template_that_never_got_ready_is_not_tried_again(
-    fakes: list[FakeTemplate], monkeypatch: pytest.MonkeyPatch, *, ready: bool
+def test_a_server_that_never_got_ready_is_not_tried_again(
+    fakes: list[FakeServer], monkeypatch: pytest.MonkeyPatch, *, ready: bool
 ) -> None:
-    monkeypatch.setattr(FakeTemplate, "breaks", True)
-    monkeypatch.setattr(FakeTemplate, "ready", ready)
-    births = Nursery()
+    monkeypatch.setattr(FakeServer, "breaks", True)
+    monkeypatch.setattr(FakeServer, "ready", ready)
+    server = ForkServer()
     for _ in range(2):
-        assert [births.bear() for _ in range(3)] == ["fresh"] * 3
-        births.close()  # as after an idle minute
+        assert [server.start() for _ in range(3)] == ["spawned"] * 3
+        server.close()  # as after an idle minute
     assert [fake.open for fake in fakes] == [False] * (2 if ready else 1)
 
 
-def test_a_template_that_cannot_be_started_fails_no_trial(
-    fakes: list[FakeTemplate], monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_cannot_be_started_fails_no_trial(
+    fakes: list[FakeServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
         raise OSError("Too many open files")
 
-    monkeypatch.setattr(fork_server, "Template", fail)
-    births = Nursery()
-    assert [births.bear() for _ in range(2)] == ["fresh"] * 2
-    monkeypatch.setattr(fork_server, "Template", FakeTemplate)
-    births.bear()
+    monkeypatch.setattr(fork_server, "ServerProcess", fail)
+    server = ForkServer()
+    assert [server.start() for _ in range(2)] == ["spawned"] * 2
+    monkeypatch.setattr(fork_server, "ServerProcess", FakeServer)
+    server.start()
     assert len(fakes) == 1
 
 
-def test_a_template_goes_when_no_trial_has_run_for_a_while(fakes: list[FakeTemplate]) -> None:
+def test_a_server_goes_when_no_trial_has_run_for_a_while(fakes: list[FakeServer]) -> None:
     now = 0.0
-    births = Nursery(lambda: now)
-    births.bear()
-    births.bear()
+    server = ForkServer(lambda: now)
+    server.start()
+    server.start()
     now = 2 * IDLE_SECONDS  # the second was a long one; it has just ended
-    births.rest()
+    server.rest()
     assert fakes[0].open
     now += IDLE_SECONDS
-    births.rest()
+    server.rest()
     assert fakes[0].open
     now += 1.0
-    births.rest()
+    server.rest()
     assert not fakes[0].open

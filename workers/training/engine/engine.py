@@ -22,8 +22,8 @@ from workers.training.data import DatasetCache, Room
 from workers.training.engine.first_failure import FirstFailureProbe
 from workers.training.engine.folds import Folds
 from workers.training.engine.group_trainer import GroupTrainer
-from workers.training.engine.isolation import ProcessStateGuard
 from workers.training.engine.preflight import train_one_batch
+from workers.training.engine.process_state import ProcessStateGuard
 from workers.training.nets import networks
 from workers.training.steps.factory import PlainStepFactory, StepFactory
 from workers.training.steps.groups import hyper_of
@@ -35,9 +35,9 @@ from workers.training.trials.preparation import Prepared, prepare_trial
 from workers.training.trials.runs import TrialRun, resume
 from workers.training.user_loops.pool import UserLoopPool
 
-LoopKey = tuple[str, int]  # group key, step within the epoch at which runs come in
+GroupKey = tuple[str, int]  # group key, step within the epoch at which runs come in
 
-IDLE_LOOPS = 4  # groups without trials that keep their step warm for the next one
+IDLE_GROUPS = 4  # without trials, that keep their step warm for the next one
 
 
 class Engine:
@@ -52,7 +52,7 @@ class Engine:
         checkpoint_seconds: How often a running trial's checkpoint is written.
         steps: Makes the steps; plain ones by default.
         modules_dir: Where the networks lie that the operator brought.
-        loops: Runs the trials that are training loops of the operator's; None fails them.
+        user_loops: Runs the trials that are training loops of the operator's; None fails them.
         max_groups: Groups that take turns at once; each study gets at least one.
         ask: Asks for points of a study (`try_points`) when its first trials fail; None: failures
             are told as they come.
@@ -69,7 +69,7 @@ class Engine:
         checkpoint_seconds: float = 60.0,
         steps: StepFactory | None = None,
         modules_dir: Path | None = None,
-        loops: UserLoopPool | None = None,
+        user_loops: UserLoopPool | None = None,
         max_groups: int = 4,
         ask: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -83,24 +83,24 @@ class Engine:
         self._checkpoint_seconds = checkpoint_seconds
         self._max_groups = max_groups
         self._clock = clock
-        self._keeper = loops.keeper if loops is not None else ModelKeeper()
-        self._user_loops = loops or UserLoopPool(device, modules_dir=None, keeper=self._keeper)
+        self._keeper = user_loops.keeper if user_loops is not None else ModelKeeper()
+        self._user_loops = user_loops or UserLoopPool(device, modules_dir=None, keeper=self._keeper)
         self._folds = Folds(self._keeper.ranks)
         self._first_failures = FirstFailureProbe(ask, self._trains, self._crowded)
-        self._containment = ProcessStateGuard()
+        self._process_state = ProcessStateGuard()
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[int, StopMode] = {}
-        self._loops: OrderedDict[LoopKey, GroupTrainer] = OrderedDict()  # the next turn's first
-        self._runs: dict[int, TrialRun] = {}  # every run in a loop, by trial
+        self._groups: OrderedDict[GroupKey, GroupTrainer] = OrderedDict()  # the next turn's first
+        self._runs: dict[int, TrialRun] = {}  # every run in a group, by trial
         self._counts: dict[str, int] = {}
         self._preparing: int | None = None
-        self._turning: GroupTrainer | None = None
+        self._at_work: GroupTrainer | None = None
 
     @property
     def turn(self) -> list[int]:
         """Trials that the present call prepares or trains; for another thread to look at."""
-        preparing, turning = self._preparing, self._turning
-        runs = [run.trial for run in turning.at_work] if turning is not None else []
+        preparing, group = self._preparing, self._at_work
+        runs = [run.trial for run in group.at_work] if group is not None else []
         keys = [preparing] if preparing is not None else runs
         return sorted({self._folds.trial_of(key) for key in keys})
 
@@ -110,7 +110,7 @@ class Engine:
         return self._steps.capacity(self._device)
 
     @property
-    def loops(self) -> int:
+    def user_loops(self) -> int:
         """How many training loops of the operator's run at once."""
         return self._user_loops.capacity
 
@@ -122,10 +122,10 @@ class Engine:
 
     @property
     def runnable(self) -> bool:
-        """Whether `advance` has anything to do; else every trial waits for a verdict."""
+        """Whether `advance` has anything to do; else every trial waits for the pruner."""
         if self._stops or self._admissible() or self._first_failures.runnable:
             return True
-        return self._user_loops.runnable or any(loop.runnable for loop in self._loops.values())
+        return self._user_loops.runnable or any(group.runnable for group in self._groups.values())
 
     def submit(self, start: TrialStart) -> None:
         """Take a trial on, after those already there."""
@@ -139,13 +139,13 @@ class Engine:
         """Stop a trial at its next step; one that is not on board is none of our business."""
         self._stops |= dict.fromkeys(self._folds.runs_of(trial), mode)
 
-    def verdict(self, trial: int, step: int) -> None:
-        """Let a prunable trial go on after this step."""
+    def allow(self, trial: int, step: int) -> None:
+        """Let a prunable trial go on after this step: the pruner has seen its report."""
         for key in self._folds.runs_of(trial):
             run = self._runs.get(key)
             if run is not None:
-                run.verdict = max(run.verdict, step)
-        self._user_loops.verdict(trial, step)
+                run.allowed_step = max(run.allowed_step, step)
+        self._user_loops.allow(trial, step)
 
     def forget(self, study: int) -> None:
         """A result of this study was not counted: rank its models anew."""
@@ -160,14 +160,14 @@ class Engine:
         events = self._apply_stops()
         events += self._user_loops.advance()
         events += self._admit()
-        loop = self._next()
-        if loop is not None:
-            self._turning = loop
-            with self._containment.contained():
-                events += self._ended(loop.turn())
-            self._turning = None
-            self._move(loop.strays(), loop)
-        self._forget_idle_loops()
+        group = self._next()
+        if group is not None:
+            self._at_work = group
+            with self._process_state.restored():
+                events += self._ended(group.turn())
+            self._at_work = None
+            self._move(group.strays(), group)
+        self._forget_idle_groups()
         return [*self._first_failures.pass_on(self._joined(events)), *self._first_failures.turn()]
 
     def shutdown(self) -> list[Event]:
@@ -200,7 +200,7 @@ class Engine:
             start = self._waiting.popleft()
             try:
                 self._preparing = start["trial"]
-                with self._containment.contained():
+                with self._process_state.restored():
                     run = self._prepare(start)
             except BaseException as error:  # noqa: BLE001  one trial's fault, not ours
                 if is_out_of_memory(error) and self._make_room():
@@ -213,7 +213,7 @@ class Engine:
             finally:
                 self._preparing = None
             self._runs[run.trial] = run
-            self._loop_of(run).queue.append(run)
+            self._group_trainer(run).queue.append(run)
         return events
 
     def _prepare(self, start: TrialStart) -> TrialRun:
@@ -247,7 +247,7 @@ class Engine:
     def _trains(self, spec: dict[str, Any], log: str | None) -> bool | None:
         """Whether one batch of the trial can be trained; None while others take the memory."""
         try:
-            with self._containment.contained(), printing_to(log):
+            with self._process_state.restored(), printing_to(log):
                 sys.stderr.write("One batch of another point of the search space:\n")
                 train_one_batch(self._prepared(TrialSpec.model_validate(spec)))
         except BaseException as error:  # noqa: BLE001  as in `_admit`
@@ -263,9 +263,9 @@ class Engine:
 
     def _make_room(self) -> bool:
         """Let go of what is only kept warm: groups without trials, and data of no trial."""
-        idle = [key for key, loop in self._loops.items() if not loop.runs]
+        idle = [key for key, group in self._groups.items() if not group.runs]
         for key in idle:
-            del self._loops[key]
+            del self._groups[key]
         gc.collect()  # steps and their compiled graphs refer to themselves
         let_go = self._data.let_go()
         if self._device.type == "cuda":
@@ -288,10 +288,10 @@ class Engine:
             self._counts[key] = sum(parameter.numel() for parameter in module.parameters())
         return self._counts[key]
 
-    def _loop_of(self, run: TrialRun) -> GroupTrainer:
+    def _group_trainer(self, run: TrialRun) -> GroupTrainer:
         key = (run.group.key, run.progress.position)
-        if key not in self._loops:
-            self._loops[key] = GroupTrainer(
+        if key not in self._groups:
+            self._groups[key] = GroupTrainer(
                 run.group,
                 self._steps,
                 keeper=self._keeper,
@@ -300,39 +300,39 @@ class Engine:
                 position=run.progress.position,
                 clock=self._clock,
             )
-        return self._loops[key]
+        return self._groups[key]
 
     # -- turns ------------------------------------------------------------------------------
 
     def _next(self) -> GroupTrainer | None:
         """Return the group whose turn it is, and put it last in the row."""
-        active = [loop for loop in self._loops.values() if loop.active]
-        served = {run.study for loop in active for run in loop.runs}
-        begun = {self._folds.trial_of(run.trial) for loop in active for run in loop.runs}
-        for key, loop in self._loops.items():
-            if not loop.runnable:
+        active = [group for group in self._groups.values() if group.active]
+        served = {run.study for group in active for run in group.runs}
+        begun = {self._folds.trial_of(run.trial) for group in active for run in group.runs}
+        for key, group in self._groups.items():
+            if not group.runnable:
                 continue
-            fresh = not served.issuperset(run.study for run in loop.runs)
-            # A trial that waits for a verdict of all its folds must get them all under way.
+            fresh = not served.issuperset(run.study for run in group.runs)
+            # The pruner sees a trial when all its folds have reported: they must all get under way.
             fresh |= any(
-                run.trial < 0 and self._folds.trial_of(run.trial) in begun for run in loop.runs
+                run.trial < 0 and self._folds.trial_of(run.trial) in begun for run in group.runs
             )
-            if loop.active or len(active) < self._max_groups or fresh:
-                self._loops.move_to_end(key)
-                return loop
+            if group.active or len(active) < self._max_groups or fresh:
+                self._groups.move_to_end(key)
+                return group
         return None
 
     def _move(self, strays: list[TrialRun], origin: GroupTrainer) -> None:
-        """Bring runs to the loop of their position in the epoch; a lowered limit goes along."""
+        """Bring runs to the group of their position in the epoch; a lowered limit goes along."""
         for run in reversed(strays):
-            loop = self._loop_of(run)
-            loop.limit, loop.limit_reason = origin.limit, origin.limit_reason
-            loop.queue.appendleft(run)
+            group = self._group_trainer(run)
+            group.limit, group.limit_reason = origin.limit, origin.limit_reason
+            group.queue.appendleft(run)
 
-    def _forget_idle_loops(self) -> None:
-        idle = [key for key, loop in self._loops.items() if not loop.runs]
-        for key in idle[: max(0, len(idle) - IDLE_LOOPS)]:
-            del self._loops[key]
+    def _forget_idle_groups(self) -> None:
+        idle = [key for key, group in self._groups.items() if not group.runs]
+        for key in idle[: max(0, len(idle) - IDLE_GROUPS)]:
+            del self._groups[key]
 
     # -- stops ------------------------------------------------------------------------------
 
@@ -349,9 +349,9 @@ class Engine:
                 self._runs[trial].stop = mode
             else:
                 events += self._user_loops.stop(trial, mode)
-        for loop in self._loops.values():
-            with self._containment.contained():
-                events += self._ended(loop.apply_stops())
+        for group in self._groups.values():
+            with self._process_state.restored():
+                events += self._ended(group.apply_stops())
         return events
 
     def _ended(self, events: list[Event]) -> list[Event]:

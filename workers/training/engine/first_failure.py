@@ -57,17 +57,17 @@ class FirstFailureProbe:
         self._crowded = crowded
         self._starts: dict[int, TrialStart] = {}  # by trial
         self._proven: set[int] = set()
-        self._first_failures: dict[int, _Probe] = {}
+        self._probes: dict[int, _Probe] = {}
 
     @property
     def pending(self) -> bool:
         """Whether any failure is held back."""
-        return bool(self._first_failures)
+        return bool(self._probes)
 
     @property
     def runnable(self) -> bool:
         """Whether there is a point to try."""
-        return any(probe.points is not None for probe in self._first_failures.values())
+        return any(probe.points is not None for probe in self._probes.values())
 
     def expect(self, start: TrialStart) -> None:
         """Take note of a trial that comes on board; the failures of any other are passed on."""
@@ -76,8 +76,8 @@ class FirstFailureProbe:
 
     def answer(self, study: int, points: Sequence[dict[str, Any]]) -> None:
         """Take the points of a study that are to be tried."""
-        if study in self._first_failures:
-            self._first_failures[study].points = deque(points)
+        if study in self._probes:
+            self._probes[study].points = deque(points)
 
     def pass_on(self, events: Iterable[Event]) -> list[Event]:
         """Return the events, without the failures that are held back for now."""
@@ -96,20 +96,20 @@ class FirstFailureProbe:
                 passed.append(event)
             if event["kind"] in _LAST_WORDS:
                 self._starts.pop(event["trial"], None)
-        for study in [study for study in self._first_failures if study in self._proven]:
-            passed += self._first_failures.pop(study).held
+        for study in [study for study in self._probes if study in self._proven]:
+            passed += self._probes.pop(study).held
         return passed
 
     def turn(self) -> list[Event]:
         """Try one point; return the failures about which that leaves no doubt."""
-        for study, probe in self._first_failures.items():
+        for study, probe in self._probes.items():
             if probe.points is None:
                 continue
             if not probe.points:
                 return self._settle(study)
             trains = self._trains(probe.points.popleft(), probe.log)
             if trains is None:
-                return self._first_failures.pop(study).held
+                return self._probes.pop(study).held
             if trains:
                 return self._settle(study)
             probe.tried += 1
@@ -121,7 +121,7 @@ class FirstFailureProbe:
 
     def release(self) -> list[Event]:
         """Return every failure that is held back, as it is."""
-        return [event for study in list(self._first_failures) for event in self._settle(study)]
+        return [event for study in list(self._probes) for event in self._settle(study)]
 
     def _study(self, event: Event) -> int:
         return self._starts[event["trial"]]["study"]
@@ -133,15 +133,15 @@ class FirstFailureProbe:
 
     def _hold(self, event: Event, ask: Ask) -> None:
         study = self._study(event)
-        if study not in self._first_failures:
-            self._first_failures[study] = _Probe(self._starts[event["trial"]]["log"])
+        if study not in self._probes:
+            self._probes[study] = _Probe(self._starts[event["trial"]]["log"])
             ask(study)
-        self._first_failures[study].held.append(event)
+        self._probes[study].held.append(event)
 
     def _settle(self, study: int) -> list[Event]:
         # Asked once, whatever came of it: what is tried once in a study's life costs little.
         self._proven.add(study)
-        return self._first_failures.pop(study).held
+        return self._probes.pop(study).held
 
 
 def _nothing_trains(event: Event, tried: int) -> Event:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from workers.protocol.messages import Event
 from workers.training.engine.lanes import Lanes
-from workers.training.engine.test_scores import TestScorer
+from workers.training.engine.scorer import TestScorer
 from workers.training.nets.randomness import epoch_orders
 from workers.training.steps.factory import StepFactory
 from workers.training.steps.groups import GroupSpec
@@ -39,7 +39,7 @@ from workers.training.trials.runs import TrialRun, save_checkpoint
 logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.25
-FIRST_STEPS = 32  # of a group's first slice, whose pace is not known yet
+FIRST_STEPS = 32  # of a group's first slice, whose speed is not known yet
 
 
 class GroupTrainer:
@@ -78,7 +78,7 @@ class GroupTrainer:
         self._lanes: Lanes | None = None
         self._going: list[int] = []  # lanes that train in the present epoch; empty between epochs
         self._orders: Tensor  # [K, n] of the present epoch
-        self._rates: Tensor  # [K, S]
+        self._learning_rates: Tensor  # [K, S]
         self._tried = 0  # lanes of the step that was last made, or tried to make
         self._step_seconds: float | None = None
         self._events: list[Event] = []
@@ -128,7 +128,7 @@ class GroupTrainer:
             self._stop_queued(run)
         for lane, run in self._lanes or ():
             if run.stop:
-                self._stop_seated(lane, run)
+                self._stop_in_lane(lane, run)
         return self._drain()
 
     def strays(self) -> list[TrialRun]:
@@ -147,28 +147,28 @@ class GroupTrainer:
     # One turn ------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        assigned = self._lanes
-        if assigned is None or not self._going:
-            assigned = self._fill_lanes()
-            self._begin_epoch(assigned)
+        lanes = self._lanes
+        if lanes is None or not self._going:
+            lanes = self._fill_lanes()
+            self._begin_epoch(lanes)
         if self._going and self._position < self.spec.steps:
-            self._train_slice(assigned)
+            self._train_slice(lanes)
         if self._going and self._position >= self.spec.steps:
-            self._end_epoch(assigned)
-        self._write_due_checkpoints(assigned)
+            self._end_epoch(lanes)
+        self._write_due_checkpoints(lanes)
 
     def _fill_lanes(self) -> Lanes:
         """Give queued runs the free lanes, of a step of the right width."""
-        assigned = self._lanes
-        taken = len(assigned.runs) if assigned else 0
+        lanes = self._lanes
+        taken = len(lanes.runs) if lanes else 0
         width = self._steps.lanes_for(self.spec, taken + len(self.queue))
         if self.limit is not None:
             width = min(width, self.limit)
-        if assigned is None or (width != assigned.step.lanes and width >= taken):
-            assigned = self._move_to_new_step(width)
-        while self.queue and not assigned.full:
-            assigned.assign(self.queue.popleft())
-        return assigned
+        if lanes is None or (width != lanes.step.lanes and width >= taken):
+            lanes = self._move_to_new_step(width)
+        while self.queue and not lanes.full:
+            lanes.assign(self.queue.popleft())
+        return lanes
 
     def _move_to_new_step(self, width: int) -> Lanes:
         runs: list[TrialRun] = []
@@ -191,62 +191,64 @@ class GroupTrainer:
         self._lanes = Lanes(step, runs)
         return self._lanes
 
-    def _begin_epoch(self, assigned: Lanes) -> None:
+    def _begin_epoch(self, lanes: Lanes) -> None:
         # Runs may come in with nothing left to train: resumed at their last epoch.
-        done = [lane for lane, run in assigned if run.done and not run.progress.position]
+        done = [lane for lane, run in lanes if run.done and not run.progress.position]
         for lane in done:
-            self._load(assigned, lane)
-        self._finish(assigned, done)
+            self._load(lanes, lane)
+        self._finish(lanes, done)
         self._position = self._entry
-        going = [lane for lane, run in assigned if not run.waiting]
-        for lane, _ in assigned:
+        going = [lane for lane, run in lanes if not run.waiting]
+        for lane, _ in lanes:
             if lane in going:
-                self._load(assigned, lane)
+                self._load(lanes, lane)
             else:
-                assigned.unload(lane)
-        self._orders = self._draw_orders(assigned)
+                lanes.unload(lane)
+        self._orders = self._draw_orders(lanes)
         still = torch.zeros(self.spec.steps, dtype=torch.float64)
-        self._rates = torch.stack(
+        self._learning_rates = torch.stack(
             [
-                run.rates() if run and lane in going else still
-                for lane, run in enumerate(assigned.lanes)
+                run.learning_rates() if run and lane in going else still
+                for lane, run in enumerate(lanes.lanes)
             ]
         )
         self._going = going
 
-    def _draw_orders(self, assigned: Lanes) -> Tensor:
+    def _draw_orders(self, lanes: Lanes) -> Tensor:
         """Return the [K, n] row orders of each lane's own epoch; an empty lane has none drawn."""
         device = self.spec.device
-        seeds = torch.tensor([run.spec.seed for run in assigned.runs], device=device)
-        epochs = torch.tensor([run.progress.epoch for run in assigned.runs], device=device)
+        seeds = torch.tensor([run.spec.seed for run in lanes.runs], device=device)
+        epochs = torch.tensor([run.progress.epoch for run in lanes.runs], device=device)
         orders = epoch_orders(seeds, epochs, self.spec.rows)  # [runs, n]
-        if assigned.full:
+        if lanes.full:
             return orders
-        every = torch.zeros(len(assigned.lanes), self.spec.rows, dtype=torch.int64, device=device)
-        every[torch.tensor([lane for lane, _ in assigned], device=device)] = orders
+        every = torch.zeros(len(lanes.lanes), self.spec.rows, dtype=torch.int64, device=device)
+        every[torch.tensor([lane for lane, _ in lanes], device=device)] = orders
         return every
 
-    def _load(self, assigned: Lanes, lane: int) -> None:
-        assigned.load(lane)
-        run = assigned[lane]
+    def _load(self, lanes: Lanes, lane: int) -> None:
+        lanes.load(lane)
+        run = lanes[lane]
         if not run.started:
             run.started = True
             run.checkpointed_at = self._clock()
             self._events.append({"kind": "started", "trial": run.trial, **self._where()})
 
-    def _train_slice(self, assigned: Lanes) -> None:
+    def _train_slice(self, lanes: Lanes) -> None:
         size = self.spec.batch_size
         first, last = self._position, self._position + self._slice_steps()
         start, stop = first * size, min(last * size, self.spec.rows)
         begun = self._clock()
-        sums = assigned.step.train_epoch(self._orders[:, start:stop], self._rates[:, first:last])
+        sums = lanes.step.train_epoch(
+            self._orders[:, start:stop], self._learning_rates[:, first:last]
+        )
         losses = sums.tolist()  # the one wait for the device in a slice
         seconds = self._clock() - begun
         self._step_seconds = seconds / (last - first)
         self._position = last
         share = seconds / len(self._going)
         for lane in list(self._going):
-            run = assigned[lane]
+            run = lanes[lane]
             run.add_slice(loss=losses[lane], rows=stop - start, steps=last - first, seconds=share)
             if not math.isfinite(losses[lane]):
                 step = run.progress.epoch + 1
@@ -262,12 +264,12 @@ class GroupTrainer:
 
     # The end of an epoch -------------------------------------------------------------------
 
-    def _end_epoch(self, assigned: Lanes) -> None:
+    def _end_epoch(self, lanes: Lanes) -> None:
         begun = self._clock()
         going = self._going
-        runs = [assigned[lane] for lane in going]
+        runs = [lanes[lane] for lane in going]
         part = runs[0].data.validation
-        outputs = select_lanes(assigned.step.evaluate(part.inputs), going)
+        outputs = select_lanes(lanes.step.evaluate(part.inputs), going)
         metrics = [run.metrics for run in runs]
         measured = measure(outputs, part, loss=self.spec.loss, metrics=metrics)
         share = (self._clock() - begun) / len(going)
@@ -277,12 +279,12 @@ class GroupTrainer:
             run.add_seconds(share)
             if self._report(lane, run, validation) and run.keeps_best:
                 better.append(lane)
-        assigned.remember(better)
-        self._finish(assigned, [lane for lane, run in assigned if lane in going and run.done])
+        lanes.remember(better)
+        self._finish(lanes, [lane for lane, run in lanes if lane in going and run.done])
 
     def _report(self, lane: int, run: TrialRun, validation: Mapping[str, float]) -> bool:
         """Record the epoch; return whether it is the run's best. A diverged run leaves its lane."""
-        record = epoch_record(run, validation, float(self._rates[lane, -1]))
+        record = epoch_record(run, validation, float(self._learning_rates[lane, -1]))
         values = objective_values(run, record)
         step = run.progress.epoch + 1
         keys = ["train_loss", "val_loss", *(key for key, _ in run.spec.objective)]
@@ -298,16 +300,16 @@ class GroupTrainer:
             self._events.append({**event, "value": values[0], "record": plain(record)})
         return better
 
-    def _finish(self, assigned: Lanes, lanes: Sequence[int]) -> None:
-        scores = self._test_scorer.examine(assigned, lanes)
-        for lane in lanes:
-            run = assigned[lane]
+    def _finish(self, lanes: Lanes, ended: Sequence[int]) -> None:
+        scores = self._test_scorer.score(lanes, ended)
+        for lane in ended:
+            run = lanes[lane]
             event: Event = {"kind": "finished", "trial": run.trial, "step": run.progress.epoch}
             event["values"] = run.values or []
             event["record"] = final_record(run, self.spec.device, scores[lane])
-            event["model"] = self._keeper.keep(run, partial(assigned.result, lane))
+            event["model"] = self._keeper.keep(run, partial(lanes.result, lane))
             self._events.append({**event, **self._where()})
-            assigned.release(lane)
+            lanes.release(lane)
 
     # Leaving -------------------------------------------------------------------------------
 
@@ -317,21 +319,21 @@ class GroupTrainer:
             self._save(run, run.state, run.best)
         elif run.stop != "cancel" and run.values is not None:
             best = run.best if run.keeps_best else None
-            scores = self._test_scorer.weights(run, best or run.state)
+            scores = self._test_scorer.score_weights(run, best or run.state)
         self._emit_stopped(run, scores)
 
-    def _stop_seated(self, lane: int, run: TrialRun) -> None:
-        assigned = self._lanes
-        if assigned is None:
+    def _stop_in_lane(self, lane: int, run: TrialRun) -> None:
+        lanes = self._lanes
+        if lanes is None:
             return
         try:
             scores: dict[str, float] = {}
             if run.stop == "checkpoint":
-                self._save(run, assigned.state(lane), assigned.best(lane))
+                self._save(run, lanes.state(lane), lanes.best(lane))
             elif run.stop != "cancel" and run.values is not None:
-                scores = self._test_scorer.examine(assigned, [lane])[lane]
+                scores = self._test_scorer.score(lanes, [lane])[lane]
             self._emit_stopped(run, scores)
-            self._vacate(lane)
+            self._release(lane)
         except BaseException as error:  # noqa: BLE001  as in `turn`
             self._fail(lane, run, failure_of(error, run.progress.epoch + 1))
 
@@ -347,7 +349,7 @@ class GroupTrainer:
 
     def _fail(self, lane: int, run: TrialRun, failure: dict[str, Any]) -> None:
         self._emit_failed(run, failure)
-        self._vacate(lane)
+        self._release(lane)
 
     def _emit_failed(self, run: TrialRun, failure: dict[str, Any]) -> None:
         with printing_to(run.start["log"]):
@@ -356,7 +358,7 @@ class GroupTrainer:
         event["record"] = final_record(run, self.spec.device, {})
         self._events.append({**event, "failure": failure, **self._where()})
 
-    def _vacate(self, lane: int) -> None:
+    def _release(self, lane: int) -> None:
         if self._lanes is not None:
             self._lanes.release(lane)
         if lane in self._going:
@@ -364,11 +366,11 @@ class GroupTrainer:
 
     # Checkpoints ---------------------------------------------------------------------------
 
-    def _write_due_checkpoints(self, assigned: Lanes) -> None:
+    def _write_due_checkpoints(self, lanes: Lanes) -> None:
         now = self._clock()
-        for lane, run in assigned:
+        for lane, run in lanes:
             if now - run.checkpointed_at >= self._checkpoint_seconds:
-                self._save(run, assigned.state(lane), assigned.best(lane))
+                self._save(run, lanes.state(lane), lanes.best(lane))
 
     def _save(self, run: TrialRun, state: LaneState | None, best: LaneState | None) -> None:
         """Write the run's checkpoint, unless it has done nothing yet; a full disk is survived."""
@@ -387,18 +389,18 @@ class GroupTrainer:
 
     def _break(self, error: BaseException) -> None:
         """Blame a run that was alone; split a crowd, in which nobody knows who is to blame."""
-        assigned = self._lanes
-        crowd = max(self._tried, len(assigned.runs) if assigned else 0)
+        lanes = self._lanes
+        crowd = max(self._tried, len(lanes.runs) if lanes else 0)
         if is_out_of_memory(error) and self._make_room():  # it says nothing of these trials yet
-            if assigned is not None:
-                self._salvage(assigned)
+            if lanes is not None:
+                self._requeue(lanes)
         elif crowd > 1:
             self.limit = crowd // 2 if is_out_of_memory(error) else 1
             self.limit_reason = f"the fused step failed: {type(error).__name__}: {error}"[:300]
-            if assigned is not None:
-                self._salvage(assigned)
+            if lanes is not None:
+                self._requeue(lanes)
         else:
-            blamed = assigned.runs if assigned else []
+            blamed = lanes.runs if lanes else []
             if not blamed and self.queue:
                 blamed = [self.queue.popleft()]
             for run in blamed:
@@ -407,11 +409,11 @@ class GroupTrainer:
         if self.spec.device.type == "cuda":
             torch.cuda.empty_cache()  # what the broken step held, in pieces that fit nobody else
 
-    def _salvage(self, assigned: Lanes) -> None:
-        """Put seated runs back in the queue with the state they reached, or from the start."""
-        for lane, run in reversed(list(assigned)):
+    def _requeue(self, lanes: Lanes) -> None:
+        """Put runs in lanes back in the queue with the state they reached, or from the start."""
+        for lane, run in reversed(list(lanes)):
             try:
-                assigned.unload(lane)
+                lanes.unload(lane)
                 run.count_steps()
             except BaseException:  # noqa: BLE001  the step is broken: nothing to take
                 run.start_over()

@@ -1,7 +1,7 @@
 """Who is in which lane of a group's step, and whose tensors are in the step just now.
 
 A run has a lane from its start to its end. Its tensors are in the step (it is loaded) while it
-trains; while it waits for a verdict and others go on, it keeps its lane and holds its own tensors.
+trains; while it waits for the pruner and others go on, it keeps its lane and holds its own tensors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ class Lanes:
         self.loaded: set[int] = set()
 
     def __iter__(self) -> Iterator[tuple[int, TrialRun]]:
-        """Yield (lane, run) of every lane that is taken; lanes may be vacated meanwhile."""
+        """Yield (lane, run) of every lane that is taken; lanes may be released meanwhile."""
         yield from [(lane, run) for lane, run in enumerate(self.lanes) if run is not None]
 
     @property

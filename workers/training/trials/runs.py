@@ -15,7 +15,7 @@ from tuner_service.definition.trial_spec import TrialSpec
 from workers.protocol.messages import StopMode, TrialStart
 from workers.training.data import PreparedData
 from workers.training.nets.metrics import MetricSet
-from workers.training.optim.schedules import Span, learning_rates
+from workers.training.optim import schedules
 from workers.training.steps.groups import GroupSpec
 from workers.training.steps.step import LaneHyper, LaneState
 from workers.training.trials.checkpoints import (
@@ -73,7 +73,7 @@ class TrialRun:
     Attributes:
         state: Its tensors while it is in no lane; None before its first step.
         best: Weights of the best epoch, while the step does not hold them (`remembered`).
-        verdict: Last step that the pruner has let pass.
+        allowed_step: Last step after which the pruner lets it go on.
         stop: How it was asked to stop.
         parameter_count: Numbers trained.
         resumed_from: Epoch of the checkpoint it continued from; 0 where that could not be read.
@@ -92,7 +92,7 @@ class TrialRun:
     state: LaneState | None = None
     best: LaneState | None = None
     remembered: bool = False
-    verdict: int = 0
+    allowed_step: int = 0
     reported: int = 0
     stop: StopMode | None = None
     started: bool = False
@@ -123,7 +123,7 @@ class TrialRun:
     def waiting(self) -> bool:
         """Whether it must not go on before the pruner has seen its last report."""
         at_boundary = self.progress.position == 0
-        return self.start["prunable"] and at_boundary and self.progress.epoch > self.verdict
+        return self.start["prunable"] and at_boundary and self.progress.epoch > self.allowed_step
 
     @property
     def done(self) -> bool:
@@ -143,11 +143,11 @@ class TrialRun:
         """The epoch that `values` are of."""
         return self.progress.best_step if self.keeps_best else self.progress.epoch
 
-    def rates(self) -> torch.Tensor:
+    def learning_rates(self) -> torch.Tensor:
         """Return the [S] float64 learning rates of the present epoch."""
-        span = Span(self.progress.epoch, self.spec.epochs, self.group.steps)
+        span = schedules.Span(self.progress.epoch, self.spec.epochs, self.group.steps)
         base = float(self.spec.optimizer["learning_rate"]) * self.progress.plateau
-        return torch.from_numpy(learning_rates(self.spec.schedule, base, span))
+        return torch.from_numpy(schedules.learning_rates(self.spec.schedule, base, span))
 
     def add_slice(self, *, loss: float, rows: int, steps: int, seconds: float) -> None:
         """Account for a slice of the present epoch."""
@@ -253,7 +253,7 @@ def resume(run: TrialRun) -> None:
     run.progress = progress
     run.state = _under("state/", tensors)
     run.best = _under("best/", tensors) or None
-    run.resumed_from = run.verdict = run.reported = progress.epoch
+    run.resumed_from = run.allowed_step = run.reported = progress.epoch
     run.saved = [progress.epoch]
 
 

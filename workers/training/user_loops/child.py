@@ -42,7 +42,7 @@ class CommandReader:
         self._trial: Trial | None = None
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def attend(self, trial: Trial) -> None:
+    def attach(self, trial: Trial) -> None:
         """Tell the trial what was and will be said."""
         with self._lock:
             self._trial = trial
@@ -110,7 +110,7 @@ def seed(number: int) -> None:
         sys.modules["torch"].manual_seed(number)
 
 
-def run(order: Mapping[str, Any], channel: MessageWriter, ear: CommandReader) -> None:
+def run(order: Mapping[str, Any], channel: MessageWriter, commands: CommandReader) -> None:
     """Train one trial and say how it ended."""
     path = Path(order["module"])
     trial: Trial | None = None
@@ -121,21 +121,21 @@ def run(order: Mapping[str, Any], channel: MessageWriter, ear: CommandReader) ->
         seed(order["seed"])
         train = load(path, source)
         seed(order["seed"])
-        own = arguments(train, order["parameters"])
+        named = arguments(train, order["parameters"])
         _set_threads(order["threads"])
         trial = Trial(
-            own or order["parameters"],
+            named or order["parameters"],
             device=order["device"],
             seed=order["seed"],
             checkpoint_dir=Path(order["checkpoint_dir"]),
-            waits_for_verdicts=order["prunable"],
-            journal=ReportLog(Path(order["journal"])),
+            waits_for_pruner=order["prunable"],
+            report_log=ReportLog(Path(order["report_log"])),
             reported=order["reported"],
-            save=lambda model: save(model, order["model"], source.decode(), path.stem, own),
+            save=lambda model: save(model, order["model"], source.decode(), path.stem, named),
             say=channel.say,
         )
-        ear.attend(trial)
-        message = _ended(trial, train(trial, **own), order["objectives"])
+        commands.attach(trial)
+        message = _ended(trial, train(trial, **named), order["objectives"])
     except DivergedError as error:
         message = {"type": "failed", "kind": "diverged", "message": str(error), "step": error.step}
     except BaseException as error:  # noqa: BLE001  whatever a loop raises is its trial's failure
@@ -240,9 +240,9 @@ def serve(commands: int, events: int) -> None:
     for descriptor in (commands, events):
         os.set_inheritable(descriptor, False)
     weigh_session()  # a new one: the trainer's weight is not inherited
-    hearing = os.fdopen(commands, "rb")
-    order = json.loads(hearing.readline())
-    run(order, MessageWriter(os.fdopen(events, "wb"), orphan_code=1), CommandReader(hearing))
+    pipe = os.fdopen(commands, "rb")
+    order = json.loads(pipe.readline())
+    run(order, MessageWriter(os.fdopen(events, "wb"), orphan_code=1), CommandReader(pipe))
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):

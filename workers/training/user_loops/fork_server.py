@@ -1,10 +1,18 @@
 """Where the processes of loop trials come from: started anew, or forked off one that is warm.
 
 To import torch takes seconds, and a short loop is through in a tenth of one. So from its second
-trial on a trainer keeps a `template`: a process that has imported torch and does nothing else but
+trial on a trainer keeps a server: a process that has imported torch and does nothing else but
 fork. It has one thread and no CUDA context, so that a fork of it is as good as a fresh process.
 Where imports start threads (OpenBLAS with more than one, for instance) there is none.
 """
+
+# Not `multiprocessing.get_context("forkserver")`, which was tried on Python 3.11. Its server ends
+# with the first request that it has no room for (`accept` or `fork` raise, and it re-raises all but
+# ECONNABORTED): of every loop that runs the exit code is lost then (255, while it still runs), and
+# what ties a loop's life to the trainer's. Here such a request is refused, that trial starts anew
+# and the others go on. Its `start` also waits until the server has imported torch, seconds in
+# which the trainer would hear nobody; there is one server for the whole process, shared with user
+# code that uses `multiprocessing`; and nothing public ends it, to give its memory back.
 
 import contextlib
 import json
@@ -18,13 +26,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from workers.protocol.pipes import spawn
 
 logger = logging.getLogger(__name__)
 
-IDLE_SECONDS = 60.0  # without a new trial, after which the template's memory is given back
+IDLE_SECONDS = 60.0  # without a new trial, after which the server's memory is given back
 
 
 class Process(Protocol):
@@ -45,11 +53,16 @@ class Process(Protocol):
         """Return the exit code, or None if it has not ended in time."""
 
 
-Born = tuple[Process, IO[bytes], IO[bytes], IO[bytes]]
-"""A process; where its commands are written, its events read and its output read."""
+class StartedProcess(NamedTuple):
+    """A process; where its commands are written, its events read and its output read."""
+
+    process: Process
+    commands: IO[bytes]
+    events: IO[bytes]
+    output: IO[bytes]
 
 
-class Fresh:
+class SpawnedProcess:
     """A process of its own from the beginning."""
 
     orphaned = False
@@ -69,8 +82,8 @@ class Fresh:
         return None
 
 
-class Fork:
-    """A fork of the template, which reaps it and tells how it ended."""
+class ForkedProcess:
+    """A fork of the server, which reaps it and tells how it ended."""
 
     def __init__(self, pid: int, status: int) -> None:
         self.pid = pid
@@ -85,7 +98,7 @@ class Fork:
         with self._lock:
             said = self._status.read(16) if self._status is not None else None
             if self._status is not None and said is not None:
-                # Nothing said: the template is gone, and every fork of it is killed with it.
+                # Nothing said: the server is gone, and every fork of it is killed with it.
                 self.orphaned = not said
                 self._code = int(said) if said else -signal.SIGKILL
                 self._status.close()
@@ -100,62 +113,62 @@ class Fork:
         return self._code
 
 
-class Nursery:
-    """Gives birth to the processes of loop trials."""
+class ForkServer:
+    """Starts the processes of loop trials: forked where that can be, else anew."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._template: Template | None = None
-        self._retired: list[Template] = []  # broken, but forks of theirs may still run
+        self._server: ServerProcess | None = None
+        self._retired: list[ServerProcess] = []  # broken, but forks of theirs may still run
         self._impossible = False
-        self._born = 0
+        self._started = 0
         self._idle_since: float | None = None
 
-    def bear(self) -> Born:
+    def start(self) -> StartedProcess:
         """Return a new process that waits for its order.
 
         Raises:
             OSError: It cannot be started.
         """
-        self._born += 1
+        self._started += 1
         self._idle_since = None
-        return self._fork() or _fresh()
+        return self._fork() or _spawned()
 
     def rest(self) -> None:
-        """Give the template's memory back after a while; called as long as no trial runs."""
+        """Give the server's memory back after a while; called as long as no trial runs."""
         now = self._clock()
         if self._idle_since is None:
             self._idle_since = now
-        elif self._born and now - self._idle_since > IDLE_SECONDS:
+        elif self._started and now - self._idle_since > IDLE_SECONDS:
             self.close()
 
     def close(self) -> None:
-        """End the template, and with it every fork that still runs."""
-        for template in (self._template, *self._retired):
-            if template is not None:
-                template.close()
-        self._template, self._born = None, 0
+        """End the server, and with it every fork that still runs."""
+        for server in (self._server, *self._retired):
+            if server is not None:
+                server.close()
+        self._server, self._started = None, 0
         self._retired.clear()
 
-    def _fork(self) -> Born | None:
-        """Return a fork of the template, which is started if need be; None: there is none now."""
-        if self._born == 1 or self._retired or self._impossible:
+    def _fork(self) -> StartedProcess | None:
+        """Return a fork of the server, which is started if need be; None: there is none now."""
+        if self._started == 1 or self._retired or self._impossible:
             return None
         try:
-            if self._template is None:
-                self._template = Template()
-            return self._template.fork()
+            if self._server is None:
+                self._server = ServerProcess()
+            return self._server.fork()
         except OSError as error:
             logger.warning("loops start anew from now on, each importing torch: %s", error)
-        if self._template is not None:
+        if self._server is not None:
             # One that ended before it was ready would do so again.
-            self._impossible = not self._template.ready
-            self._retired.append(self._template)
-            self._template = None
+            self._impossible = not self._server.ready
+            self._retired.append(self._server)
+            self._server = None
         return None
 
 
-def _fresh() -> Born:
+def _spawned() -> StartedProcess:
     process, commands, events = spawn(
         ("-m", "workers.training.user_loops.child"),
         stdout=subprocess.PIPE,
@@ -163,10 +176,10 @@ def _fresh() -> Born:
     )
     if process.stdout is None:
         raise AssertionError("its output is piped")
-    return Fresh(process), commands, events, process.stdout
+    return StartedProcess(SpawnedProcess(process), commands, events, process.stdout)
 
 
-class Template:
+class ServerProcess:
     """The process that forks. It ends with this object.
 
     Attributes:
@@ -195,11 +208,11 @@ class Template:
         self.ready = False
         self.close = weakref.finalize(self, _end, self._socket, self._process)
 
-    def fork(self) -> Born | None:
-        """Return a fork; None while the template is getting ready, or has no room for one.
+    def fork(self) -> StartedProcess | None:
+        """Return a fork; None while the server is getting ready, or has no room for one.
 
         Raises:
-            OSError: The template is gone.
+            OSError: The server is gone.
         """
         if not self.ready and not self._hears_ready():
             return None
@@ -217,11 +230,11 @@ class Template:
             for end in theirs if pid else (*theirs, *ours):
                 os.close(end)
         if pid == 0:
-            logger.warning("a loop starts anew, importing torch: the template cannot fork now")
+            logger.warning("a loop starts anew, importing torch: the fork server cannot fork now")
             return None
         commands, events, output, status = ours
-        return (
-            Fork(pid, status),
+        return StartedProcess(
+            ForkedProcess(pid, status),
             os.fdopen(commands, "wb"),
             os.fdopen(events, "rb"),
             os.fdopen(output, "rb"),
@@ -240,7 +253,7 @@ class Template:
     def _line(self) -> bytes:
         said = self._socket.recv(64)
         if not said:
-            raise BrokenPipeError("the template is gone")
+            raise BrokenPipeError("the fork server is gone")
         return said
 
 

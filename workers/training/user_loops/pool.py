@@ -16,15 +16,15 @@ from typing import Any
 from tuner_service.definition.trial_spec import UserLoopSpec
 from workers.protocol.messages import Event, StopMode, TrialStart
 from workers.training.trials.best_models import ModelKeeper
-from workers.training.user_loops.fork_server import Nursery
-from workers.training.user_loops.process import LoopProcess
+from workers.training.user_loops.fork_server import ForkServer
+from workers.training.user_loops.process import UserLoopProcess
 from workers.training.user_loops.run import (
     UserLoopRun,
     checkpoint_dir,
     failure,
-    journal_path,
     outcome,
     prepare,
+    report_log_path,
 )
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class UserLoopPool:
         self._waiting: deque[TrialStart] = deque()
         self._runs: dict[int, UserLoopRun] = {}
         self._looked_at = clock()
-        self._nursery = Nursery(clock)
+        self._fork_server = ForkServer(clock)
 
     @property
     def peak_bytes(self) -> int:
@@ -112,11 +112,11 @@ class UserLoopPool:
             run.stop = mode
         return []
 
-    def verdict(self, trial: int, step: int) -> None:
+    def allow(self, trial: int, step: int) -> None:
         """Let a trial go on after this step."""
         run = self._runs.get(trial)
         if run is not None:
-            run.process.send({"type": "verdict", "step": step})
+            run.process.send({"type": "allow", "step": step})
 
     def advance(self) -> list[Event]:
         """Hear what was said, end what must end, start what there is room for."""
@@ -129,7 +129,7 @@ class UserLoopPool:
         while self._has_room:
             self._begin(self._waiting.popleft(), events)
         if not self._runs:
-            self._nursery.rest()
+            self._fork_server.rest()
         return events
 
     def shutdown(self) -> list[Event]:
@@ -140,7 +140,7 @@ class UserLoopPool:
         while self._runs:
             events += self.advance()
             time.sleep(0.02)
-        self._nursery.close()
+        self._fork_server.close()
         return events
 
     @property
@@ -175,12 +175,14 @@ class UserLoopPool:
             "seed": spec.seed,
             "threads": self._threads,
             "checkpoint_dir": str(checkpoint_dir(start)),
-            "journal": str(journal_path(start)),
+            "report_log": str(report_log_path(start)),
             "prunable": start["prunable"],
             "reported": reported,
             "model": _draft(start),
         }
-        process = LoopProcess(order, nursery=self._nursery, log=start["log"], wake=self._wake)
+        process = UserLoopProcess(
+            order, fork_server=self._fork_server, log=start["log"], wake=self._wake
+        )
         now = self._clock()
         run = UserLoopRun(start, spec, process, begun_at=now, heard_at=now, reported_at=now)
         run.reported, run.values, run.device = reported, values, self._device

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from workers.training.trials.log import TrialLog
-from workers.training.user_loops.fork_server import Nursery
+from workers.training.user_loops.fork_server import ForkServer
 
 MAX_UNREAD = 1000  # messages; a loop that says more waits for the trainer
 MAX_LINE = 4_000_000
@@ -20,11 +20,11 @@ DRAIN_SECONDS = 1.0
 _CHUNK = 1 << 16
 
 
-class LoopProcess:
+class UserLoopProcess:
     """A child of its own process group. What it prints goes to the trial's log, up to its bound.
 
     Args:
-        nursery: Where the process comes from.
+        fork_server: Where the process comes from.
         log: The trial's log file; None drops what it prints.
         wake: Called from another thread when there is something to read.
 
@@ -36,14 +36,14 @@ class LoopProcess:
         self,
         order: Mapping[str, Any],
         *,
-        nursery: Nursery,
+        fork_server: ForkServer,
         log: str | None,
         wake: Callable[[], None],
     ) -> None:
         self._wake = wake
         self._inbox: queue.Queue[dict[str, Any]] = queue.Queue(MAX_UNREAD)
         self._ended = False
-        self._process, commands, events, output = nursery.bear()
+        self._process, commands, events, output = fork_server.start()
         self._commands = commands
         self._threads = [
             threading.Thread(target=self._read, args=(events,), daemon=True),

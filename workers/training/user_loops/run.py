@@ -15,7 +15,7 @@ from tuner_service.definition.trial_spec import UserLoopSpec
 from tuner_service.processes import how_it_ended
 from workers.protocol.messages import Event, StopMode, TrialStart
 from workers.training.trials.records import device_name, versions
-from workers.training.user_loops.process import LoopProcess
+from workers.training.user_loops.process import UserLoopProcess
 from workers.training.user_loops.report_log import ReportLog
 
 BACKEND_REASON = "a training loop of the operator's own runs in its own process"
@@ -37,7 +37,7 @@ class UserLoopRun:
 
     start: TrialStart
     spec: UserLoopSpec
-    process: LoopProcess
+    process: UserLoopProcess
     begun_at: float
     heard_at: float
     reported: int | None = None
@@ -85,16 +85,16 @@ def prepare(start: TrialStart) -> tuple[int | None, list[float] | None]:
 
     Without a checkpoint to continue from it is emptied: what lies there is of another attempt.
     """
-    directory, journal = checkpoint_dir(start), journal_path(start)
+    directory, log = checkpoint_dir(start), report_log_path(start)
     known = start["resume"]
     if known is None:
         shutil.rmtree(directory, ignore_errors=True)
-        journal.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if known is None:
         return None, None
-    # What the database knows no report of is said again, by the loop or from the journal.
-    said = [entry for step, entry in sorted(ReportLog(journal).read().items()) if step <= known]
+    # What the database knows no report of is said again, by the loop or from its log.
+    said = [entry for step, entry in sorted(ReportLog(log).read().items()) if step <= known]
     return (said[-1].step, said[-1].values) if said else (None, None)
 
 
@@ -159,6 +159,6 @@ def _event(run: UserLoopRun, kind: str, **more: Any) -> Event:
     return {"kind": kind, "trial": run.trial, **more}  # type: ignore[typeddict-item]
 
 
-def journal_path(start: TrialStart) -> Path:
+def report_log_path(start: TrialStart) -> Path:
     """Return the file of what the loop has reported."""
     return Path(start["checkpoint"] + ".loop.jsonl")

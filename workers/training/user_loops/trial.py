@@ -49,8 +49,8 @@ class Trial:
         device: str,
         seed: int,
         checkpoint_dir: Path,
-        waits_for_verdicts: bool,
-        journal: ReportLog,
+        waits_for_pruner: bool,
+        report_log: ReportLog,
         reported: int | None,
         save: Callable[[Any], None],
         say: Say,
@@ -59,11 +59,11 @@ class Trial:
         self.device = device
         self.seed = seed
         self.checkpoint_dir = checkpoint_dir
-        self._waits_for_verdicts = waits_for_verdicts
+        self._waits_for_pruner = waits_for_pruner
         self._before = reported  # the last step that is known of an earlier process
-        self._verdict = self._step = reported
-        self._journal = journal
-        self._unheard = _after(reported, journal)  # said by that process, and perhaps lost
+        self._allowed_step = self._step = reported
+        self._report_log = report_log
+        self._unheard = _after(reported, report_log)  # said by that process, and perhaps lost
         self._save = save
         self._say = say
         self._pid = os.getpid()
@@ -120,7 +120,7 @@ class Trial:
         record, self._metrics = self._metrics, {}
         self.repeat(before=step)
         entry = Entry(step, values, record)
-        self._journal.append(entry)
+        self._report_log.append(entry)
         self._tell(entry)
 
     def repeat(self, *, before: int | None = None) -> None:
@@ -179,14 +179,14 @@ class Trial:
         with self._changed:
             if message["type"] == "stop":
                 self._stopping = True
-            elif message["type"] == "verdict":
-                self._verdict = message["step"]
+            elif message["type"] == "allow":
+                self._allowed_step = message["step"]
             self._changed.notify_all()
 
     def _is_waiting(self) -> bool:
-        if not self._waits_for_verdicts or self._step is None:
+        if not self._waits_for_pruner or self._step is None:
             return False
-        return self._verdict is None or self._verdict < self._step
+        return self._allowed_step is None or self._allowed_step < self._step
 
     def _refuse_forks(self) -> None:
         if os.getpid() != self._pid:
@@ -224,9 +224,9 @@ def plain(value: Any) -> bool | float | int | str | None:
     return number if math.isfinite(number) else None
 
 
-def _after(step: int | None, journal: ReportLog) -> list[Entry]:
+def _after(step: int | None, report_log: ReportLog) -> list[Entry]:
     """Return the reports that came after what is known, the earliest first."""
-    said = journal.read()
+    said = report_log.read()
     return [said[at] for at in sorted(said) if step is None or at > step]
 
 

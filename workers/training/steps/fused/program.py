@@ -131,7 +131,8 @@ class StackedLanes:
         """Return the same names over other `tensors`, ordered as in `flat`."""
         rest = iter(tensors)
         named = [{name: next(rest) for name in group} for group in self._named()]
-        return StackedLanes(*named, inputs=StepInputs(*rest))
+        parameters, averages, squares, buffers = named
+        return StackedLanes(parameters, averages, squares, buffers, StepInputs(*rest))
 
     def _named(self) -> tuple[Named, ...]:
         return self.parameters, self.averages, self.squares, self.buffers
@@ -174,7 +175,7 @@ class Program:
             stacked.buffers[name].copy_(value)
         inputs = stacked.inputs
         rows = inputs.batch_rows.index_select(0, inputs.counter)  # [1]
-        # In float64: of a long epoch's sum float32 would keep three digits less than of one batch.
+        # In float64: in float32 a long epoch's sum would lose digits of each batch.
         inputs.loss_sums.add_(losses.double() * rows)
         inputs.steps_taken.add_(1)
         inputs.counter.add_(1)

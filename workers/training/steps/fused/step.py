@@ -77,7 +77,7 @@ class FusedStep:
         self._couples = user_module or couples_rows(self._template)
         self._hypers: list[LaneHyper | None] = [None] * lanes
         self._shapes: list[Mapping[str, torch.Size]] = [{}] * lanes
-        self._narrow: dict[str, nn.Module] = {}  # networks of lanes, where weights are drawn
+        self._seeded: dict[str, nn.Module] = {}  # networks in which initial weights are drawn
         self._features = Features()
         self._programs: dict[tuple[int, Features], Program] = {}
         self._stacked = self._new_stack()
@@ -129,7 +129,7 @@ class FusedStep:
         stored = self._stored()
         for role, slot in fused.slots_of(hyper.optimizer, hyper.options).items():
             for name, wide in stored[role].items():
-                state[f"optimizer/{slot}/{name}"] = self._in_lane_shape(lane, name, wide[lane])
+                state[f"optimizer/{slot}/{name}"] = _narrow(wide[lane], self._shapes[lane][name])
         return state
 
     def clear(self, lane: int) -> None:
@@ -288,9 +288,9 @@ class FusedStep:
         """Return the state that belongs to the lane's seed, in the lane's own shapes."""
         network = without_dropout(hyper.network or self._group.network)
         key = repr(sorted(network.items()))
-        if key not in self._narrow:
-            self._narrow[key] = self._built(network)
-        module = networks.initialise(self._narrow[key], hyper.seed)
+        if key not in self._seeded:
+            self._seeded[key] = self._built(network)
+        module = networks.initialise(self._seeded[key], hyper.seed)
         persistent = module.state_dict()
         parameters = dict(module.named_parameters())
         state = {
@@ -304,17 +304,19 @@ class FusedStep:
         return networks.build(network, inputs=group.inputs, outputs=group.outputs)
 
     def _weights_of(self, lane: int, named: Named) -> LaneState:
+        shapes, parameters = self._shapes[lane], self._stacked.parameters
         return {
-            f"{'parameters' if name in self._stacked.parameters else 'buffers'}/{name}": self._in_lane_shape(
-                lane, name, wide[lane]
+            f"{'parameters' if name in parameters else 'buffers'}/{name}": _narrow(
+                wide[lane], shapes[name]
             )
             for name, wide in named.items()
-            if name in self._shapes[lane]
+            if name in shapes
         }
 
-    def _in_lane_shape(self, lane: int, name: str, wide: Tensor) -> Tensor:
-        """Return a CPU copy of a lane's tensor in the lane's own shape."""
-        return corner(wide, self._shapes[lane][name]).cpu().clone()
+
+def _narrow(wide: Tensor, shape: torch.Size) -> Tensor:
+    """Return a CPU copy of a lane's tensor in the lane's own shape."""
+    return corner(wide, shape).cpu().clone()
 
 
 def _weights(state: LaneState) -> list[str]:

@@ -25,15 +25,15 @@ class TestScorer:
         self._module: nn.Module | None = None
         self._built_from: Mapping[str, Any] | None = None
 
-    def examine(self, assigned: Lanes, lanes: Sequence[int]) -> dict[int, Scores]:
+    def score(self, lanes: Lanes, ended: Sequence[int]) -> dict[int, Scores]:
         """Return the scores of runs that end in these lanes."""
-        present = [lane for lane in lanes if assigned.holds_result(lane)]
-        scores = self._present(assigned, present)
-        for lane in set(lanes) - set(present):
-            scores[lane] = self.weights(assigned[lane], assigned.result(lane))
+        present = [lane for lane in ended if lanes.holds_result(lane)]
+        scores = self._score_present(lanes, present)
+        for lane in set(ended) - set(present):
+            scores[lane] = self.score_weights(lanes[lane], lanes.result(lane))
         return scores
 
-    def weights(self, run: TrialRun, weights: LaneState | None) -> Scores:
+    def score_weights(self, run: TrialRun, weights: LaneState | None) -> Scores:
         """Return the scores of weights that are in no lane; none where it never trained."""
         part = run.data.test
         if part is None or weights is None:
@@ -44,16 +44,16 @@ class TestScorer:
             outputs = forward(module, part.inputs, self._group.device)
         return self._measure(outputs.unsqueeze(0), part, [run])[0]
 
-    def _present(self, assigned: Lanes, lanes: Sequence[int]) -> dict[int, Scores]:
+    def _score_present(self, lanes: Lanes, ended: Sequence[int]) -> dict[int, Scores]:
         """One pass of the whole step serves every lane whose present weights are its result."""
-        if not lanes:
+        if not ended:
             return {}
-        runs = [assigned[lane] for lane in lanes]
+        runs = [lanes[lane] for lane in ended]
         part = runs[0].data.test
         if part is None:
-            return {lane: {} for lane in lanes}
-        outputs = select_lanes(assigned.step.evaluate(part.inputs), lanes)
-        return dict(zip(lanes, self._measure(outputs, part, runs), strict=True))
+            return {lane: {} for lane in ended}
+        outputs = select_lanes(lanes.step.evaluate(part.inputs), ended)  # [len(ended), rows, …]
+        return dict(zip(ended, self._measure(outputs, part, runs), strict=True))
 
     def _measure(self, outputs: Tensor, part: Part, runs: Sequence[TrialRun]) -> list[Scores]:
         metrics = [run.metrics for run in runs]

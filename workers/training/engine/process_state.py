@@ -23,7 +23,7 @@ _LIMITS = (
 
 
 class ProcessStateGuard:
-    """Remembers the process as it is now; `contained` leaves it so."""
+    """Remembers the process as it is now; `restored` leaves it so."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -32,7 +32,7 @@ class ProcessStateGuard:
         self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
 
     @contextlib.contextmanager
-    def contained(self) -> Iterator[None]:
+    def restored(self) -> Iterator[None]:
         """Undo afterwards what the code inside sets for the whole process; a fork of it ends."""
         dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
         device = torch.get_default_device()
