@@ -10,6 +10,7 @@ from tuner_service.access.keys import any_key_made, hash_of, valid_hashes, verif
 from tuner_service.api.http.rates import KeyVerifier, Rates
 from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.api.key_rule import KeyRule
+from tuner_service.api.readiness import ReadyChecks
 from tuner_service.api.reconciler import Reconciler
 from tuner_service.api.remover import Remover
 from tuner_service.api.routes.metrics import Metrics
@@ -19,6 +20,7 @@ from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.broker.ring import Ringer
 from tuner_service.datasets import DatasetStore
 from tuner_service.errors import TunerError
+from tuner_service.files import check_writable
 from tuner_service.reads.studies import get_study
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
@@ -39,6 +41,7 @@ class Service:
     metrics: Metrics
     datasets: DatasetStore
     rates: Rates
+    ready: ReadyChecks
     attempts: KeyVerifier
     key_rule: KeyRule
 
@@ -73,9 +76,24 @@ class Service:
             metrics=metrics,
             datasets=DatasetStore.of(settings),
             rates=Rates(settings),
+            ready=ReadyChecks(
+                {
+                    "database": partial(_ask, db),
+                    "schema": partial(check_schema, db),
+                    "broker": ringer.ping,
+                    "files": partial(check_writable, settings.data_dir),
+                }
+            ),
             attempts=_attempts(db, settings.api_key.get_secret_value()),
             key_rule=KeyRule(settings, partial(any_key_made, db)),
         )
+
+
+def _ask(db: Database) -> None:
+    if db.damage is not None:
+        raise db.damage
+    with db.read() as connection:
+        db.now(connection)
 
 
 def _attempts(db: Database, configured: str) -> KeyVerifier:

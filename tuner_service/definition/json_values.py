@@ -15,6 +15,7 @@ from tuner_service.errors import DefinitionError, Fault
 MAX_DEPTH = 12
 MAX_VALUES = 200_000
 MAX_STRING = 4096
+MAX_CHARACTERS = 1_000_000
 INT_BOUND = 2**63
 
 _STRUCK = object()
@@ -38,7 +39,7 @@ class _Copy:
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
-        self._values = 0
+        self._values = self._characters = 0
 
     def mapping(self, data: Mapping[Any, Any], path: Path) -> dict[str, Any]:
         copied = {}
@@ -46,7 +47,9 @@ class _Copy:
             fault = _key_fault(key)
             if fault:
                 self._faults.reject(path, fault, code="bad_key")
-            elif (item := self._value(value, (*path, key))) is not _STRUCK:
+                continue
+            self._count(len(key))
+            if (item := self._value(value, (*path, key))) is not _STRUCK:
                 copied[str(key)] = item
         return copied
 
@@ -67,6 +70,7 @@ class _Copy:
 
     def _scalar(self, value: object, path: Path) -> object:
         if isinstance(value, str):
+            self._count(len(value))
             fault = _text_fault(value)
             return self._strike(path, f"a text {fault}", "bad_text") if fault else str(value)
         if isinstance(value, int) and abs(value) >= INT_BOUND:
@@ -76,6 +80,12 @@ class _Copy:
         if value is None or isinstance(value, (bool, int, float)):
             return value
         return self._strike(path, f"this is no JSON value: {show_kind(value)}", "wrong_type")
+
+    def _count(self, characters: int) -> None:
+        self._characters += characters
+        if self._characters > MAX_CHARACTERS:
+            detail = f"the texts of a definition have at most {MAX_CHARACTERS} characters together"
+            raise DefinitionError([Fault("", detail, "too_large")])
 
     def _strike(self, path: Path, detail: str, code: str) -> object:
         self._faults.reject(path, detail, code=code)

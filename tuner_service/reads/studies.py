@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
@@ -11,10 +12,13 @@ from tuner_service.reads.eligibility import LiveWorker, live_now, needed_modules
 from tuner_service.reads.lookup import find_study
 from tuner_service.reads.states import ACTIVE, FINAL, worked_seconds
 from tuner_service.reads.trials import time_of, views_by_id
-from tuner_service.reads.views import Progress, StudyPage, StudyView, TrialView
+from tuner_service.reads.views import Progress, StudyPage, StudySummary, StudyView, TrialView
 from tuner_service.storage import Database
 from tuner_service.storage.postgres import Row
 from tuner_service.storage.schema import GONE, studies
+
+# A page of definitions may be large, and nobody reads them there.
+_SUMMARY: Final = [column for column in studies.c if column is not studies.c.definition]
 
 
 def get_study(db: Database, ref: str) -> StudyView:
@@ -56,7 +60,7 @@ def list_studies(
     Raises:
         InputError: The cursor is not one of ours.
     """
-    query = select(studies).where(studies.c.state != GONE)
+    query = select(*_SUMMARY).where(studies.c.state != GONE)
     query = query.order_by(studies.c.id.desc()).limit(limit + 1)
     if state is not None:
         query = query.where(studies.c.state == state)
@@ -70,7 +74,7 @@ def list_studies(
         rows = list(connection.execute(query).mappings())
         now = db.now(connection)
         page = rows[:limit]
-        views = _views(connection, page, now)
+        views = _summaries(connection, page, now)
     more = len(rows) > limit
     return StudyPage(items=views, next_cursor=encode_cursor(page[-1]["id"]) if more else None)
 
@@ -93,10 +97,26 @@ def study_revisions(db: Database, public_ids: Sequence[str]) -> dict[str, StudyR
 
 
 def _view(connection: Connection, row: Row, now: float) -> StudyView:
-    return _views(connection, [row], now)[0]
+    (summary,) = _summaries(connection, [row], now)
+    return StudyView(**dict(summary), definition=_as_changed(row))
 
 
-def _views(connection: Connection, rows: Sequence[Row], now: float) -> list[StudyView]:
+def _as_changed(row: Row) -> dict[str, Any]:
+    """Return the definition with what was changed of the study since it was submitted."""
+    stored: dict[str, Any] = row["definition"]
+    budget = {**stored.get("budget", {}), "max_failures": row["max_failures"]}
+    if "trials" in budget:
+        budget["trials"] = row["budget_trials"]
+    if row["timeout_seconds"] is not None:
+        budget["timeout"] = row["timeout_seconds"]
+    changed = {"budget": budget, "priority": row["priority"], "tags": row["tags"]}
+    resources = stored.get("resources", {})
+    if "parallel_trials" in resources:
+        changed["resources"] = {**resources, "parallel_trials": row["parallel_trials"]}
+    return {**stored, **changed}
+
+
+def _summaries(connection: Connection, rows: Sequence[Row], now: float) -> list[StudySummary]:
     best = views_by_id(
         connection, [row["best_trial_id"] for row in rows if row["best_trial_id"] is not None]
     )
@@ -104,7 +124,7 @@ def _views(connection: Connection, rows: Sequence[Row], now: float) -> list[Stud
     live = live_now(connection, now) if waiting else []
     needed = needed_modules(connection, waiting) if waiting else {}
     return [
-        _one_view(row, best.get(row["best_trial_id"]), _waits(row, needed, live), now)
+        _summary(row, best.get(row["best_trial_id"]), _waits(row, needed, live), now)
         for row in rows
     ]
 
@@ -115,14 +135,13 @@ def _waits(row: Row, needed: Mapping[int, set[str]], live: Sequence[LiveWorker])
     return waits_for(row["device"], needed.get(row["id"], ()), live)
 
 
-def _one_view(row: Row, best: TrialView | None, waits: str | None, now: float) -> StudyView:
-    return StudyView(
+def _summary(row: Row, best: TrialView | None, waits: str | None, now: float) -> StudySummary:
+    return StudySummary(
         id=row["public_id"],
         name=row["name"],
         state=row["state"],
         reason=row["reason"] or waits,
         revision=row["revision"],
-        definition=row["definition"],
         device=row["device"],
         priority=row["priority"],
         parallel_trials=row["parallel_trials"],

@@ -71,8 +71,8 @@ class Progress(View):
     pruned: int
 
 
-class StudyView(View):
-    """One study with its state and progress.
+class StudySummary(View):
+    """One study with its state and progress, as it stands in lists: without its definition.
 
     Attributes:
         reason: Why it ended, or what it waits for, in a sentence; null while all is usual.
@@ -84,7 +84,6 @@ class StudyView(View):
     state: StudyState
     reason: str | None
     revision: int
-    definition: dict[str, Any]
     device: str
     priority: int
     parallel_trials: int
@@ -100,10 +99,16 @@ class StudyView(View):
     warnings: list[str] = Field(default_factory=list)
 
 
+class StudyView(StudySummary):
+    """One study with its definition."""
+
+    definition: dict[str, Any]
+
+
 class StudyPage(View):
     """A page of studies; `next_cursor` is null on the last."""
 
-    items: list[StudyView]
+    items: list[StudySummary]
     next_cursor: str | None
 
 

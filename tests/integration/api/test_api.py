@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from tests.disk import full, small_disk
 from tests.integration.api.conftest import served
 from tuner_service.access.keys import create_key, revoke_key
 from tuner_service.api.app import create_app
@@ -226,9 +227,20 @@ def test_a_patch_names_what_is_wrong(client: TestClient) -> None:
 
 def test_readiness_tells_what_is_missing(client: TestClient) -> None:
     checks = client.get("/readyz").json()["checks"]
-    assert checks == {"database": "ok", "schema": "ok", "broker": "ok"}
+    assert checks == dict.fromkeys(("database", "schema", "broker", "files"), "ok")
     assert client.get("/healthz").json()["status"] == "ok"
     assert "tuner_http_requests" in client.get("/metrics").text
+
+
+def test_a_full_disk_is_told(client: TestClient, settings: Settings) -> None:
+    with small_disk(settings.data_dir, megabytes=1) as disk:
+        if disk is None:
+            pytest.skip("no small disk to fill: that takes the right to mount")
+        with full(disk):
+            answer = client.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert "no space left" in answer.json()["checks"]["files"]
+        assert client.get("/readyz").json()["checks"]["files"] == "ok"
 
 
 def test_metrics_count_studies_and_what_is_to_be_run(client: TestClient) -> None:

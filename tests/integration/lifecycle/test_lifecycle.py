@@ -202,6 +202,7 @@ def test_a_raised_budget_runs_a_completed_study_again(db: Database, hand: Hand) 
     hand.finish(lease, hand.start(lease), 0.5)
     view = patch(db, study.id, StudyPatch(trials=3), settings=SETTINGS)
     assert (view.state, view.progress.open, view.progress.total) == ("running", 2, 3)
+    assert view.definition["budget"]["trials"] == 3
     assert len(hand.claim(9).leases) == 2
     check_invariants(db, settings=SETTINGS)
 
@@ -303,6 +304,7 @@ def test_lists_are_paged(db: Database, hand: Hand) -> None:
         page = list_studies(db, limit=2, cursor=page.next_cursor)
         names += [view.name for view in page.items]
     assert names == ["s4", "s3", "s2", "s1", "s0"]
+    assert "definition" not in page.items[0].model_dump()
 
 
 def test_trials_sort_by_value(db: Database, hand: Hand) -> None:

@@ -24,7 +24,7 @@ from tuner_service.lifecycle.messages import Finish, HandBack, Report
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.submit import submit
 from tuner_service.lifecycle.workers import publish_modules, register_worker
-from tuner_service.reads.studies import list_studies
+from tuner_service.reads.studies import get_study, list_studies
 from tuner_service.reads.trials import get_trial, list_trials
 from tuner_service.reads.views import Failure
 from tuner_service.storage import Database, migrate
@@ -101,7 +101,8 @@ def _running(db: Database) -> None:
 def answers(db: Database) -> list[dict[str, Any]]:
     """Return what the lifecycle says of every study and trial, but for what waits for workers."""
     found = []
-    for study in list_studies(db).items:
+    for summary in list_studies(db).items:
+        study = get_study(db, summary.id)
         view = study.model_dump(mode="json", exclude={"eta_seconds", "warnings"})
         if (view["reason"] or "").startswith("waiting"):
             view["reason"] = None

@@ -49,7 +49,7 @@ class Revisions:
 def revisions(monkeypatch: pytest.MonkeyPatch) -> Revisions:
     """Revisions that tests set."""
     fake = Revisions()
-    monkeypatch.setattr(waiting, "standings", fake)
+    monkeypatch.setattr(waiting, "study_revisions", fake)
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0.005)
     return fake
 

@@ -120,6 +120,9 @@ def test_depth_and_size_are_bounded() -> None:
     assert faults_of({**definition(), "tags": {"a": deep}})[0].code == "too_deep"
     wide = definition(enqueue=[{"learning_rate": 0.01}] * 200_000)
     assert the_fault(wide).code == "too_large"
+    text = "a" * 4096  # an alias of YAML makes it many for a few bytes each
+    heavy = definition(enqueue=[{"learning_rate": text}] * 300)
+    assert "1000000 characters" in the_fault(heavy).detail
 
 
 def test_a_value_that_contains_itself_is_refused() -> None:

@@ -1,7 +1,5 @@
 """`/healthz`, `/readyz`, `/metrics`: for machines that watch this one. The first two: no key."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter
@@ -14,10 +12,10 @@ from tuner_service.api.http.openapi import errors
 from tuner_service.api.http.responses import json_answer
 from tuner_service.api.routes.metrics import CONTENT_TYPE
 from tuner_service.api.service import ServiceDep
-from tuner_service.errors import TunerError, UnavailableError
-from tuner_service.storage import Database, check_schema
 
 Status = Literal["ok", "degraded", "unavailable"]
+
+BEARABLE = {"broker", "files"}
 
 router = APIRouter(tags=["health"])
 
@@ -33,7 +31,8 @@ class Readiness(BaseModel):
     """Each part the service needs: "ok", or what is wrong with it.
 
     Without the broker it is `degraded`: everything is answered and what runs goes on, but workers
-    that are idle hear of new work only when the broker is back.
+    that are idle hear of new work only when the broker is back. So it is where no file can be
+    written: what is there can be read.
     """
 
     status: Status
@@ -52,34 +51,13 @@ async def get_health() -> Response:
     responses={503: {"model": Readiness, "description": "Something is missing; it says what."}},
     summary="Can the service do its work?",
 )
-def get_readiness(service: ServiceDep) -> Response:
-    """Ask the database, its schema's version, and the broker."""
-    checks = {
-        "database": _state(partial(_ask, service.db)),
-        "schema": _state(partial(check_schema, service.db)),
-        "broker": _state(service.ringer.ping),
-    }
+async def get_readiness(service: ServiceDep) -> Response:
+    """Ask the database, its schema's version, the broker, and the disk."""
+    checks = await service.ready.states()
     failing = {name for name, state in checks.items() if state != "ok"}
-    status: Status = "unavailable" if failing - {"broker"} else "degraded" if failing else "ok"
+    status: Status = "unavailable" if failing - BEARABLE else "degraded" if failing else "ok"
     state = Readiness(status=status, checks=checks)
     return json_answer(state, 503 if status == "unavailable" else 200)
-
-
-def _ask(db: Database) -> None:
-    if db.damage is not None:
-        raise db.damage
-    with db.read() as connection:
-        db.now(connection)
-
-
-def _state(check: Callable[[], object]) -> str:
-    try:
-        check()
-    except UnavailableError as error:
-        return error.public  # no key is asked for here
-    except TunerError as error:
-        return str(error)
-    return "ok"
 
 
 @router.get(
