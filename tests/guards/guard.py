@@ -4,35 +4,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tests.guards.mutation import Mutation, marks, mutated
+
 Dialect = Literal["sqlite", "postgresql"]
 
 ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = ("tuner_service", "workers")
 BOTH: tuple[Dialect, ...] = ("sqlite", "postgresql")
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A text that occurs once in a file, and what stands there without the guard."""
+    """A mark in the source, `# guard: name`, and what takes the marked piece out."""
 
-    file: str
-    text: str
-    without: str
+    mark: str
+    mutation: Mutation
 
     def apply(self, root: Path) -> None:
         """Take the guard out of the copy of the source under `root`.
 
         Raises:
-            ValueError: The text is not there, or more than once.
+            ValueError: The mark is not there once, or the mutation does not fit the marked line.
         """
-        path = root / self.file
-        source = path.read_text()
-        found = source.count(self.text)
-        if found != 1:
+        found = [file for file in files(root) if self.mark in marks(file.read_text())]
+        if len(found) != 1:
             raise ValueError(
-                f"a guard's text must occur once in {self.file}, but occurs {found} times: "
-                f"{self.text!r}; bring the table up to date"
+                f"the mark `# guard: {self.mark}` must stand once in the source, but stands in "
+                f"{len(found)} files"
             )
-        path.write_text(source.replace(self.text, self.without))
+        found[0].write_text(mutated(found[0].read_text(), self.mark, self.mutation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +55,8 @@ class Guard:
     def names(self) -> list[str]:
         """The tests' names without their files."""
         return [test.rpartition("::")[2] for test in self.caught_by]
+
+
+def files(root: Path) -> list[Path]:
+    """Return the product's source files."""
+    return [file for package in PRODUCT for file in sorted((root / package).rglob("*.py"))]

@@ -54,4 +54,4 @@ def _lock(connection: Connection, owner: str) -> None:
     """
     if connection.dialect.name == "postgresql":
         key = func.hashtextextended(owner, LOCK_SEED)
-        connection.execute(select(func.pg_advisory_xact_lock(key)))
+        connection.execute(select(func.pg_advisory_xact_lock(key)))  # guard: quota-turns

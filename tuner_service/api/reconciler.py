@@ -84,7 +84,7 @@ class Reconciler:
     def _reconcile(self) -> None:
         done = reconcile(self._db, settings=self._settings)
         self._metrics.reaped(done.reaped)
-        for name, count in done.rings.items():
+        for name, count in done.rings.items():  # guard: rings-sent
             self._ringer.ring(name, count)
 
     def _guarded(self, work: Callable[[], None]) -> None:

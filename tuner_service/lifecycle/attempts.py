@@ -60,7 +60,7 @@ def end_attempts(
         [
             Result(e.slot["trial_id"], "FAIL", failure=e.failure)
             for e in ended
-            if e.slot["trial_id"] is not None
+            if e.slot["trial_id"] is not None  # guard: reaped-fails
         ],
         now=now,
     )
@@ -96,7 +96,7 @@ def _next_slot(attempt: EndedAttempt, study: Row, settings: Settings, now: float
         "shared_deaths": shared,
         "lost_leases": lost,
         "exclusive": slot["exclusive"]
-        or shared >= SHARED_DEATHS_BEFORE_ALONE
+        or shared >= SHARED_DEATHS_BEFORE_ALONE  # guard: shared-alone
         or lost >= LOST_LEASES_BEFORE_ALONE,
         "checkpoint_step": slot["checkpoint_step"] if step is None else step,
         "not_before": now + backoff_seconds(blamed + shared + lost, settings.retry_backoff_seconds),
@@ -110,7 +110,12 @@ def _next_state(
 ) -> str:
     if study["state"] in ("cancelled", "failed"):
         return "cancelled"
-    cap = min(settings.max_attempts, BLAMED_ALONE) if attempt.slot["exclusive"] else None
-    if not attempt.retry or blamed >= (cap or settings.max_attempts) or lost >= LOST_LEASES:
+    alone = attempt.slot["exclusive"]
+    cap = min(settings.max_attempts, BLAMED_ALONE) if alone else None  # guard: alone-cap
+    if (
+        not attempt.retry
+        or blamed >= (cap or settings.max_attempts)  # guard: blamed-cap
+        or lost >= LOST_LEASES  # guard: lost-leases
+    ):
         return "failed"
     return "open"

@@ -18,8 +18,10 @@ _BETTER: Final = (
         studies.c.id == bindparam("b_id"),
         or_(
             studies.c.best_trial_id.is_(None),
-            _SCORE < _OLD_SCORE,
-            and_(_SCORE == _OLD_SCORE, bindparam("trial") < studies.c.best_trial_id),
+            _SCORE < _OLD_SCORE,  # guard: best-compared
+            and_(
+                _SCORE == _OLD_SCORE, bindparam("trial") < studies.c.best_trial_id
+            ),  # guard: best-ties
         ),
     )
     .values(best_trial_id=bindparam("trial"), best_value=bindparam("value"))
@@ -72,7 +74,7 @@ def _drop_outdone(connection: Connection, study_id: int, keep: int, sign: float)
     ranked = sorted(
         rows,
         key=lambda r: (
-            r.state != "COMPLETE",
+            r.state != "COMPLETE",  # guard: models-complete
             r.value is None,
             sign * (r.value or 0.0),
             r.trial_id,

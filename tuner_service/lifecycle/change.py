@@ -147,7 +147,7 @@ def _check_raise(row: Row, wanted: int, settings: Settings) -> int:
     """
     if wanted == row["budget_trials"]:
         return 0
-    if row["definition"].get("sampler", {}).get("type") == "grid":
+    if row["definition"].get("sampler", {}).get("type") == "grid":  # guard: grid-budget
         raise InputError("the trials of a grid study are its points: they cannot be changed")
     if wanted < row["budget_trials"]:
         raise InputError(
@@ -252,7 +252,8 @@ class _Patch:
         more = self._add_slots(connection, row)
         if more:
             values["budget_trials"] = row["budget_trials"] + more
-        again = _reopened(connection, row, change) if row["reason"] == TIMEOUT else 0
+        was_late = row["reason"] == TIMEOUT
+        again = _reopened(connection, row, change) if was_late else 0  # guard: reopened
         if more or again:
             total = again + (self.part.total if self.part is not None else 0)
             check_quota(connection, row["owner"] or "", self.settings, slots=total)

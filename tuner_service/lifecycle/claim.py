@@ -40,7 +40,7 @@ _LEASED: Final = (
         state="leased",
         worker_id=bindparam("worker"),
         lease_expires_at=bindparam("expires"),
-        fencing_token=slots.c.fencing_token + 1,
+        fencing_token=slots.c.fencing_token + 1,  # guard: claim-token
     )
     .returning(*slots.c)
 )
@@ -95,7 +95,7 @@ def claim(
         shares = _shares(connection, rows, worker_id, queue, now) if fair_share else {}
         offers = _offers(connection, rows, waiting, wanted, shares)
         lone = None if exclude_exclusive else _first_exclusive(offers, alone)
-        chosen = _pick(offers, wanted) if lone is None else [lone]
+        chosen = _pick(offers, wanted) if lone is None else [lone]  # guard: exclusive-first
         leases = _lease_slots(connection, chosen, worker_id=worker_id, expires=now + lease_seconds)
         used = {lease.study_id for lease in leases}
         return Claimed(leases, {i: _work(rows[i], now) for i in used})
@@ -126,7 +126,7 @@ def others(
 
 def _open(row: Row, now: float) -> bool:
     return (
-        row["state"] in ACTIVE
+        row["state"] in ACTIVE  # guard: claim-active
         and row["slots_open"] > 0
         and row["slots_leased"] < row["parallel_trials"]
         and not timed_out(row, now)
@@ -220,7 +220,7 @@ class _StudyQueue:
 
     def fits(self, *, running: bool) -> bool:
         """Return whether `parallel_trials` lets one more slot go, whose trial is RUNNING or new."""
-        taken = self._leased if running else self._leased + self._waiting
+        taken = self._leased if running else self._leased + self._waiting  # guard: claim-place
         return bool(taken < self._study["parallel_trials"])
 
     def take(self) -> int | None:

@@ -82,14 +82,14 @@ def _studies(
     return (
         select(studies.c.id)
         .where(
-            studies.c.state.in_(ACTIVE),
+            studies.c.state.in_(ACTIVE),  # guard: claimable-active
             on_queue(queue, now),
             has_modules(bindparam("worker")) if named else some_worker(queue, now),
             *(() if loops else (~is_user_loop(),)),
             studies.c.slots_open > 0,
             studies.c.slots_leased < studies.c.parallel_trials,
             ~among(studies.c.id, bindparam("excluded")),
-            slot.where(slots.c.study_id == studies.c.id).exists(),
+            slot.where(slots.c.study_id == studies.c.id).exists(),  # guard: claimable-ready
         )
         .order_by(
             studies.c.priority.desc(),

@@ -18,7 +18,7 @@ LOCKED: Final = (
     select(studies)
     .where(among(studies.c.id, bindparam("ids")))
     .order_by(studies.c.id)
-    .with_for_update()
+    .with_for_update()  # guard: lock-studies
 )
 _TOUCHED: Final = (
     update(studies).where(studies.c.id == bindparam("b_id")).values(revision=studies.c.revision + 1)

@@ -45,7 +45,7 @@ def delete(db: Database, ref: str) -> str:
     """
     with db.write() as connection:
         row = lock_study(connection, ref)
-        if row["state"] in ACTIVE:
+        if row["state"] in ACTIVE:  # guard: delete-running
             raise ConflictError(
                 f"only a study that is paused or has ended can be deleted, but "
                 f"{row['name']!r} is {row['state']}: cancel it first"

@@ -28,7 +28,7 @@ def settle(
     """
     ended = []
     for study in rows:
-        if study["state"] not in ACTIVE and study["state"] != "paused":
+        if study["state"] not in ACTIVE and study["state"] != "paused":  # guard: paused-ends
             continue
         why = (nothing_trains or {}).get(study["id"])
         state, reason = _end_of(connection, study, now) if why is None else ("failed", why)
@@ -72,7 +72,7 @@ def end_study(
     keep what they have, as PRUNED; the others FAIL as `cancelled`.
     """
     tally = CounterChanges()
-    waiting = _handed_back(connection, study)
+    waiting = _handed_back(connection, study)  # guard: handed-back-end
     adopted = ended_outside(connection, waiting)
     adopt(connection, adopted, tally=tally, now=now)
     waiting = without(waiting, adopted)
@@ -82,7 +82,10 @@ def end_study(
         _throw_away(connection, waiting, now=now)
     cancelled = connection.execute(
         update(slots)
-        .where(slots.c.study_id == study["id"], slots.c.state == "open")
+        .where(
+            slots.c.study_id == study["id"],
+            slots.c.state == "open",  # guard: cancel-closes
+        )
         .values(state="cancelled", fencing_token=slots.c.fencing_token + 1)
     ).rowcount
     tally.move(study["id"], "open", "cancelled", cancelled)

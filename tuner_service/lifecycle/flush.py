@@ -136,7 +136,7 @@ def _note_hopeless(unit: FlushTransaction, fails: Sequence[Fail]) -> None:
     said = {
         f.lease.study_id: f.nothing_trains
         for f in fails
-        if f.nothing_trains is not None and f.lease.key in unit.held
+        if f.nothing_trains is not None and f.lease.key in unit.held  # guard: lost-word
     }
     for study_id, why in said.items():
         now = unit.tally.moved(unit.studies[study_id])
@@ -155,7 +155,8 @@ def _hand_back(unit: FlushTransaction, hand_backs: Sequence[HandBack]) -> None:
         row = unit.held.get(h.lease.key)
         if row is None:
             continue
-        if unit.studies[row["study_id"]]["state"] in ("cancelled", "failed"):
+        study = unit.studies[row["study_id"]]
+        if study["state"] in ("cancelled", "failed"):  # guard: hand-back-cancelled
             failure = Failure(kind="cancelled", message="The study was cancelled.")
             over.append(Fail(h.lease, row["trial_id"], failure, blamed=False, retry=False))
         else:
@@ -170,7 +171,7 @@ def _hand_back(unit: FlushTransaction, hand_backs: Sequence[HandBack]) -> None:
                 "worker_id": None,
                 "lease_expires_at": None,
                 "checkpoint_step": row["checkpoint_step"] if step is None else step,
-                "not_before": 0.0,
+                "not_before": 0.0,  # guard: handed-back-now
             }
             for row, step in opened
         ]
@@ -200,7 +201,7 @@ def _renew(unit: FlushTransaction, lease_seconds: float) -> None:
     unit.update_slots(
         [
             {"id": row["id"], "fencing_token": row["fencing_token"], "lease_expires_at": expires}
-            for row in unit.held.values()
+            for row in unit.held.values()  # guard: flush-renews
             if not fresh < row["lease_expires_at"] <= expires
         ]
     )
@@ -210,7 +211,10 @@ def _close(unit: FlushTransaction, leases: Mapping[Key, Lease]) -> Flushed:
     """Write the counters, end studies that are through, and answer."""
     unit.tally.write(unit.connection)
     studies = {study_id: unit.tally.moved(row) for study_id, row in unit.studies.items()}
-    if settle(unit.connection, studies.values(), now=unit.now, nothing_trains=unit.nothing_trains):
+    why = unit.nothing_trains
+    if settle(
+        unit.connection, studies.values(), now=unit.now, nothing_trains=why
+    ):  # guard: flush-ends
         studies = lock_rows(unit.connection, studies)  # as they stand now
     reasons = {study_id: _stop_reason(row, unit.now) for study_id, row in studies.items()}
     stop = {
@@ -222,7 +226,7 @@ def _close(unit: FlushTransaction, leases: Mapping[Key, Lease]) -> Flushed:
 
 def _stop_reason(study: Row, now: float) -> str | None:
     """Return why the running trials of a study shall stop; None: they shall not."""
-    if study["state"] in ("cancelled", "failed"):
+    if study["state"] in ("cancelled", "failed"):  # guard: told-cancelled
         return "cancelled"
     if timed_out(study, now):
         return "timeout"

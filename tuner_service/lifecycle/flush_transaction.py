@@ -33,7 +33,7 @@ _OPTUNA_STUDIES: Final = (
         )
     )
     .order_by(optuna_rows.STUDIES.c.study_id)
-    .with_for_update()
+    .with_for_update()  # guard: lock-optuna-study
 )
 _TRIALS: Final = (
     select(optuna_rows.TRIALS.c.trial_id, cast(optuna_rows.TRIALS.c.state, String).label("state"))
@@ -43,7 +43,7 @@ _TRIALS: Final = (
         )
     )
     .order_by(optuna_rows.TRIALS.c.trial_id)
-    .with_for_update()
+    .with_for_update()  # guard: lock-optuna-trials
 )
 
 
@@ -93,16 +93,17 @@ class FlushTransaction:
         self.studies = {row["id"]: row for row in rows}
         self.now = float(clock[0]["now"])
         self.held = self._held(leases, slot_rows)
-        self._let_go_of_ended({row["trial_id"] for row in trials if row["state"] in ENDED})
+        ended = {row["trial_id"] for row in trials if row["state"] in ENDED}  # guard: ended-stands
+        self._let_go_of_ended(ended)
 
     def _held(self, leases: Sequence[Lease], rows: Sequence[Row]) -> dict[Key, Row]:
         keys = {lease.key for lease in leases}
         held = {}
         for row in rows:
-            key = (row["id"], row["fencing_token"])
-            if key not in keys or row["worker_id"] != self.worker_id:
+            key = (row["id"], row["fencing_token"])  # guard: lease-token
+            if key not in keys or row["worker_id"] != self.worker_id:  # guard: lease-worker
                 continue
-            if row["state"] == "leased":
+            if row["state"] == "leased":  # guard: result-once
                 held[key] = row
             else:
                 # Ended by us already: the answer of that flush was lost.
@@ -119,7 +120,7 @@ class FlushTransaction:
     def runs(self, lease: Lease, trial_id: int) -> bool:
         """Return whether the lease holds and the trial is the slot's."""
         row = self.held.get(lease.key)
-        return row is not None and row["trial_id"] == trial_id
+        return row is not None and row["trial_id"] == trial_id  # guard: lease-of-trial
 
     def release(self, lease: Lease) -> Row:
         """Take a slot out of those held: its lease has ended as this worker said."""
@@ -129,7 +130,11 @@ class FlushTransaction:
     def update_slots(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Update leased slots; each row carries `id` and `fencing_token`, and the same columns."""
         update_rows(
-            self.connection, slots, rows, match=("id", "fencing_token"), where={"state": "leased"}
+            self.connection,
+            slots,
+            rows,
+            match=("id", "fencing_token"),  # guard: update-token
+            where={"state": "leased"},  # guard: update-leased
         )
         for row in rows:
             key = (row["id"], row["fencing_token"])

@@ -40,15 +40,17 @@ def reconcile(db: Database, *, settings: Settings) -> Reconciled:
     with db.read() as connection:
         now = db.now(connection)
         needy = _with_leases_to_mend(connection, now, settings) | _maybe_ending(connection, now)
-        rings = workers_to_ring(connection, now)
+        rings = workers_to_ring(connection, now)  # guard: reconcile-rings
     reaped, finished = 0, []
     for study_id in sorted(needy):
         with db.write() as connection:
             rows = lock_rows(connection, [study_id])
             now = db.now(connection)
-            _shorten(connection, rows, settings, now)
+            _shorten(connection, rows, settings, now)  # guard: reconcile-shortens
             reaped += _reap(connection, rows, settings, now)
-            finished += settle(connection, lock_rows(connection, rows).values(), now=now)
+            finished += settle(
+                connection, lock_rows(connection, rows).values(), now=now
+            )  # guard: reconcile-ends
     return Reconciled(reaped, finished, rings)
 
 
@@ -76,7 +78,7 @@ def _shorten(
         update(slots)
         .where(slots.c.study_id.in_(list(rows)), slots.c.state == "leased")
         .where(_overlong(now, settings))
-        .values(lease_expires_at=now + settings.lease_seconds)
+        .values(lease_expires_at=now + settings.lease_seconds)  # guard: shorten-to
     )
 
 
@@ -105,7 +107,7 @@ def _reap(connection: Connection, rows: Mapping[int, Row], settings: Settings, n
             select(slots).where(
                 slots.c.study_id.in_(list(rows)),
                 slots.c.state == "leased",
-                slots.c.lease_expires_at < now,
+                slots.c.lease_expires_at < now,  # guard: reap-expired
             )
         ).mappings()
     )

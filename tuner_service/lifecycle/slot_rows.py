@@ -25,7 +25,7 @@ def slot_rows(definition: StudyDefinition, *, first: int, count: int) -> Iterato
         enqueued = _enqueued(definition, number)
         parameters = None
         if points is not None:
-            parameters = next(points)
+            parameters = next(points)  # guard: grid-points
         elif definition.sampler.type == "random":
             parameters = draw(space, seed=seed, slot=number, fixed=enqueued)
         yield {

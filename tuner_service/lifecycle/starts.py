@@ -41,15 +41,15 @@ def start_trials(unit: FlushTransaction, starts: Sequence[Start]) -> None:
         row = unit.held.get(start.lease.key)
         if row is None:
             continue
-        if fixed[row["id"]] not in (None, start.parameters):
+        if fixed[row["id"]] not in (None, start.parameters):  # guard: parameters-once
             del unit.held[start.lease.key]
             continue
         study = unit.studies[row["study_id"]]
-        if row["trial_id"] is not None:
+        if row["trial_id"] is not None:  # guard: start-again
             _answer_again(unit, start, row["trial_id"])
-        elif study["state"] in ACTIVE and not timed_out(study, unit.now):
+        elif study["state"] in ACTIVE and not timed_out(study, unit.now):  # guard: start-active
             by_study[row["study_id"]].append(start)
-        elif study["state"] in ("cancelled", "failed"):
+        elif study["state"] in ("cancelled", "failed"):  # guard: start-refused
             _refuse(unit, start)
     for study_id, group in by_study.items():
         _start_in_study(unit, unit.studies[study_id], group, fixed)
@@ -184,7 +184,8 @@ def _copy_curves(
         optuna_rows.copy_values(unit.connection, source, target, up_to_step=step)
         old = unit.connection.execute(
             select(epochs.c.step, epochs.c.record).where(
-                epochs.c.trial_id == source, epochs.c.step <= step
+                epochs.c.trial_id == source,
+                epochs.c.step <= step,  # guard: copied-records
             )
         ).mappings()
         copies = [{"trial_id": target, **epoch} for epoch in old]

@@ -103,7 +103,10 @@ def submit(
                     asked=asked or definition,
                     settings=settings,
                 )
-        except (IntegrityError, NotFoundError):
+        except (
+            IntegrityError,  # guard: submit-again
+            NotFoundError,
+        ):
             # Another submit took the name or the key a moment before, or the key's study was
             # deleted: look again.
             continue
@@ -122,7 +125,7 @@ def _submit(
     settings: Settings,
 ) -> tuple[StudyView, bool]:
     if key is not None:
-        known = _known(connection, owner, key, asked)
+        known = _known(connection, owner, key, asked)  # guard: key-known
         if known is not None:
             return _again(db, connection, known, definition), False
     check_quota(connection, owner, settings, slots=len(rows), study=True)
@@ -168,12 +171,13 @@ def _known(connection: Connection, owner: str, key: str, definition: StudyDefini
     """Return the id of the study that the key was used for; None: it is new."""
     row = connection.execute(
         select(idempotency_keys).where(
-            idempotency_keys.c.owner == owner, idempotency_keys.c.key == key
+            idempotency_keys.c.owner == owner,  # guard: key-owner
+            idempotency_keys.c.key == key,
         )
     ).first()
     if row is None:
         return None
-    if row.body_hash != _hash(definition):
+    if row.body_hash != _hash(definition):  # guard: body-hash
         raise IdempotencyError(f"the idempotency key {key!r} was used with another definition")
     return int(row.study_id)
 

@@ -187,7 +187,10 @@ def coverage(db: Database, ref: str) -> Coverage:
         study = find_study(connection, ref)
         failed = connection.execute(
             select(slots)
-            .where(slots.c.study_id == study["id"], slots.c.state == "failed")
+            .where(
+                slots.c.study_id == study["id"],
+                slots.c.state == "failed",  # guard: coverage-failed
+            )
             .order_by(slots.c.number)
         ).mappings()
         points = [

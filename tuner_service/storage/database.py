@@ -198,7 +198,7 @@ def _sqlite_engine(url: str, *, writer: bool = False) -> Engine:
         connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
         json_serializer=to_json,
     )
-    begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
+    begin = "BEGIN IMMEDIATE" if writer else "BEGIN"  # guard: sqlite-writer
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -241,7 +241,9 @@ def _postgres_engine(url: str) -> Engine:
         # study's rows locked for hours: nobody could reap its leases, nor claim.
         with connection.cursor() as cursor:
             idle, wait = int(IDLE_SECONDS * 1000), int(BUSY_SECONDS * 1000)
-            cursor.execute(f"SET idle_in_transaction_session_timeout = {idle}")
+            cursor.execute(
+                f"SET idle_in_transaction_session_timeout = {idle}"
+            )  # guard: silent-client
             cursor.execute(f"SET lock_timeout = {wait}")
         connection.commit()
 

@@ -65,7 +65,10 @@ _COUNTED: Final = (
 )
 _FINISHED: Final = (
     update(TRIALS)
-    .where(among(TRIALS.c.trial_id, bindparam("ids")), TRIALS.c.state == TrialState.RUNNING)
+    .where(
+        among(TRIALS.c.trial_id, bindparam("ids")),
+        TRIALS.c.state == TrialState.RUNNING,  # guard: end-running-only
+    )
     .values(
         state=bindparam("ended", type_=TRIALS.c.state.type),
         datetime_complete=bindparam("now", type_=TRIALS.c.datetime_complete.type),
@@ -324,7 +327,8 @@ def copy_values(connection: Connection, source: int, target: int, *, up_to_step:
     kind = INTERMEDIATE.c.intermediate_value_type
     rows = connection.execute(
         select(*columns, kind).where(
-            INTERMEDIATE.c.trial_id == source, INTERMEDIATE.c.step <= up_to_step
+            INTERMEDIATE.c.trial_id == source,
+            INTERMEDIATE.c.step <= up_to_step,  # guard: copied-values
         )
     ).mappings()
     copies = [{"trial_id": target, **row} for row in rows]

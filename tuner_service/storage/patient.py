@@ -47,7 +47,8 @@ class TimeoutConnection(psycopg.Connection[Any]):
         try:
             super().commit()
         except BaseException:
-            self.spoilt = True  # and not closed: to SQLAlchemy that would be a disconnect
+            # And not closed: to SQLAlchemy that would be a disconnect.
+            self.spoilt = True  # guard: spoilt-connection
             raise
 
     def wait(

@@ -103,7 +103,7 @@ def _death(
         run.lease,
         run.trial,
         failure,
-        blamed=alone,
+        blamed=alone,  # guard: shared-death
         shared_death=not alone,
         checkpoint_step=run.checkpoint_step,
     )

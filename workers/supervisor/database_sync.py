@@ -123,7 +123,7 @@ class DatabaseSync:
         try:
             flushed = self._store.flush(batch)
         except BaseException:
-            session.outbox.put_back(batch)
+            session.outbox.put_back(batch)  # guard: kept-batch
             self._unsure = True  # it may have been committed, and only the answer lost
             raise
         self._renewed_at = now

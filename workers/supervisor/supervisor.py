@@ -235,7 +235,7 @@ class Supervisor:
             for run in held.of(Phase.SENT):
                 if run.is_free:
                     run.ask_stop("checkpoint", self._drain_at)
-            self._session.send({"type": "shutdown"})
+            self._session.send({"type": "shutdown"})  # guard: drain-checkpoints
         elif held.runs and self._is_past(_CHECKPOINT_SHARE):
             self._end_trainer(Cause("unanswered", "The worker was stopped."))
 

@@ -50,7 +50,7 @@ class TrainerEvents:
             run = self._session.held.runs.get(event["trial"])
             if run is None:
                 continue
-            if run.phase is Phase.LOST:
+            if run.phase is Phase.LOST:  # guard: lost-run
                 self._on_lost(run, event)
                 continue
             self._on_event(run, event)
