@@ -210,7 +210,7 @@ def _ended_studies_have_ended(connection: Connection) -> None:
 def _grids_are_covered(connection: Connection) -> None:
     for study in connection.execute(_THERE).mappings():
         definition = StudyDefinition.model_validate(study["definition"])
-        if definition.sampler.type != "grid":
+        if not definition.sampler.entry.budget_from_grid:
             continue
         found = connection.execute(
             select(slots.c.parameters, slots.c.state).where(slots.c.study_id == study["id"])

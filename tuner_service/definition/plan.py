@@ -1,7 +1,7 @@
 """What a definition would run: how many trials, how many at once and in which groups; warnings."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, bind
 from tuner_service.definition.catalogue import NATIVE_LIMITS, NETWORKS, TRAINING
@@ -10,6 +10,8 @@ from tuner_service.definition.sections import objective_metric
 from tuner_service.definition.space import CategoricalParameter, space_of
 from tuner_service.definition.study import StudyDefinition
 from tuner_service.definition.uploads import dataset_entry, is_user_module
+
+FEWEST_PARALLEL: Final = 4  # trials at once that a sampler's share leaves at least
 
 
 def required_modules(definition: StudyDefinition) -> tuple[str, ...]:
@@ -23,7 +25,7 @@ def required_modules(definition: StudyDefinition) -> tuple[str, ...]:
 
 def total_slots(definition: StudyDefinition) -> int:
     """Return the number of slots: the budget's trials, or the grid's size."""
-    if definition.sampler.type != "grid" and definition.budget.trials is not None:
+    if not definition.sampler.entry.budget_from_grid and definition.budget.trials is not None:
         return definition.budget.trials
     size = grid_size(space_of(definition))
     if size is None:
@@ -36,10 +38,11 @@ def parallel_trials(definition: StudyDefinition) -> int:
     given = definition.resources.parallel_trials
     if given is not None:
         return given
-    if definition.sampler.type == "tpe":
-        # More at once, and TPE learns from too few of them: at 32 half its gain is gone.
-        return min(max(total_slots(definition) // 8, 4), 32)
-    return 64
+    entry = definition.sampler.entry
+    if entry.parallel_share is None:
+        return entry.default_parallel
+    share = total_slots(definition) // entry.parallel_share
+    return min(max(share, FEWEST_PARALLEL), entry.default_parallel)
 
 
 def most_epochs(definition: StudyDefinition) -> int:

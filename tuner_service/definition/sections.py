@@ -16,7 +16,18 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tuner_service.definition.catalogue import METRICS, PRUNERS, RECORDS, SAMPLERS, TRAINING, Metric
+from tuner_service.definition.catalogue import (
+    BROUGHT_PRUNER,
+    BROUGHT_SAMPLER,
+    METRICS,
+    PRUNERS,
+    RECORDS,
+    SAMPLERS,
+    TRAINING,
+    Metric,
+    PrunerEntry,
+    SamplerEntry,
+)
 from tuner_service.definition.json_schema import (
     dataset_schema,
     method_schema,
@@ -193,9 +204,14 @@ class Sampler(Method):
     seed: Int = Field(default=0, ge=0, le=2**31 - 1)
 
     @property
+    def entry(self) -> SamplerEntry:
+        """What the catalogue says of it."""
+        return SAMPLERS.get(self.type, BROUGHT_SAMPLER)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """Every option of this sampler but the seed, with defaults filled in."""
-        filled = self.filled(SAMPLERS[self.type].options)
+        """Every option of this sampler but the seed, with the defaults that the catalogue has."""
+        filled = {**self.options, **self.filled(self.entry.options)}
         return {name: value for name, value in filled.items() if name != "seed"}
 
     @classmethod
@@ -212,9 +228,14 @@ class Pruner(Method):
     type: Text = "none"
 
     @property
+    def entry(self) -> PrunerEntry:
+        """What the catalogue says of it."""
+        return PRUNERS.get(self.type, BROUGHT_PRUNER)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """Every option of this pruner, with defaults filled in."""
-        return self.filled(PRUNERS[self.type].options)
+        """Every option of this pruner, with the defaults that the catalogue has."""
+        return {**self.options, **self.filled(self.entry.options)}
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -147,7 +147,8 @@ def _check_raise(row: Row, wanted: int, settings: Settings) -> int:
     """
     if wanted == row["budget_trials"]:
         return 0
-    if row["definition"].get("sampler", {}).get("type") == "grid":  # guard: grid-budget
+    definition = stored_definition(row["definition"])
+    if definition.sampler.entry.budget_from_grid:  # guard: grid-budget
         raise InputError("the trials of a grid study are its points: they cannot be changed")
     if wanted < row["budget_trials"]:
         raise InputError(

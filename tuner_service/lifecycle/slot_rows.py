@@ -19,14 +19,15 @@ def slot_rows(definition: StudyDefinition, *, first: int, count: int) -> Iterato
 
     A draw takes 0.1 ms or so: draw before a transaction begins, not within.
     """
-    points = grid_points(definition) if definition.sampler.type == "grid" else None
+    entry = definition.sampler.entry
+    points = grid_points(definition) if entry.budget_from_grid else None
     space, seed = space_of(definition), definition.sampler.seed
     for number in range(first, first + count):
         enqueued = _enqueued(definition, number)
         parameters = None
         if points is not None:
             parameters = next(points)  # guard: grid-points
-        elif definition.sampler.type == "random":
+        elif entry.fixed_at_submit:
             parameters = draw(space, seed=seed, slot=number, fixed=enqueued)
         yield {
             "number": number,

@@ -49,7 +49,7 @@ def plan(db: Database, definition: StudyDefinition, *, settings: Settings) -> Pl
     groups = fusing(definition)
     return Plan(
         slots=count,
-        grid_size=count if definition.sampler.type == "grid" else None,
+        grid_size=count if definition.sampler.entry.budget_from_grid else None,
         parallel_trials=parallel_trials(definition),
         parameters=[name for name, _ in space_of(definition).parameters],
         fusible=groups.free,
@@ -153,7 +153,7 @@ def _again(
 
 def _slot_count(definition: StudyDefinition, settings: Settings) -> int:
     count = total_slots(definition)
-    grid = definition.sampler.type == "grid"
+    grid = definition.sampler.entry.budget_from_grid
     cap = settings.grid_cap if grid else settings.slots_cap
     if count > cap:
         pointer, what = ("/parameters", "grid_cap") if grid else ("/budget/trials", "slots_cap")

@@ -11,7 +11,7 @@ _FIRST: Final = 1 << 40  # beyond every slot: these draws are none of the study'
 
 def first_point(definition: StudyDefinition) -> dict[str, Any]:
     """Return the parameters of the first slot, drawn where only a sampler would tell."""
-    if definition.sampler.type == "grid":
+    if definition.sampler.entry.budget_from_grid:
         return dict(next(iter(grid_points(definition))))
     fixed = dict(definition.enqueue[0]) if definition.enqueue else {}
     return dict(draw(space_of(definition), seed=definition.sampler.seed, slot=0, fixed=fixed))
@@ -20,7 +20,7 @@ def first_point(definition: StudyDefinition) -> dict[str, Any]:
 def spread_points(definition: StudyDefinition, count: int) -> list[dict[str, Any]]:
     """Return up to `count` different points, drawn independently; of a grid, of its own."""
     seed = definition.sampler.seed
-    if definition.sampler.type == "grid":
+    if definition.sampler.entry.budget_from_grid:
         size = total_slots(definition)
         chosen = slot_generator(seed, _FIRST).choice(size, min(count, size), replace=False)
         wanted = set(chosen.tolist())

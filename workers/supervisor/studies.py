@@ -46,7 +46,7 @@ class ActiveStudy:
     @property
     def prunes(self) -> bool:
         """Whether a pruner looks at the study's reports."""
-        return self.definition.pruner.type != "none"
+        return self.definition.pruner.entry.prunes
 
     @property
     def trial_timeout(self) -> float | None:

@@ -1,8 +1,7 @@
 """What there is to use, as plain data: networks, optimizers, schedules, losses, metrics, data.
 
 The service checks definitions against this without importing torch; `tests/unit/definition`
-holds it against the implementations. Adding a built-in is one entry here and one implementation in
-`workers/training`.
+holds it against the implementations. Adding a built-in: `docs/extend.md`.
 
 Option names share one flat name space per study: a name means the same in `parameters`, in
 `training` and in a trial's specification, whatever optimizer or schedule it belongs to.
@@ -23,14 +22,20 @@ from tuner_service.definition.catalogue.entries import (
     Entry,
     Inputs,
     Loss,
-    Method,
     Metric,
     Network,
     Optimizer,
+    PrunerEntry,
+    SamplerEntry,
     Schedule,
     Task,
 )
-from tuner_service.definition.catalogue.methods import PRUNERS, SAMPLERS
+from tuner_service.definition.catalogue.methods import (
+    BROUGHT_PRUNER,
+    BROUGHT_SAMPLER,
+    PRUNERS,
+    SAMPLERS,
+)
 from tuner_service.definition.catalogue.metrics import METRICS, RECORDS, TOP
 from tuner_service.definition.catalogue.networks import ACTIVATIONS, NATIVE_LIMITS, NETWORKS
 from tuner_service.definition.catalogue.optimizers import OPTIMIZERS
@@ -67,6 +72,8 @@ def catalogue_view(kind: str) -> list[dict[str, Any]]:
 __all__ = [
     "ACTIVATIONS",
     "BROUGHT_OPTIONS",
+    "BROUGHT_PRUNER",
+    "BROUGHT_SAMPLER",
     "CATALOGUE",
     "DATASETS",
     "LOSSES",
@@ -87,10 +94,11 @@ __all__ = [
     "Entry",
     "Inputs",
     "Loss",
-    "Method",
     "Metric",
     "Network",
     "Optimizer",
+    "PrunerEntry",
+    "SamplerEntry",
     "Schedule",
     "Task",
     "catalogue_view",

@@ -94,8 +94,27 @@ class Dataset(Entry):
     own_test: bool = False
 
 
-class Method(Entry):
-    """A sampler or a pruner."""
+class SamplerEntry(Entry):
+    """What proposes parameters. One that a package brings is `BROUGHT_SAMPLER`, by its own name.
+
+    Attributes:
+        fixed_at_submit: It looks at no result: parameters are in the slots from the start.
+        budget_from_grid: The grid's points are the budget, each of them once.
+        default_parallel: The most trials at once where the study does not say.
+        parallel_share: Of its trials, only one in so many at once (but four): more at once, and it
+            would learn from too few of them. None: however many.
+    """
+
+    fixed_at_submit: bool = False
+    budget_from_grid: bool = False
+    default_parallel: int = 64
+    parallel_share: int | None = None
+
+
+class PrunerEntry(Entry):
+    """What stops bad trials early. `prunes`: whether it ever does."""
+
+    prunes: bool = True
 
 
 EntryT = TypeVar("EntryT", bound=Entry)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tuner_service.definition.catalogue.entries import Method, by_name
+from tuner_service.definition.catalogue.entries import PrunerEntry, SamplerEntry, by_name
 from tuner_service.definition.options import Option
 
 _METHOD_SEED = Option(
@@ -33,21 +33,36 @@ def _number(name: str, low: float | None, high: float | None, **more: Any) -> Op
 
 
 SAMPLERS = by_name(
-    Method(name="grid", description="Every point of the grid, exactly once."),
-    Method(
+    SamplerEntry(
+        name="grid",
+        description="Every point of the grid, exactly once.",
+        fixed_at_submit=True,
+        budget_from_grid=True,
+    ),
+    SamplerEntry(
         name="random",
         description="Independent draws, fixed at submit.",
+        fixed_at_submit=True,
         options=(_METHOD_SEED,),
     ),
-    Method(
+    SamplerEntry(
         name="tpe",
         description="Tree-structured Parzen estimator (Optuna's): Bayesian search.",
+        default_parallel=32,  # at 32 at once half of its gain is gone
+        parallel_share=8,
         options=(
             _METHOD_SEED,
             _count("startup_trials", 10, 0, "Random draws before the estimator takes over."),
             _count("candidates", 24, 1, "Candidates of which the most promising is taken."),
         ),
     ),
+)
+
+BROUGHT_SAMPLER = SamplerEntry(
+    name="a sampler of the workers",
+    description="From a package that is installed beside the workers.",
+    default_parallel=32,  # as of the one here that learns
+    parallel_share=8,
 )
 
 _WARMUP = _count("warmup_steps", 0, 0, "Earlier epochs are not looked at.")
@@ -64,14 +79,14 @@ _PRUNER_OPTIONS = (
 )
 
 PRUNERS = by_name(
-    Method(name="none", description="Every trial runs to its end."),
-    Method(
+    PrunerEntry(name="none", description="Every trial runs to its end.", prunes=False),
+    PrunerEntry(
         name="median",
         description="Stops a trial whose best value so far is worse than the median of the "
         "others at the same epoch.",
         options=_PRUNER_OPTIONS,
     ),
-    Method(
+    PrunerEntry(
         name="percentile",
         description="Stops a trial whose best value so far is not among the best `percentile` "
         "per cent of the others at the same epoch.",
@@ -80,7 +95,7 @@ PRUNERS = by_name(
             *_PRUNER_OPTIONS,
         ),
     ),
-    Method(
+    PrunerEntry(
         name="successive_halving",
         description="Asynchronous successive halving (ASHA): at epochs that grow by "
         "`reduction_factor`, only the best 1/`reduction_factor` go on.",
@@ -91,7 +106,7 @@ PRUNERS = by_name(
             _BOOTSTRAP,
         ),
     ),
-    Method(
+    PrunerEntry(
         name="hyperband",
         description="Several brackets of successive halving, from eager to patient; each trial "
         "is in one.",
@@ -101,7 +116,7 @@ PRUNERS = by_name(
             _BOOTSTRAP,
         ),
     ),
-    Method(
+    PrunerEntry(
         name="patience",
         description="Stops a trial that has not become better for `patience` epochs.",
         options=(
@@ -109,7 +124,7 @@ PRUNERS = by_name(
             _number("min_delta", 0, None, default=0.0, description="What counts as improvement."),
         ),
     ),
-    Method(
+    PrunerEntry(
         name="threshold",
         description="Stops a trial whose value leaves [lower, upper].",
         options=(
@@ -119,4 +134,9 @@ PRUNERS = by_name(
             _INTERVAL,
         ),
     ),
+)
+
+BROUGHT_PRUNER = PrunerEntry(
+    name="a pruner of the workers",
+    description="From a package that is installed beside the workers.",
 )

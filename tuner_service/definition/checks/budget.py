@@ -17,7 +17,7 @@ from tuner_service.definition.space import (
 
 
 def _is_grid(context: CheckContext) -> bool:
-    return context.draft.sampler is not None and context.draft.sampler.type == "grid"
+    return context.draft.sampler is not None and context.draft.sampler.entry.budget_from_grid
 
 
 def check_budget(context: CheckContext) -> None:

@@ -151,7 +151,7 @@ def _check_objective(
 
 def _check_pruner(context: CheckContext) -> None:
     pruner, objectives = context.draft.pruner, context.draft.objectives
-    if pruner is None or pruner.type == "none":
+    if pruner is None or not pruner.entry.prunes:
         return
     if len(objectives) > 1:
         detail = "a pruner needs a single objective; remove the pruner or all objectives but one"

@@ -65,7 +65,7 @@ def check_loop_objectives(context: CheckContext) -> None:
             detail = f"say whether to maximize or minimize {name}, which only the loop knows"
             context.faults.add((*path, "direction"), detail, code="missing")
     pruner = context.draft.pruner
-    if len(objectives) > 1 and pruner is not None and pruner.type != "none":
+    if len(objectives) > 1 and pruner is not None and pruner.entry.prunes:
         detail = "a pruner needs a single objective; remove the pruner or all objectives but one"
         context.faults.add(("pruner", "type"), detail, code="conflict")
 
