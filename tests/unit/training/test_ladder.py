@@ -1,4 +1,4 @@
-"""Which rung a group gets, and why."""
+"""Which backend a group gets, and why."""
 
 import dataclasses
 import gc
@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.unit.training import lanes
 from workers.training.nets import networks
-from workers.training.steps import select as ladders
+from workers.training.steps import lane_budget, patience, probe
 from workers.training.steps.fused import executors
 from workers.training.steps.fused.executors import Traced
 from workers.training.steps.fused.step import FusedStep
@@ -69,11 +69,11 @@ def test_group_that_does_not_want_fusing_runs_plain():
     assert (step.backend, step.backend_reason) == ("plain", "training.fuse is false")
 
 
-@pytest.mark.parametrize("probe", [False, True])
-def test_group_of_one_optimizer_with_its_own_update_is_fused(monkeypatch, probe):
-    monkeypatch.setattr(ladders, "_timed", lambda step, rows, steps: 1.0 / step.lanes)
+@pytest.mark.parametrize("probed", [False, True])
+def test_group_of_one_optimizer_with_its_own_update_is_fused(monkeypatch, probed):
+    monkeypatch.setattr(probe, "_timed", lambda step, rows, steps: 1.0 / step.lanes)
     spec = dataclasses.replace(lanes.group(SMALL), optimizer="lion")
-    selector = BackendSelector(CPU, compile=False, probe=probe)
+    selector = BackendSelector(CPU, compile=False, probe=probed)
     step = selector.make_step(spec, selector.lanes_for(spec, 50))
     assert isinstance(step, FusedStep)
     assert native_step.unsuitable(spec) == "optimizer lion has no native code"
@@ -93,7 +93,9 @@ def test_long_recurrence_runs_plain_and_says_why():
 def test_large_activations_make_groups_small():
     network = {"type": "transformer", "width": 8, "heads": 2, "layers": 1}
     short, long = (
-        ladders.sizes(lanes.group(network, shape=(steps, 1), rows=2000, batch_size=2000))[1]
+        lane_budget.group_sizes(lanes.group(network, shape=(steps, 1), rows=2000, batch_size=2000))[
+            1
+        ]
         for steps in (4, 60)
     )
     assert (short, long) == (32, 2)
@@ -101,7 +103,7 @@ def test_large_activations_make_groups_small():
 
 def test_kept_numbers_are_those_of_the_backward_pass():
     linear = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
-    assert ladders.kept_numbers(linear, (5,)) == 5 + 7
+    assert lane_budget.kept_numbers(linear, (5,)) == 5 + 7
 
 
 def test_network_that_vmap_cannot_take_runs_plain_and_says_why(family):
@@ -125,27 +127,27 @@ def test_network_declared_unfusible_is_not_tried(family):
 
 def test_wrong_gradients_are_found_by_the_probe(family):
     spec = lanes.group(family(lambda _, inputs, outputs: Untruthful(inputs, outputs)))
-    assert "weights differ by" in ladders.probe(spec, FusedStep(spec, 2, Traced()))
+    assert "weights differ by" in probe.probe(spec, FusedStep(spec, 2, Traced()))
 
 
 def test_fused_step_that_does_not_pay_is_refused(monkeypatch):
     spec = lanes.group(SMALL)
     seconds = iter([1.0, 2.5])  # the plain step's lane, then both fused lanes
-    monkeypatch.setattr(ladders, "_timed", lambda *_: next(seconds))
-    monkeypatch.setattr(ladders, "_difference", lambda *_: 0.0)
-    reason = ladders.probe(spec, FusedStep(spec, 2, Traced()))
+    monkeypatch.setattr(probe, "_timed", lambda *_: next(seconds))
+    monkeypatch.setattr(probe, "_difference", lambda *_: 0.0)
+    reason = probe.probe(spec, FusedStep(spec, 2, Traced()))
     assert reason == "fusing does not pay: 0.80 times the plain step's speed"
 
 
 def test_probe_passes_where_results_agree(monkeypatch):
     spec = lanes.group(SMALL)
-    monkeypatch.setattr(ladders, "_timed", untimed(ladders._timed))
-    assert ladders.probe(spec, FusedStep(spec, 2, Traced())) is None
+    monkeypatch.setattr(probe, "_timed", untimed(probe._timed))
+    assert probe.probe(spec, FusedStep(spec, 2, Traced())) is None
 
 
 def test_group_has_two_sizes_and_does_not_shrink():
     spec, selector = lanes.group(SMALL), BackendSelector(CPU, probe=False)
-    small, full = ladders.sizes(spec)
+    small, full = lane_budget.group_sizes(spec)
     assert 1 <= small < full
     assert selector.lanes_for(spec, 1) == small
     assert selector.lanes_for(spec, small + 1) == full
@@ -154,7 +156,7 @@ def test_group_has_two_sizes_and_does_not_shrink():
 
 def test_wider_networks_get_fewer_lanes():
     narrow, wide = (lanes.group({"type": "mlp", "hidden_units": w}) for w in (32, 1024))
-    assert ladders.sizes(wide)[1] < ladders.sizes(narrow)[1]
+    assert lane_budget.group_sizes(wide)[1] < lane_budget.group_sizes(narrow)[1]
 
 
 def test_group_network_is_without_dropout_and_bucketed():
@@ -163,7 +165,7 @@ def test_group_network_is_without_dropout_and_bucketed():
 
 
 @pytest.mark.parametrize("lost", ["compiler", "header"])
-def test_missing_compiler_leaves_the_traced_rung_and_says_so(monkeypatch, tmp_path, lost):
+def test_missing_compiler_leaves_the_traced_graph_and_says_so(monkeypatch, tmp_path, lost):
     if lost == "compiler":
         monkeypatch.setattr(executors.shutil, "which", lambda name: None)
     else:
@@ -175,7 +177,7 @@ def test_missing_compiler_leaves_the_traced_rung_and_says_so(monkeypatch, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
-def test_step_climbs_when_the_background_compilation_is_done(tmp_path, monkeypatch):
+def test_step_is_compiled_when_the_background_compilation_is_done(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     spec, selector = lanes.group(SMALL, batch_size=35), BackendSelector(CPU, probe=False)
     step = selector.make_step(spec, 2)
@@ -192,7 +194,7 @@ def test_step_climbs_when_the_background_compilation_is_done(tmp_path, monkeypat
     selector.close()
 
 
-def test_failed_background_compilation_leaves_the_traced_rung(monkeypatch):
+def test_failed_background_compilation_leaves_the_traced_graph(monkeypatch):
     spec, selector = lanes.group(SMALL), BackendSelector(CPU, probe=False)
     monkeypatch.setattr(selector._precompiler, "start", lambda recipe: FailedJob())
     step = selector.make_step(spec, 1)
@@ -230,7 +232,7 @@ def test_a_group_that_must_be_traced_trains_plain_first():
     spec = lanes.group(SMALL)
     assert selector.lanes_for(spec, 50) == 1
     step = selector.make_step(spec, 1)
-    assert (step.backend, step.backend_reason) == ("plain", ladders.EARLY)
+    assert (step.backend, step.backend_reason) == ("plain", patience.WAITING)
     now[0] += 2.9
     assert selector.lanes_for(spec, 50) == 1
     now[0] += 0.2

@@ -11,7 +11,8 @@ from workers.training.steps.native import step as native_step
 from workers.training.steps.native.library import NativeError
 from workers.training.steps.native.step import NativeStep
 from workers.training.steps.plain import PlainStep
-from workers.training.steps.select import BackendSelector, probe
+from workers.training.steps.probe import probe
+from workers.training.steps.select import BackendSelector
 
 CPU = torch.device("cpu")
 
@@ -224,7 +225,7 @@ def test_what_native_code_takes(network, precision, reason):
     assert native_step.unsuitable(lanes.group(network, precision=precision)) == reason
 
 
-def test_ladder_groups_networks_of_one_type_together(library):
+def test_selector_groups_networks_of_one_type_together(library):
     selector = BackendSelector(CPU, cache=native_library.cache_directory(), probe=False)
     assert selector.group_network(mlp(dropout=0.1, norm="batch")) == {"type": "mlp"}
     assert selector.group_network({"type": "cnn", "channels": 7}) == {"type": "cnn"}
@@ -249,15 +250,15 @@ def test_lanes_of_different_networks_train_side_by_side(assert_equal_plain):
     assert_equal_plain(spec, hypers, epochs=5)
 
 
-def test_missing_compiler_leaves_the_other_rungs(tmp_path, monkeypatch):
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+def test_missing_compiler_leaves_the_other_backends(tmp_path, monkeypatch):
+    monkeypatch.setattr(native_library.shutil, "which", lambda name: None)
     with pytest.raises(NativeError, match="no C\\+\\+ compiler"):
         native_library.build(tmp_path)
     selector = BackendSelector(CPU, cache=tmp_path, probe=False)
     assert selector.group_network(mlp()) == mlp()
 
 
-def test_unusable_cache_leaves_the_other_rungs(tmp_path, library, monkeypatch):
+def test_unusable_cache_leaves_the_other_backends(tmp_path, library, monkeypatch):
     monkeypatch.setattr(native_library, "build", lambda directory: tmp_path / "not-there.so")
     selector = BackendSelector(CPU, cache=tmp_path, probe=False)
     assert selector.group_network(mlp()) == mlp()

@@ -221,6 +221,6 @@ def test_lanes_are_as_many_as_there_is_room_for_their_orders(
 ) -> None:
     group = lanes.group(mlp())
     wide = BackendSelector(CPU, compile=False, probe=False).lanes_for(group, 64)
-    monkeypatch.setattr("workers.training.steps.select.CPU_ORDER_BYTES", 3 * 32 * group.rows)
+    monkeypatch.setattr("workers.training.steps.lane_budget.CPU_ORDER_BYTES", 3 * 32 * group.rows)
     narrow = BackendSelector(CPU, compile=False, probe=False).lanes_for(group, 64)
     assert (wide, narrow) == (32, 2)

@@ -1,0 +1,83 @@
+"""Whether a step is faithful and pays: a few steps of it, beside the plain step's.
+
+Both start from the same fresh weights and take the same steps; their weights must be as near as the
+precision allows, and a lane must cost less.
+"""
+
+import time
+
+import torch
+from torch import Tensor
+
+from workers.training.steps.groups import GroupSpec, dtype_of
+from workers.training.steps.plain import PlainStep
+from workers.training.steps.step import LaneHyper, LaneState, TrainStep
+
+PROBE_STEPS = 4
+PROBE_ROUNDS = 2
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+HALF_TOLERANCE = 5e-2  # bfloat16 and tf32
+
+
+def probe(group: GroupSpec, step: TrainStep) -> str | None:
+    """Compare a few steps with the plain step; return what is wrong with the fused one.
+
+    Every lane trains, as in earnest. Both steps start from the same fresh weights.
+    """
+    plain = PlainStep(group)
+    hyper = _probe_hyper(seed=1)
+    plain.put(0, hyper, None)
+    for lane in range(step.lanes):
+        step.put(lane, hyper, None)
+    steps = min(PROBE_STEPS, group.steps)
+    rows = min(steps * group.batch_size, group.rows)
+    plain_seconds = _timed(plain, rows, steps)
+    fused_seconds = _timed(step, rows, steps)
+    difference = _difference(plain.take(0), step.take(step.lanes - 1))
+    limit = HALF_TOLERANCE if group.precision in ("bfloat16", "tf32") else None
+    limit = limit or TOLERANCE[dtype_of(group.precision)]
+    if not difference <= limit:  # which NaN is not either
+        return f"fused and plain weights differ by {difference:.1e} after {steps} steps"
+    gain = plain_seconds * step.lanes / fused_seconds
+    if gain < 1.0:
+        return f"fusing does not pay: {gain:.2f} times the plain step's speed"
+    return None
+
+
+def _probe_hyper(seed: int) -> LaneHyper:
+    # Momentum, not Adam: Adam's first steps have the sign of the gradient alone, which magnifies
+    # the rounding of gradients near zero.
+    return LaneHyper(
+        optimizer="sgd",
+        options={"momentum": 0.9},
+        dropout=0.0,
+        label_smoothing=0.0,
+        l1=0.0,
+        gradient_clip=None,
+        seed=seed,
+    )
+
+
+def _timed(step: TrainStep, rows: int, steps: int) -> float:
+    """Train on the first rows, twice; return the seconds of the faster call."""
+    orders = torch.arange(rows).expand(step.lanes, -1)  # [K, rows]
+    rates = torch.full((step.lanes, steps), 1e-2, dtype=torch.float64)  # [K, steps]
+    best = float("inf")
+    for _ in range(PROBE_ROUNDS):
+        begun = time.perf_counter()
+        step.train_epoch(orders, rates).tolist()  # which waits for the device
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def _difference(one: LaneState, other: LaneState) -> float:
+    """Return the largest difference of two lanes' weights, relative to each tensor's size."""
+    return max(
+        (_relative(one[name], other[name]) for name in one if name.startswith("parameters/")),
+        default=0.0,
+    )
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    scale = one.abs().max().clamp(min=1e-3)
+    return float(((one - other).abs().max() / scale).double())
