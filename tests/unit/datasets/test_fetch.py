@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.unit.training.builders import dataset
-from tests.unit.training.test_datasets import idx, load
+from tests.unit.training.data.test_datasets import idx, load
 from tuner_service.cli import run
 from tuner_service.datasets import fetch
 from tuner_service.datasets.fetch import Public

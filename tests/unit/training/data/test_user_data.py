@@ -12,7 +12,7 @@ import torch
 
 from tests.unit.datasets.files import flowers, npz, picture, zipped
 from tests.unit.training.builders import dataset, only, run_all, spec, start
-from tests.unit.training.test_datasets import load, parts
+from tests.unit.training.data.test_datasets import load, parts
 from tuner_service.errors import DataError
 from workers.training.data.labels import labels_of, numbers_of
 from workers.training.data.prepare import SOURCES

@@ -18,7 +18,7 @@ from workers.user_modules import describe
 
 LAST_WORDS = ("finished", "stopped", "failed")
 SECONDS = 60.0  # a busy machine may take long to import torch
-EXAMPLE = Path(__file__).parents[3] / "examples" / "loop"
+EXAMPLE = Path(__file__).parents[4] / "examples" / "loop"
 
 
 def start(folder: Path, *, trial: int = 1, **changes: Any) -> TrialStart:

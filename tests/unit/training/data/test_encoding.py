@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.unit.training.builders import dataset
-from tests.unit.training.test_datasets import load, parts
+from tests.unit.training.data.test_datasets import load, parts
 from tuner_service.errors import DataError
 from workers.training.bundle import predict
 from workers.training.data import PreparedData

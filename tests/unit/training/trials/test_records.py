@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.unit.training.builders import dataset, of, only, run_all, spec, start
-from tests.unit.training.test_streaming import native_steps, traced_steps
+from tests.unit.training.data.test_streaming import native_steps, traced_steps
 from workers.training.engine.engine import Engine
 from workers.training.steps.factory import PlainStepFactory
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.training.test_loops import LAST_WORDS, SECONDS, kind, loops, start, until
+from tests.unit.training.user_loops.test_pool import LAST_WORDS, SECONDS, kind, loops, start, until
 from workers.training.user_loops import fork_main, fork_server
 from workers.training.user_loops.fork_server import IDLE_SECONDS, ForkedProcess, ForkServer
 from workers.training.user_loops.pool import UserLoopPool
