@@ -1,8 +1,11 @@
-"""What files need: to outlast a loss of power, and a disk with room."""
+"""What files need: to outlast a loss of power, a disk with room, and one process at a time."""
 
 import errno
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tuner_service.errors import UnavailableError
@@ -33,3 +36,31 @@ def check_writable(folder: Path) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "has no space left on its disk" if full else "cannot be written"
         raise UnavailableError(f"the data directory {what}", cause=str(error)) from error
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file, between processes and between threads, for the block.
+
+    It ends with the process, too. A file that is open for writing is locked, not its folder: NFS
+    locks nothing else for other machines.
+
+    Args:
+        path: Made if it is missing, with its folder.
+        shared: Together with others who share it.
+
+    Yields:
+        Whether it is held: without `wait` somebody else may have it.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(handle, how if wait else how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)

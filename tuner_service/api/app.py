@@ -37,7 +37,7 @@ definition lists everything that is wrong with it. Lists come in pages: pass `ne
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application on a migrated database.
 
-    Its lifespan runs the reconciler, the sweeper and the remover, and closes everything at the end.
+    Its lifespan runs the threads of `background`, and closes everything at the end.
 
     Args:
         settings: By default those of the environment.
@@ -51,14 +51,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.reconciler.start()
-        service.sweeper.start()
-        service.remover.start()
+        for thread in service.background:
+            thread.start()
         yield
         service.waiters.release()
-        await run_in_threadpool(service.sweeper.stop)
-        await run_in_threadpool(service.reconciler.stop)
-        await run_in_threadpool(service.remover.stop)
+        for thread in service.background:
+            await run_in_threadpool(thread.stop)
         dashboard.close()
         service.ringer.close()
         service.db.close()

@@ -7,16 +7,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tuner_service.access.keys import any_key_made, hash_of, valid_hashes, verify_key
+from tuner_service.api.background import BackgroundThread, Reconciler, Remover, Sweeper
 from tuner_service.api.http.rates import KeyVerifier, Rates
 from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.api.key_rule import KeyRule
 from tuner_service.api.readiness import ReadyChecks
-from tuner_service.api.reconciler import Reconciler
-from tuner_service.api.remover import Remover
 from tuner_service.api.routes.metrics import Metrics
-from tuner_service.api.shared_reads import SharedReads
-from tuner_service.api.sweeper import Sweeper
-from tuner_service.api.waiting import RevisionWaiters
+from tuner_service.api.waiting import RevisionWaiters, SharedReads
 from tuner_service.broker.ring import Ringer
 from tuner_service.datasets import DatasetStore
 from tuner_service.errors import TunerError
@@ -44,6 +41,11 @@ class Service:
     ready: ReadyChecks
     attempts: KeyVerifier
     key_rule: KeyRule
+
+    @property
+    def background(self) -> tuple[BackgroundThread, ...]:
+        """What runs beside the requests, in the order in which it is stopped."""
+        return self.sweeper, self.reconciler, self.remover
 
     @classmethod
     def open(cls, settings: Settings) -> "Service":

@@ -8,6 +8,9 @@ serialised once, and its waiters are sent the same bytes.
 A study that changes all the time is told of as often as `ANSWERS_PER_SECOND` allows, and its end at
 once: until then, who has what was told last is not behind. Else everyone who waits would ask anew
 for each report of each trial, and hold up everyone else.
+
+One read, and one serialisation, also answers all who ask for a study before that read began; who
+asks later gets a later one, so that nobody sees a study older than the question.
 """
 
 import asyncio
@@ -76,6 +79,30 @@ class RevisionWaiters:
             self._told[answer.id] = answer.revision
             pause = min(count / ANSWERS_PER_SECOND, LONGEST_PAUSE_SECONDS)
             asyncio.get_running_loop().call_later(pause, self._told.pop, answer.id)
+
+    async def next_answer(
+        self, ref: str, *, has: Collection[str], seconds: float
+    ) -> StudyAnswer | None:
+        """Hold a caller who has the present version, or none of a study that has not ended.
+
+        Args:
+            ref: The study's id, or its name.
+            has: The revisions that the caller has, as it says.
+
+        Returns:
+            What there is to tell, at once or when it changes; None: nothing within `seconds`.
+
+        Raises:
+            NotFoundError: There is no such study, or no more.
+        """
+        told = self.told_lately(ref, has)
+        if told is not None:
+            return await self.wait(ref, told, seconds)
+        answer = await self._read(ref)
+        if str(answer.revision) in has or (not has and not answer.has_ended):
+            return await self.wait(answer.id, answer.revision, seconds)
+        self.note(answer)
+        return answer
 
     async def wait(self, study: str, revision: int, seconds: float) -> StudyAnswer | None:
         """Return the study once it is no longer at `revision`.
@@ -164,3 +191,37 @@ def _refuse(waiter: _Waiter, error: Exception) -> None:
     if not waiter.changed.done():
         waiter.changed.set_exception(error)
         waiter.changed.exception()  # one who hung up meanwhile does not ask for it
+
+
+class SharedReads:
+    """The reads under way. Used from one event loop only."""
+
+    def __init__(self, read: Callable[[str], StudyAnswer]) -> None:
+        self._read = read
+        self._coming: dict[str, asyncio.Task[StudyAnswer]] = {}  # not begun: may still be joined
+        self._going: dict[str, asyncio.Task[StudyAnswer]] = {}
+
+    async def get(self, ref: str) -> StudyAnswer:
+        """Return a study as it is now, or raise what reading it raises."""
+        task = self._coming.get(ref)
+        if task is None:
+            task = asyncio.create_task(self._run(ref, self._going.get(ref)))
+            task.add_done_callback(_seen)
+            self._coming[ref] = task
+        return await asyncio.shield(task)  # one who hangs up takes nothing from the others
+
+    async def _run(self, ref: str, before: asyncio.Task[StudyAnswer] | None) -> StudyAnswer:
+        if before is not None:
+            await asyncio.wait({before})
+        task = self._going[ref] = self._coming.pop(ref)
+        try:
+            return await run_in_threadpool(self._read, ref)
+        finally:
+            if self._going.get(ref) is task:
+                del self._going[ref]
+
+
+def _seen(task: asyncio.Task[StudyAnswer]) -> None:
+    """Take note of an error that everyone who asked has hung up on."""
+    if not task.cancelled():
+        task.exception()

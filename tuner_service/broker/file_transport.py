@@ -8,7 +8,6 @@ between its creation and its first line, which a second worker starting at that 
 parse: one lock covers the whole of both.
 """
 
-import fcntl
 import math
 import os
 import threading
@@ -23,6 +22,8 @@ from typing import Any
 from kombu.exceptions import ChannelError
 from kombu.transport import filesystem
 from kombu.utils.json import dumps, loads
+
+from tuner_service.files import locked
 
 LOOK_SECONDS = 0.2
 
@@ -49,8 +50,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu is untyped
 
     @contextmanager
     def _control_lock(self) -> Iterator[None]:
-        with (self.control_folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released with the file
+        with locked(self.control_folder / ".lock"):
             yield
 
     def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:

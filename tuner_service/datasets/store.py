@@ -10,7 +10,6 @@ while the name stands for another one already. Both steps of an upload are a ren
 file system: a crash leaves either the old version in force, or the new.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -28,7 +27,7 @@ from tuner_service.definition.catalogue import DATASETS, UPLOAD_NAME
 from tuner_service.definition.faults import did_you_mean
 from tuner_service.definition.uploads import FOLDER
 from tuner_service.errors import DataError, InputError, LimitError, NotFoundError
-from tuner_service.files import sync_folder
+from tuner_service.files import locked, sync_folder
 from tuner_service.settings import Settings
 
 SPARE_SECONDS: Final = 3600.0
@@ -107,25 +106,15 @@ class DatasetStore:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep others out, of this process or another, and those who use a version."""
-        with self._locked(fcntl.LOCK_EX):
+        self._index.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(self._uploads / LOCK):
             yield
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep every version for the block: a submit checks that one is there, and stores it."""
-        with self._locked(fcntl.LOCK_SH):
+        with locked(self._uploads / LOCK, shared=True):
             yield
-
-    @contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
-        self._index.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A file open for writing, not the directory: NFS locks nothing else for other machines.
-        handle = os.open(self._uploads / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, how)
-            yield
-        finally:
-            os.close(handle)
 
     def _write_index(self, upload: Upload) -> None:
         temporary = self._incoming / secrets.token_hex(8)

@@ -4,15 +4,17 @@ The statements are made once for each kind of question and read the clock themse
 anew costs more than to run it.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select
 
 from tuner_service.lifecycle.attempts import LONGEST_BACKOFF_SECONDS
 from tuner_service.reads.eligibility import (
     able_workers,
+    can_run,
     has_modules,
     is_user_loop,
     on_queue,
@@ -21,7 +23,7 @@ from tuner_service.reads.eligibility import (
 from tuner_service.reads.states import ACTIVE
 from tuner_service.storage.database import CLOCK
 from tuner_service.storage.postgres import among, integers
-from tuner_service.storage.schema import slots, studies
+from tuner_service.storage.schema import slots, studies, workers
 
 # How many studies a claim looks at and locks: the first in the order of claiming, one for each slot
 # that it wants, and some to spare for those that turn out to have none.
@@ -143,3 +145,39 @@ def exclusive_slots(dialect: str) -> Select[Any]:
         .where(among(slots.c.study_id, bindparam("ids")), slots.c.exclusive)
         .order_by(slots.c.id)
     )
+
+
+def exclusive_slot_to_serve(
+    connection: Connection,
+    *,
+    worker_id: str,
+    queue: Literal["cpu", "cuda"],
+    busy_with: Collection[int],
+    now: float,
+) -> int | None:
+    """Return the id of a ready slot that must run alone and for which this worker is to make room.
+
+    Of all live workers that can run it the first by name makes room, so that no two do. It does so
+    for no slot of a lower priority than all that it is busy with.
+
+    Args:
+        busy_with: The studies of the trials that the worker has.
+    """
+    found = claimable(connection, ClaimRequest(queue, worker_id, limit=MOST_STUDIES))
+    ids = {"ids": integers(connection, found)}
+    alone = connection.execute(exclusive_slots(connection.dialect.name), ids).mappings().all()
+    if not alone:
+        return None
+    able = and_(can_run(queue, now), workers.c.state != "stopping")
+    lowest = select(func.min(studies.c.priority)).where(studies.c.id.in_(busy_with))
+    first = select(studies.c.id, func.min(workers.c.id)).select_from(studies)
+    rows = connection.execute(
+        first.join(workers, able)
+        .where(
+            studies.c.id.in_({row["study_id"] for row in alone}),
+            studies.c.priority >= (connection.execute(lowest).scalar() or 0),
+        )
+        .group_by(studies.c.id)
+    )
+    mine = {study_id for study_id, worker in rows if worker == worker_id}
+    return next((int(row["id"]) for row in alone if row["study_id"] in mine), None)

@@ -1,7 +1,6 @@
 """Our tables beside Optuna's, and the transactions that write both."""
 
 from tuner_service.storage.database import Database
-from tuner_service.storage.integrity import check_file
-from tuner_service.storage.migrate import check_schema, migrate
+from tuner_service.storage.migrate import check_file, check_schema, migrate
 
 __all__ = ["Database", "check_file", "check_schema", "migrate"]

@@ -29,8 +29,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tuner_service.errors import DamagedError, SchemaVersionError, SettingsError, UnavailableError
-from tuner_service.storage.patient import TCP, TimeoutConnection
-from tuner_service.storage.postgres import snapshots, use_pipelines
+from tuner_service.storage.postgres import TCP, TimeoutConnection, snapshots, use_pipelines
 
 BUSY_SECONDS = 20.0
 CONNECT_SECONDS = 5

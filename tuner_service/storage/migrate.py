@@ -1,14 +1,16 @@
 """Create and upgrade the schema: Optuna's tables by Optuna, ours by Alembic.
 
 Two version tables live in the database: Optuna's `alembic_version` and our
-`tuner_alembic_version`. Both must be what this software knows before it writes anything.
+`tuner_alembic_version`. Both must be what this software knows before it writes anything, and a
+SQLite file must be whole.
 """
 
 import contextlib
-import fcntl
+import sqlite3
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import optuna
 from alembic import command
@@ -17,14 +19,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
-from tuner_service.errors import SchemaVersionError
+from tuner_service.errors import DamagedError, SchemaVersionError
+from tuner_service.files import locked
 from tuner_service.storage.database import (
+    BUSY_SECONDS,
+    DAMAGED,
     Database,
     is_sqlite,
     sqlite_path,
     unreachable,
 )
-from tuner_service.storage.integrity import check_file
 
 VERSION_TABLE = "tuner_alembic_version"
 OPTUNA_REVISION = "v3.2.0.a"  # what Optuna 5.0 creates
@@ -131,8 +135,7 @@ def _create_optuna_tables(url: str) -> None:
 def _alone(url: str) -> Iterator[None]:
     """Hold the right to migrate: a lock beside the SQLite file, or PostgreSQL's advisory lock."""
     if is_sqlite(url):
-        with sqlite_path(url).with_suffix(".migrate-lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(sqlite_path(url).with_suffix(".migrate-lock")):
             yield
         return
     engine = create_engine(url)
@@ -144,3 +147,42 @@ def _alone(url: str) -> Iterator[None]:
         raise unreachable(error.orig) from error
     finally:
         engine.dispose()
+
+
+def check_file(url: str) -> None:
+    """Refuse a SQLite file whose pages do not fit together; reads all of it, and writes nothing.
+
+    The usual cause is a write-ahead log that a crash left behind, beside a file that was put back
+    from a backup. The connection is read-only, or closing it would write that log into the file.
+
+    Raises:
+        DamagedError: With what to do.
+    """
+    if not is_sqlite(url):
+        return
+    path = sqlite_path(url)
+    fault = _fault(path, "mode=ro")
+    if not fault:
+        return
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size and not _fault(path, "mode=ro&immutable=1"):
+        raise DamagedError(
+            "the database file is whole without its write-ahead log, and damaged with it; if the "
+            "file was put back from a backup, the log is of the file before it: stop everything "
+            "and remove the log",
+            cause=f"rm {log} {path.with_name(f'{path.name}-shm')} ({fault})",
+        )
+    raise DamagedError(DAMAGED, cause=f"{path}: {fault}")
+
+
+def _fault(path: Path, options: str) -> str:
+    """Return the first fault that is found; with `immutable`, the log is not looked at."""
+    uri = f"file:{quote(str(path.absolute()))}?{options}"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        if (error.sqlite_errorname or "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return str(error)
+        return ""  # away, locked or unreadable: whoever opens it next says so
+    return "" if found == "ok" else found.replace("\n", " ")

@@ -1,16 +1,15 @@
 """What this machine has and what is taken: GPUs, cores, the port, the data directory."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 from tuner_service.errors import SettingsError
+from tuner_service.files import locked
 from tuner_service.settings import Settings
 
 MOST_CPU_WORKERS = 4
@@ -58,20 +57,16 @@ def free_port(host: str, port: int) -> int:
 @contextlib.contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
     """Hold the data directory for this process; two services on one would share a spool."""
-    with (settings.data_dir / "up.lock").open("a+", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingsError(_taken(lock, settings.data_dir)) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    lock = settings.data_dir / "up.lock"
+    with locked(lock, wait=False) as mine:
+        if not mine:
+            raise SettingsError(_taken(lock, settings.data_dir))
+        lock.write_text(str(os.getpid()), encoding="ascii")
         yield
 
 
-def _taken(lock: IO[str], data_dir: Path) -> str:
-    lock.seek(0)
+def _taken(lock: Path, data_dir: Path) -> str:
     return (
-        f"`tuner up` runs already on {data_dir} (process {lock.read().strip() or 'unknown'}). "
+        f"`tuner up` runs already on {data_dir} (process {lock.read_text().strip() or 'unknown'}). "
         "Stop it with Ctrl-C where it runs, or choose another directory with --data-dir."
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tuner_service.lifecycle.claim import FairShare, claim, others
-from tuner_service.lifecycle.exclusive import exclusive_slot_to_serve
+from tuner_service.lifecycle.claimable import exclusive_slot_to_serve
 from tuner_service.lifecycle.flush import flush
 from tuner_service.lifecycle.messages import Batch, Claimed, Flushed
 from tuner_service.reads.history import load_history

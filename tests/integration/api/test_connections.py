@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.api.conftest import served
 from tests.integration.lifecycle.hands import Hand, submitted
-from tuner_service.api.http.connections import SlowClientProtocol, most_connections
+from tuner_service.api.server import SlowClientProtocol, most_connections
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 

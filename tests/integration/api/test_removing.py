@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from tests.integration.api.test_api import definition
 from tuner_service.api.app import create_app
-from tuner_service.api.remover import LOCK
+from tuner_service.api.background import LOCK
 from tuner_service.lifecycle.delete import delete
 from tuner_service.settings import Settings
 from tuner_service.storage import Database

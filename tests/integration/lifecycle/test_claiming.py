@@ -9,8 +9,7 @@ from tests.integration.lifecycle.hands import SETTINGS, Hand, definition, submit
 from tests.invariants import check_invariants
 from tuner_service.definition import ModuleDescription
 from tuner_service.lifecycle.change import StudyPatch, patch
-from tuner_service.lifecycle.claimable import SPARE_STUDIES
-from tuner_service.lifecycle.exclusive import exclusive_slot_to_serve
+from tuner_service.lifecycle.claimable import SPARE_STUDIES, exclusive_slot_to_serve
 from tuner_service.lifecycle.messages import HandBack, Lease
 from tuner_service.lifecycle.reconcile import reconcile
 from tuner_service.lifecycle.submit import plan, submit

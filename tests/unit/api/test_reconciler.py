@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tuner_service.api import reconciler
-from tuner_service.api.reconciler import Reconciler
+from tuner_service.api import background
+from tuner_service.api.background import Reconciler
 from tuner_service.api.routes.metrics import Metrics
 from tuner_service.errors import UnavailableError
 from tuner_service.lifecycle.reconcile import Reconciled
@@ -74,8 +74,8 @@ def test_a_new_study_rings_each_worker_that_can_run_it(
         reconciled.set()
         return Reconciled(0, [], {})
 
-    monkeypatch.setattr(reconciler, "list_workers", lambda _db: listed)
-    monkeypatch.setattr(reconciler, "reconcile", nothing)
+    monkeypatch.setattr(background, "list_workers", lambda _db: listed)
+    monkeypatch.setattr(background, "reconcile", nothing)
     bell = Bell()
     ringing = made(bell, tmp_path, seconds=600)
     ringing.start()
@@ -96,7 +96,7 @@ def test_outages_and_surprises_do_not_end_it(
             raise error
         return Reconciled(1, ["st_1"], {"cpu": 2})
 
-    monkeypatch.setattr(reconciler, "reconcile", failing)
+    monkeypatch.setattr(background, "reconcile", failing)
     bell = Bell()
     trying = made(bell, tmp_path, seconds=0.001)
     trying.start()

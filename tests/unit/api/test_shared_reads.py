@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tuner_service.api.shared_reads import SharedReads
+from tuner_service.api.waiting import SharedReads
 from tuner_service.errors import NotFoundError
 
 

@@ -13,10 +13,8 @@ from starlette.responses import Response
 from tuner_service.api.auth import CallerDep
 from tuner_service.api.http.body import JsonBody
 from tuner_service.api.http.openapi import definition_body, errors, patch_body
-from tuner_service.api.http.responses import StudyAnswer, json_answer, known_revisions, study_answer
+from tuner_service.api.http.responses import json_answer, known_revisions, study_answer
 from tuner_service.api.service import Service, ServiceDep
-from tuner_service.api.shared_reads import SharedReads
-from tuner_service.api.waiting import RevisionWaiters
 from tuner_service.definition import (
     Limits,
     StudyDefinition,
@@ -227,27 +225,8 @@ async def get_study(
     answer = None
     if wait:
         has = known if revision is None else {str(revision)}
-        answer = await _awaited(service.reads, service.waiters, study, has=has, seconds=wait)
+        answer = await service.waiters.next_answer(study, has=has, seconds=wait)
     return (answer or await service.reads.get(study)).response(known)
-
-
-async def _awaited(
-    reads: SharedReads, waiters: RevisionWaiters, ref: str, *, has: set[str], seconds: float
-) -> StudyAnswer | None:
-    """Hold a caller who has the present version, or none of a study that has not ended."""
-    told = waiters.told_lately(ref, has)
-    if told is not None:
-        return await waiters.wait(ref, told, seconds)
-    answer = await reads.get(ref)
-    if _waits(answer, has):
-        return await waiters.wait(answer.id, answer.revision, seconds)
-    waiters.note(answer)
-    return answer
-
-
-def _waits(answer: StudyAnswer, has: set[str]) -> bool:
-    """Return whether to hold: the caller has this version, or has none and there will be more."""
-    return str(answer.revision) in has or (not has and not answer.has_ended)
 
 
 @router.patch(
