@@ -6,23 +6,23 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import Final
 
 from tuner_service.datasets.arrays import KINDS, read_headers
 from tuner_service.datasets.images import check_zip
+from tuner_service.datasets.parquet import column_names, kind_of, opened_parquet
+from tuner_service.datasets.profile import TableProfile, bounded
+from tuner_service.datasets.text_tables import opened_table, refuse_other_text
 from tuner_service.definition.catalogue import Inputs
 from tuner_service.definition.uploads import MOST_COLUMNS_KNOWN
 from tuner_service.errors import DataError
 
-MAX_ROW: Final = 1 << 24  # characters of a row of CSV; its cells take many times as much memory
 MAX_DIRECTORY: Final = 1 << 27  # bytes of a zip's directory, which takes ten times as much memory
 DELIMITERS: Final = ",;\t|"
-PARQUET_NEEDS: Final = (
-    "Parquet needs pyarrow, which is not installed here: pip install 'tuner-service[parquet]', in "
-    "the service and in every worker, or bring the table as CSV"
-)
+BYTES_OF_A_NUMBER: Final = 4  # as a table's cell is trained on
 _QUOTED = re.compile(r'"[^"]*"')
 _START = 1 << 16  # bytes that are looked at to tell the delimiter
+_ROWS_TRIED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Contents:
     columns: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
     inputs: Inputs | None = None
+    delimiter: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def inspect(path: Path, *, max_bytes: int) -> Contents:
@@ -53,8 +55,7 @@ def inspect(path: Path, *, max_bytes: int) -> Contents:
         return _zip(path, max_bytes)
     if start.startswith(b"PAR1"):
         return _parquet(path, max_bytes)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return _csv(file, start)
+    return _csv(path, start, max_bytes)
 
 
 def _zip(path: Path, max_bytes: int) -> Contents:
@@ -93,15 +94,16 @@ class _OfSmallReads(io.FileIO):
 
 
 def _parquet(path: Path, max_bytes: int) -> Contents:
-    try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415  an optional dependency
-    except ImportError as error:
-        raise DataError(PARQUET_NEEDS) from error
-    try:
-        about = parquet.read_metadata(path)
-    except (ArrowException, OSError) as error:
-        raise DataError(f"the Parquet file cannot be read: {error}") from error
-    size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    with opened_parquet(path) as table:
+        about, names = table.metadata, column_names(table)
+        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        # Runs of equal values take next to nothing in the file: what it becomes is what counts.
+        size = max(size, about.num_rows * len(names) * BYTES_OF_A_NUMBER)
+        others = [
+            f"column {name!r} is of the type {kind}, which is no data; leave it out of `columns`"
+            for name in names
+            if kind_of(kind := table.schema_arrow.field(name).type) is None
+        ]
     if size > max_bytes:
         raise DataError(
             f"the file unpacks to {size:,} bytes, more than the {max_bytes:,} that are allowed "
@@ -109,75 +111,57 @@ def _parquet(path: Path, max_bytes: int) -> Contents:
         )
     if not about.num_rows:
         raise DataError("the Parquet file has no rows; it needs some")
-    names = tuple(about.schema.to_arrow_schema().names)
     return Contents(
         format="parquet",
         rows=about.num_rows,
         columns=names[:MOST_COLUMNS_KNOWN],
         inputs="table",
+        warnings=bounded(others),
     )
 
 
-def _csv(file: IO[str], start: bytes) -> Contents:
-    if b"\0" in start:
-        raise DataError("the file is not of a known format: a text table (CSV) has no NUL bytes")
+def _csv(path: Path, start: bytes, max_bytes: int) -> Contents:
+    refuse_other_text(start)
     delimiter = _delimiter(start)
-    lines = _Lines(file)
-    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    try:
-        header = [cell.strip() for cell in next(rows)]
-        count = 0
-        lines.begin_row()
-        for row in rows:
-            count += _count(row, rows.line_num, header)
-            lines.begin_row()
-    except UnicodeDecodeError as error:
-        raise DataError(f"the file is not a text in UTF-8: {error.reason}; save it so") from error
-    except (csv.Error, StopIteration) as error:
-        raise DataError(f"the file is not a table in CSV: {error}") from error
-    if not count:
+    with opened_table(path, delimiter=delimiter, header=True) as table:
+        profile = TableProfile(table.names)
+        for chunk in table.chunks():
+            profile.add(chunk)
+    repeated = table.repeated()
+    if repeated is not None and not profile.headless:
+        raise DataError(repeated)
+    if not profile.rows:
         raise DataError("the file has a header but no rows of data; it needs some")
+    if profile.rows * table.width * BYTES_OF_A_NUMBER > max_bytes:
+        raise DataError(
+            f"the file unpacks to {profile.rows:,} rows of {table.width:,} columns, more than the "
+            f"{max_bytes:,} bytes that are allowed (TUNER_MAX_DATASET_BYTES)"
+        )
     return Contents(
-        format="csv", rows=count, columns=tuple(header[:MOST_COLUMNS_KNOWN]), inputs="table"
+        format="csv",
+        rows=profile.rows,
+        columns=table.names[:MOST_COLUMNS_KNOWN],
+        inputs="table",
+        delimiter=delimiter,
+        warnings=bounded(profile.warnings()),
     )
-
-
-class _Lines:
-    """A text file's lines, of which one row may take so much: a file may be a single one."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        self._taken = 0
-
-    def begin_row(self) -> None:
-        """Take what follows for another row."""
-        self._taken = 0
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(MAX_ROW + 1)
-        self._taken += len(line)
-        if self._taken > MAX_ROW:
-            raise DataError(f"a row is longer than the {MAX_ROW:,} characters that are allowed")
-        if not line:
-            raise StopIteration
-        return line
 
 
 def _delimiter(start: bytes) -> str:
-    line = start.splitlines()[0].decode("utf-8", "replace")
-    outside = _QUOTED.sub("", line)
+    """Return what splits the first rows into as many cells each; of several, the first we know."""
+    lines = start.decode("utf-8-sig", "replace").splitlines(keepends=True)
+    if len(start) == _START and len(lines) > 1:
+        lines.pop()  # it is cut
+    outside = _QUOTED.sub("", next((line for line in lines if line.strip()), ""))
+    for delimiter in DELIMITERS:
+        widths = {len(row) for row in _split(lines[:_ROWS_TRIED], delimiter) if row}
+        if len(widths) == 1 and widths != {1} and delimiter in outside:
+            return delimiter
     return max(DELIMITERS, key=outside.count)  # the comma where there is none of them
 
 
-def _count(row: list[str], line: int, header: list[str]) -> int:
-    if not row:
-        return 0  # an empty line
-    if len(row) > len(header):
-        raise DataError(
-            f"line {line} has {len(row)} cells, but the first line {len(header)}; "
-            "every row needs as many cells as there are columns"
-        )
-    return 1
+def _split(lines: list[str], delimiter: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    except csv.Error:
+        return []

@@ -93,6 +93,8 @@ class DatasetStore:
             columns=contents.columns,
             shape=contents.shape,
             inputs=contents.inputs,
+            delimiter=contents.delimiter,
+            warnings=contents.warnings,
             uploaded_at=datetime.now(UTC),
         )
         with self.alone():

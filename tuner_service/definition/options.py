@@ -14,8 +14,9 @@ Scalar = bool | int | float | str | None
 """What a parameter's choice, a fixed option or an enqueued value may be."""
 
 OptionType = Literal[
-    "float", "int", "boolean", "string", "path", "paths", "column", "columns", "any"
-]
+    "float", "int", "boolean", "string", "path", "paths", "column", "columns", "words",
+    "any",
+]  # fmt: skip
 
 LARGEST_INT = 2**53
 """The largest integer that JSON, SQL, NumPy and Optuna's float arithmetic all hold exactly."""
@@ -23,6 +24,7 @@ LARGEST_INT = 2**53
 MAX_TEXT = 256
 MAX_COLUMNS = 4096
 MAX_PATHS = 64
+MAX_WORDS = 100
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -32,7 +34,8 @@ class Option(BaseModel):
 
     Attributes:
         type: `path` is a relative path inside a data directory, `paths` one or a list of them,
-            `column` a column's name or position, `columns` a list of those.
+            `column` a column's name or position, `columns` a list of those, `words`
+            a list of texts.
         default: In force when the option is neither fixed nor searched.
         low: Lower end of the range; `low_open` leaves it out of the range. The same for `high`.
         choices: When not empty, the only values there are.
@@ -197,6 +200,13 @@ def _columns_fault(option: Option, value: object) -> str | None:
     return first
 
 
+def _words_fault(option: Option, value: object) -> str | None:
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_WORDS:
+        return f"{option.name} must be a list of at most {MAX_WORDS} texts, but got {show(value)}"
+    faults = (None if word == "" else _string_fault(option, word) for word in value)
+    return next((fault for fault in faults if fault is not None), None)
+
+
 def _any_fault(option: Option, value: object) -> str | None:
     if value is None or isinstance(value, (bool, int, float)):
         return None
@@ -212,6 +222,7 @@ _CHECKS = {
     "paths": _paths_fault,
     "column": _column_fault,
     "columns": _columns_fault,
+    "words": _words_fault,
     "any": _any_fault,
 }
 
@@ -259,6 +270,9 @@ def _domain_schema(option: Option) -> dict[str, Any]:
                 "maxItems": MAX_COLUMNS,
                 "uniqueItems": True,
             }
+        case "words":
+            words = {"type": "string", "maxLength": MAX_TEXT}
+            return {"type": "array", "items": words, "maxItems": MAX_WORDS}
         case "any":
             return {"type": ["boolean", "number", "string", "null"]}
         case _:

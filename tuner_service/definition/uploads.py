@@ -29,6 +29,8 @@ class Upload(BaseModel):
         columns: Names of a table's columns, at most the first thousand.
         shape: Of one row's input, where the file says it.
         inputs: What kind of inputs it holds; None where the file does not say.
+        delimiter: What stands between two cells of a text table; a study's default.
+        warnings: What is likely a mistake in it, with what to do.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -41,6 +43,8 @@ class Upload(BaseModel):
     columns: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
     inputs: Inputs | None = None
+    delimiter: str | None = None
+    warnings: tuple[str, ...] = ()
     uploaded_at: datetime
 
 
@@ -50,10 +54,13 @@ def upload_path(name: str, file_format: str, sha256: str) -> str:
 
 
 def pinned_to(dataset: DatasetSection, upload: Upload) -> DatasetSection:
-    """Return the section with the upload's format and hash where it gives none."""
+    """Return the section with the upload's format, hash and delimiter where it gives none."""
     missing = {"format": upload.format, "sha256": upload.sha256}
     given = {key: value for key in missing if (value := getattr(dataset, key)) is not None}
-    return dataset.model_copy(update={**missing, **given})
+    pinned = {**dataset.model_dump(exclude_unset=True), **missing, **given}
+    if upload.delimiter not in (None, ",") and pinned["sha256"] == upload.sha256:
+        pinned.setdefault("delimiter", upload.delimiter)
+    return DatasetSection.model_validate(pinned)
 
 
 def brought_entry(name: str, parameters: tuple[Option, ...] = ()) -> Dataset:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tests.unit.datasets.files import flowers, npz, picture, zipped
-from tuner_service.datasets import images
+from tuner_service.datasets import images, text_tables
 from tuner_service.datasets import inspect as inspect_module
 from tuner_service.datasets.inspect import Contents, inspect
 from tuner_service.errors import DataError
@@ -157,7 +159,7 @@ def test_an_image_of_too_many_pixels_is_refused(
 def test_a_table_that_is_one_endless_row_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(inspect_module, "MAX_ROW", 1000)
+    monkeypatch.setattr(text_tables, "MAX_ROW", 1000)
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match="a row is longer than the 1,000 characters"):
         inspect(tmp_path / "t.csv", max_bytes=LIMIT)
@@ -196,3 +198,75 @@ def test_broken_files_are_refused(tmp_path: Path, start: bytes) -> None:
     (tmp_path / "f").write_bytes(start + b"\x07" * 100)
     with pytest.raises(DataError, match=r"cannot be read|broken"):
         inspect(tmp_path / "f", max_bytes=LIMIT)
+
+
+def told(folder: Path, text: str) -> Contents:
+    (folder / "t.csv").write_text(text, encoding="utf-8")
+    return inspect(folder / "t.csv", max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("y,x,y\n1,2,1\n", "names the column 'y' twice (1 and 3); rename one"),
+        ("a ,a\n1,2\n", "names the column 'a' twice (1 and 2)"),
+        ("a,b\nr1,1,2\n", "line 2 has 3 cells"),
+        ("a,b\n1,2\n\n1\n", "line 4 has 1 cell"),
+        ('a,b\n1,2\n1,"2\n', "a quote that is never closed"),
+        ("a,b\n", "no rows of data"),
+    ],
+)
+def test_tables_that_are_not_as_wide_as_their_header_are_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        told(tmp_path, text)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "words"),
+    [
+        ("a,kind", lambda i: f"{i},x{i % 2}", None),
+        ("5.1,3.5,setosa", lambda i: f"{i},{i / 7},x{i % 2}", "looks like data"),
+        ("1,1,0", lambda i: f"{i},{i / 7},{i % 2}", "`header: false`"),
+        ("name,2019,2020", lambda i: f"n{i % 3},{i},{i + 1}", "looks like data"),
+        ("id,2019,2020", lambda i: f"{i},{i},{i + 1}", None),
+        (",a,kind", lambda i: f"{i},{i},x{i % 2}", "column 1 has no name"),
+        ("a;kind", lambda i: f"{i},14;x{i % 2}", "decimal comma"),
+        ("a,kind", lambda i: f"2024-01-{i + 1:02},x{i % 2}", "dates"),
+        ("a,kind", lambda i: f"name {i},x{i % 2}", "30 different texts"),
+        ("a,kind", lambda i: f"{'NA' if i < 3 else i},x{i % 2}", "'NA' in 3 rows"),
+        ("a,kind", lambda i: f"{'oops' if i == 3 else i},x{i % 2}", "'oops' in line 5"),
+    ],
+)
+def test_what_is_likely_a_mistake_is_told_at_the_upload(
+    tmp_path: Path, head: str, row: Any, words: str | None
+) -> None:
+    found = told(tmp_path, "\n".join([head, *(row(i) for i in range(30))]))
+    assert found.rows == 30
+    assert any(words in warning for warning in found.warnings) if words else not found.warnings
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
+    rows = [["a", "b, c", "kind"], *(["1,5", "x; y", "u|v"] for _ in range(5))]
+    text = "\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in rows)
+    assert told(tmp_path, text).delimiter == delimiter
+    assert told(tmp_path, text).columns == ("a", "b, c", "kind")
+
+
+def test_a_small_file_that_is_large_is_refused(tmp_path: Path) -> None:
+    runs = pa.table({"x": pa.array(np.zeros(300_000)), "y": pa.array(np.zeros(300_000, np.int8))})
+    parquet.write_table(runs, tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 10_000
+    with pytest.raises(DataError, match="unpacks to 2,400,000 bytes"):
+        inspect(tmp_path / "t.parquet", max_bytes=2_000_000)
+
+
+def test_parquets_index_and_types_are_told(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [1, 2], "n": [[1.0], [2.0]]}, index=["p", "q"])
+    frame.to_parquet(tmp_path / "t.parquet")
+    found = inspect(tmp_path / "t.parquet", max_bytes=LIMIT)
+    assert found.columns == ("x", "n")
+    assert "'n' is of the type list<" in found.warnings[0]

@@ -94,7 +94,24 @@ _TEXT_OPTIONS = (
         default=",",
         choices=(",", ";", "\t", "|", " "),
         searchable=False,
-        description="What stands between two cells.",
+        description="What stands between two cells; of uploaded data, what was found there.",
+    ),
+    Option(
+        name="decimal",
+        type="string",
+        default=".",
+        choices=(".", ","),
+        searchable=False,
+        description="What stands before the decimals of a number.",
+    ),
+    Option(
+        name="gaps",
+        type="words",
+        default=None,
+        also=(None,),
+        searchable=False,
+        description="Words for an empty cell, beside no text at all; null: NA, N/A, NaN, null, "
+        "None and the like, as docs/bring-data.md lists them.",
     ),
 )
 _TABLE_OPTIONS = (

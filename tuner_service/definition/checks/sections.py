@@ -55,11 +55,22 @@ def _check_columns(context: CheckContext, dataset: Dataset) -> None:
     if upload is None or dataset.sha256 not in (None, upload.sha256):
         return
     known = upload.columns or ()
-    delimiter = dataset.options.get("delimiter", ",")
+    delimiter = dataset.options.get("delimiter", upload.delimiter or ",")
     # The upload's delimiter was a guess: a name that holds the study's own tells that it was wrong.
     guessed = upload.format == "csv" and any(str(delimiter) in name for name in known)
     headless = dataset.options.get("header", True) is not True
     if not known or len(known) >= MOST_COLUMNS_KNOWN or guessed or headless:
+        return
+    if upload.delimiter is not None and delimiter != upload.delimiter and len(known) > 1:
+        detail = f"this file is split at {upload.delimiter!r}, not at {delimiter!r}; leave it out"
+        context.faults.add(("dataset", "delimiter"), detail, code="conflict")
+        return
+    twice = next((name for at, name in enumerate(known) if name in known[:at]), None)
+    if twice is not None:
+        detail = (
+            f"the first line names the column {twice!r} twice: set header to false if it is data"
+        )
+        context.faults.add(("dataset", "header"), detail, code="conflict")
         return
     for option in ("target", "columns", "categorical"):
         given = dataset.options.get(option)

@@ -63,6 +63,7 @@ class PreparedData:
         preprocessing: JSON that lets new inputs be prepared the same way.
         data_hash: SHA-256 over the arrays as read, before splitting.
         streamed: Inputs lie in files, and come to the device batch by batch.
+        warnings: What is likely a mistake in the data, in sentences.
     """
 
     train: Part
@@ -75,6 +76,7 @@ class PreparedData:
     preprocessing: dict[str, Any]
     data_hash: str
     streamed: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -159,6 +161,7 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
         preprocessing=_preprocessing(scaling, encoder, raw),
         data_hash=_hash(raw),
         streamed=streamed,
+        warnings=raw.warnings,
     )
 
 
@@ -229,6 +232,8 @@ def _preprocessing(scaling: Scaling, encoder: Encoder | None, raw: RawData) -> d
         "encoding": encoder.described() if encoder is not None else None,
         "columns": list(raw.columns) if raw.columns is not None else None,
         "csv": asdict(raw.layout) if raw.layout is not None else None,
+        "missing": raw.missing,
+        "images": raw.images,
     }
 
 

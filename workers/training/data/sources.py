@@ -64,11 +64,15 @@ class TextLayout:
         delimiter: What stands between two cells.
         header: Whether the first line names the columns; without it their names are positions.
         width: Cells of a line.
+        decimal: What stands before decimals.
+        gaps: Words for an empty cell.
     """
 
     delimiter: str
     header: bool
     width: int
+    decimal: str
+    gaps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,9 @@ class RawData:
         columns: Names of a table's input columns, in their order.
         table: What is to be encoded of them; None where inputs are numbers as they are.
         layout: Of a CSV file's lines.
+        missing: What becomes of a table's empty cells.
+        images: Size and mode that images were brought to.
+        warnings: What is likely a mistake in the data, in sentences.
     """
 
     rows: Rows
@@ -90,6 +97,9 @@ class RawData:
     columns: tuple[str, ...] | None = None
     table: Columns | None = None
     layout: TextLayout | None = None
+    missing: str | None = None
+    images: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

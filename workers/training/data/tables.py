@@ -1,21 +1,30 @@
 """Tables from CSV and Parquet files: one target column, the others numbers or categories.
 
 Options: `path` (a file, or a list of files with the same columns), `target` (a column's name, or
-its number from 0, or from the end if negative), `header` (whether the first line names the
-columns), `delimiter`, `columns` (the inputs; all but the target by default), `categorical` (columns
-of numbers that are categories), `missing`, `encode`. Messages count lines as the file does, from 1.
+its number from 0, or from the end if negative), `columns` (the inputs; all but the target by
+default), `categorical` (columns of numbers that are categories), `missing`, `encode`; of a text
+file also `header` (whether the first line names the columns), `delimiter`, `decimal`, `gaps` (words
+for an empty cell). Messages count lines as the file does, from 1.
+
+    n  rows,  C  input columns
+
+Both kinds of file are read block by block; what a column is, is decided over all of them.
 """
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import pandas as pd
 
-from tuner_service.datasets.inspect import PARQUET_NEEDS
+from tuner_service.datasets.columns import GAPS, Column, number, whole
+from tuner_service.datasets.text_tables import Chunk, TextTable, opened_table
 from tuner_service.errors import DataError
-from workers.training.data.labels import first_without_class, labelled
+from workers.training.data.parquet import parquet_blocks, parquet_names, parquet_rows
+from workers.training.data.room import Room
 from workers.training.data.sources import (
     Array,
     Columns,
@@ -30,6 +39,43 @@ from workers.training.data.sources import (
 ColumnName = str | int
 
 
+class Block(Protocol):
+    """Some rows of a file."""
+
+    def take(self, column: Column, name: str) -> Array:
+        """Return a column's cells [n]: numbers, or codes of its texts; NaN for gaps."""
+
+    def place(self, row: int, name: str) -> str:
+        """Return where a cell stands."""
+
+    def gap(self, row: int, name: str) -> str:
+        """Return the word that stands for an empty cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextBlock:
+    """Some rows of a text file."""
+
+    file: str
+    names: tuple[str, ...]
+    chunk: Chunk
+    cells: list[tuple[str, ...]]
+
+    def take(self, column: Column, name: str) -> Array:
+        """Return a column's cells [n]: numbers, or codes of its texts; NaN for gaps."""
+        at = self.names.index(name)
+        return column.take(self.cells[at], lambda row: self.place(row, name))
+
+    def place(self, row: int, name: str) -> str:
+        """Return where a cell stands."""
+        line = self.chunk.line(row, self.names.index(name))
+        return f"{self.file}: line {line}, column {name!r}"
+
+    def gap(self, row: int, name: str) -> str:
+        """Return the word that stands for an empty cell."""
+        return self.cells[self.names.index(name)][row]
+
+
 def _paths(request: Request) -> list[str]:
     path = request.options.get("path")
     paths = [path] if isinstance(path, str) else list(path or [])
@@ -42,256 +88,339 @@ def _files(request: Request) -> tuple[Path, ...]:
     files = tuple(find(path, request.directories) for path in _paths(request))
     for file in files:
         if not file.is_file():
-            raise DataError(f"{file.name!r} is not a file; `path` must name a CSV file")
+            raise DataError(f"{file.name!r} is not a file; `path` must name a table")
     return files
 
 
-def _parquet(file: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_parquet(file, engine="pyarrow")
-    except ImportError as error:
-        raise DataError(f"{file.name}: {PARQUET_NEEDS}") from error
-    except (ValueError, OSError) as error:  # pyarrow's own errors are of these kinds
-        raise DataError(f"cannot read {file.name} as Parquet: {error}") from error
-    if frame.empty:
-        raise DataError(f"{file.name} has zero rows of data; it needs some")
-    return frame
-
-
-def _csv(file: Path, request: Request) -> pd.DataFrame:
-    header = 0 if _has_header(request) else None
-    try:
-        frame = pd.read_csv(
-            file,
-            header=header,
-            sep=_delimiter(request),
-            skipinitialspace=True,
-            skip_blank_lines=False,
-        )
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{file.name} is empty; it needs rows of data") from error
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"cannot read {file.name} as CSV: {error}") from error
-    if frame.empty:
-        raise DataError(f"{file.name} has zero rows of data; it needs some")
-    frame.columns = [c.strip() if isinstance(c, str) else c for c in frame.columns]
-    return frame
-
-
-def _has_header(request: Request) -> bool:
-    return bool(request.options.get("header", True))
+def gaps_of(request: Request) -> tuple[str, ...]:
+    """Return the words for an empty cell of a text file; no text always is one."""
+    given = request.options.get("gaps")
+    return GAPS if given is None else tuple(dict.fromkeys(("", *map(str, given))))
 
 
 def _delimiter(request: Request) -> str:
     return str(request.options.get("delimiter") or ",")
 
 
-def _layout(frame: pd.DataFrame, request: Request) -> TextLayout | None:
+def _decimal(request: Request) -> str:
+    return str(request.options.get("decimal") or ".")
+
+
+def _has_header(request: Request) -> bool:
+    return bool(request.options.get("header", True))
+
+
+def _layout(names: Sequence[str], request: Request) -> TextLayout | None:
     if request.name != "csv":
         return None
-    return TextLayout(_delimiter(request), _has_header(request), frame.shape[1])
+    return TextLayout(
+        delimiter=_delimiter(request),
+        header=_has_header(request),
+        width=len(names),
+        decimal=_decimal(request),
+        gaps=gaps_of(request),
+    )
 
 
-def _column(frame: pd.DataFrame, wanted: ColumnName, file: Path) -> ColumnName:
+def _opened(table: TextTable) -> TextTable:
+    repeated = table.repeated()
+    if repeated is not None:
+        raise DataError(repeated)
+    return table
+
+
+def _names(file: Path, request: Request) -> tuple[str, ...]:
+    if request.name == "parquet":
+        return parquet_names(file)
+    with opened_table(file, delimiter=_delimiter(request), header=_has_header(request)) as table:
+        return _opened(table).names
+
+
+def _blocks(file: Path, used: Sequence[str], request: Request) -> Iterator[Block]:
+    """Yield a file's rows in blocks, none of them empty."""
+    if request.name == "parquet":
+        yield from parquet_blocks(file, used)
+        return
+    with opened_table(file, delimiter=_delimiter(request), header=_has_header(request)) as table:
+        for chunk in _opened(table).chunks():
+            cells = list(zip(*chunk.rows, strict=True))
+            yield TextBlock(file.name, table.names, chunk, cells)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The columns that a study uses of a table, by name."""
+
+    target: str
+    inputs: tuple[str, ...]
+    declared: frozenset[str]
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Inputs, then the target."""
+        return (*self.inputs, self.target)
+
+
+def _column(names: Sequence[str], wanted: ColumnName) -> str:
     """Return the column of this name, or of this number from 0 (negative: from the end)."""
-    names: list[ColumnName] = list(frame.columns)
-    if wanted in names and not isinstance(wanted, int):
-        return wanted
     if isinstance(wanted, int) and -len(names) <= wanted < len(names):
         return names[wanted]
-    known = ", ".join(map(str, names[:20]))
-    raise DataError(f"{file.name} has no column {wanted!r}; its columns are {known}")
+    if isinstance(wanted, str) and wanted.strip() in names:
+        return wanted if wanted in names else wanted.strip()
+    raise DataError(f"there is no column {wanted!r}; its columns are {', '.join(names[:20])}")
 
 
-def _where(series: "pd.Series[Any]", row: int, file: Path, request: Request) -> str:
-    """Return where a cell is: a text file's line, or another's row."""
-    at = int(series.index[row])  # as in the file, also after rows were dropped
-    if request.name != "csv":
-        return f"{file.name}: row {at + 1}, column {series.name!r}"
-    line = at + (2 if _has_header(request) else 1)
-    return f"{file.name}: line {line}, column {series.name!r}"
-
-
-def _numbers(series: "pd.Series[Any]", *, file: Path, request: Request) -> Array:
-    """Return a column that must hold numbers; NaN for empty cells, if these are allowed."""
-    values: Array = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    empty = series.isna().to_numpy()
-    wrong = np.flatnonzero(~np.isfinite(values) & ~empty)
-    if len(wrong):
-        row = int(wrong[0])
-        cell, where = series.iloc[row], _where(series, row, file, request)
-        if isinstance(cell, str) and not np.isinf(values[row]):
-            raise DataError(
-                f"{where} is the text {cell!r} where a number is expected; correct it, name the "
-                "column in `categorical`, or leave it out of `columns`"
-            )
-        raise DataError(f"{where} is not finite; fill in a number or remove the row")
-    return values
-
-
-def _check_gaps(series: "pd.Series[Any]", *, file: Path, request: Request) -> None:
-    """Refuse empty cells, unless the study says what becomes of them."""
-    if request.options.get("missing", "refuse") != "refuse":
-        return
-    empty = np.flatnonzero(series.isna().to_numpy())
-    if len(empty):
-        raise DataError(
-            f"{_where(series, int(empty[0]), file, request)} is empty; fill it in, or let "
-            "`missing` say what becomes of it (drop_rows, mean, median, zero)"
-        )
-
-
-def _texts(series: "pd.Series[Any]") -> Array:
-    """Return a column's cells as text; None for empty ones."""
-    numbers = pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series)
-    whole = numbers and (series.dropna() % 1 == 0).all()  # a gap makes whole numbers floats
-    plain = series.astype("Int64") if whole else series
-    texts: Array = plain.astype(str).to_numpy(dtype=object)
-    texts[series.isna().to_numpy()] = None
-    return texts
-
-
-def _is_text(series: "pd.Series[Any]", *, file: Path) -> bool:
-    """Return whether a column holds categories: it has text, and no cell is a number."""
-    if pd.api.types.is_numeric_dtype(series) or pd.api.types.is_bool_dtype(series):
-        return False
-    kinds = (pd.api.types.is_string_dtype, pd.api.types.is_object_dtype)
-    if not any(kind(series) for kind in kinds) and not isinstance(
-        series.dtype, pd.CategoricalDtype
-    ):
-        raise DataError(
-            f"{file.name}: column {series.name!r} is of the type {series.dtype}; leave it out of "
-            "`columns`, or save it as numbers or text"
-        )
-    present = series.dropna()
-    return bool(len(present)) and pd.to_numeric(present, errors="coerce").isna().all()
-
-
-def _input_names(
-    frame: pd.DataFrame, target: ColumnName, *, file: Path, request: Request
-) -> list[ColumnName]:
+def _chosen(names: Sequence[str], request: Request) -> Chosen:
+    target = _column(names, request.options["target"])
     wanted = request.options.get("columns")
-    if wanted:
-        names = [_column(frame, name, file) for name in wanted]
-    else:
-        names = [name for name in frame.columns if name != target]
-    if target in names:
-        raise DataError(f"{file.name}: the target {target!r} is among the input columns")
-    if not names:
-        raise DataError(f"{file.name} has no column beside the target {target!r}")
-    return names
-
-
-def _inputs(
-    frame: pd.DataFrame, names: list[ColumnName], *, file: Path, request: Request
-) -> list[Array]:
-    """Return the input columns, each [n]: float64 numbers, or texts."""
-    declared = {_column(frame, name, file) for name in request.options.get("categorical") or ()}
-    unused = sorted(map(str, declared - set(names)))
+    inputs = [_column(names, one) for one in wanted or ()]
+    inputs = list(dict.fromkeys(inputs)) or [name for name in names if name != target]
+    if target in inputs:
+        raise DataError(f"the target {target!r} is among the input columns")
+    if not inputs:
+        raise DataError(f"there is no column beside the target {target!r}")
+    declared = {_column(names, one) for one in request.options.get("categorical") or ()}
+    unused = sorted(declared - set(inputs))
     if unused:
-        raise DataError(f"{file.name}: {unused[0]!r} of `categorical` is no input column")
-    columns = []
-    for name in names:
-        series = frame[name]
-        _check_gaps(series, file=file, request=request)
-        if name in declared or _is_text(series, file=file):
-            columns.append(_texts(series))
+        raise DataError(f"{unused[0]!r} of `categorical` is no input column")
+    return Chosen(target, tuple(inputs), frozenset(declared))
+
+
+def _check_same(names: Sequence[str], first: Sequence[str], used: Sequence[str]) -> None:
+    """Refuse a further file without the columns of the first one."""
+    absent = [name for name in used if name not in names]
+    if absent or len(names) != len(first):
+        told = f"it has no column {absent[0]!r}" if absent else f"it has {len(names)} columns"
+        raise DataError(
+            f"{told}, but the first file has {', '.join(first[:20])}; several files must have the "
+            "same columns"
+        )
+
+
+class _Inputs:
+    """A table [n, C] that grows: in its place from the start where its most rows are known."""
+
+    def __init__(self, room: Room, columns: int, rows: int | None) -> None:
+        self._room = room
+        self._blocks: list[Array] = []
+        self._columns = columns
+        self._rows = 0
+        self._values = None if rows is None else self._array(rows)
+
+    def append(self, block: Array) -> None:
+        """Take further rows."""
+        if self._values is None:
+            self._blocks.append(block)
         else:
-            columns.append(_numbers(series, file=file, request=request))
-    return columns
+            self._values[self._rows : self._rows + len(block)] = block
+        self._rows += len(block)
+
+    def joined(self) -> Array:
+        """Return the table, in memory if it fits there."""
+        if self._values is None:
+            blocks, self._blocks, self._rows = self._blocks, [], 0
+            self._values = self._array(sum(map(len, blocks)))
+            for block in blocks:
+                self.append(block)
+        return self._values[: self._rows]
+
+    def _array(self, rows: int) -> Array:
+        return self._room.array((rows, self._columns), np.dtype(np.float64))
 
 
-def _target(series: "pd.Series[Any]", *, file: Path, request: Request) -> Array:
-    """Return the target column as numbers, or as labels: text or whole numbers."""
-    empty = np.flatnonzero(series.isna().to_numpy())
-    if len(empty):
-        where = _where(series, int(empty[0]), file, request)
-        raise DataError(
-            f"{where} is the target and empty; fill it in, or set `missing` to drop_rows"
+class _Reader:
+    """Columns of one table, filled block by block.
+
+    Args:
+        rows: The most there are, where the files say it.
+    """
+
+    def __init__(self, chosen: Chosen, request: Request, *, rows: int | None) -> None:
+        self._chosen = chosen
+        self._request = request
+        self._missing = str(request.options.get("missing") or "refuse")
+        classes = request.targets != "numbers"
+        self._columns = [self._reads(name, name in chosen.declared) for name in chosen.inputs]
+        self._target = self._reads(chosen.target, classes)
+        self._fraction: str | None = None  # what is wrong with the first target that is no class
+        self._seen = 0  # labels of the target that were looked at
+        self._inputs = _Inputs(request.room, len(chosen.inputs), rows)
+        self._targets: list[Array] = []
+        self._rows = 0
+        self._words: Counter[str] = Counter()  # gaps of the rows that were left out
+
+    def _reads(self, name: str, declared: bool) -> Column:
+        if self._request.name == "parquet":
+            return Column(name, declared=declared, typed=True)
+        decimal = _decimal(self._request)
+        return Column(name, gaps=gaps_of(self._request), decimal=decimal, declared=declared)
+
+    def begin_file(self) -> None:
+        """Take what follows for another file."""
+        for column in (*self._columns, self._target):
+            column.begin_file()
+
+    def add(self, block: Block) -> None:
+        """Take a block.
+
+        Raises:
+            DataError: A cell is not what its column holds, or is empty.
+        """
+        names = self._chosen.inputs
+        target = block.take(self._target, self._chosen.target)
+        taken = [block.take(c, name) for c, name in zip(self._columns, names, strict=True)]
+        inputs = np.stack(taken, axis=1)
+        self._rows += len(target)
+        if self._missing == "drop_rows":
+            inputs, target = self._whole_rows(block, inputs, target)
+        else:
+            self._check_gaps(block, inputs, target)
+        self._check_labels(block, target)
+        self._inputs.append(inputs)
+        self._targets.append(target)
+
+    def _whole_rows(self, block: Block, inputs: Array, target: Array) -> tuple[Array, Array]:
+        empty = np.isnan(inputs).any(axis=1) | np.isnan(target)
+        for row in np.flatnonzero(empty):
+            at = [*np.flatnonzero(np.isnan(inputs[row])), len(self._columns)][0]
+            self._words[block.gap(int(row), self._chosen.used[int(at)])] += 1
+        return inputs[~empty], target[~empty]
+
+    def _check_gaps(self, block: Block, inputs: Array, target: Array) -> None:
+        """Refuse empty cells, unless the study says what becomes of them."""
+        empty = np.flatnonzero(np.isnan(target))
+        if len(empty):
+            raise DataError(
+                f"{self._empty(block, int(empty[0]), self._chosen.target)}, and it is the target; "
+                "fill it in, or set `missing` to drop_rows"
+            )
+        gaps = np.argwhere(np.isnan(inputs))
+        if len(gaps) and self._missing == "refuse":
+            row, at = (int(one) for one in gaps[0])
+            raise DataError(
+                f"{self._empty(block, row, self._chosen.inputs[at])}; fill it in, or let `missing` "
+                "say what becomes of it (drop_rows, mean, median, zero)"
+            )
+
+    def _empty(self, block: Block, row: int, name: str) -> str:
+        word, place = block.gap(row, name), block.place(row, name)
+        if not word:
+            return f"{place} is empty"
+        return f"{place} holds {word!r}, which is read as empty (`gaps` lists the words that are)"
+
+    def _check_labels(self, block: Block, target: Array) -> None:
+        """Note the first number among the target's labels that is no class."""
+        new = self._target.texts[self._seen :] if self._request.targets != "numbers" else []
+        self._seen += len(new)
+        for code, label in enumerate(new, start=self._seen - len(new)):
+            value = None if self._fraction else number(label, _decimal(self._request))
+            if value is None or whole(label) is not None or value.is_integer():
+                continue
+            rows = np.flatnonzero(target == code)
+            if len(rows):  # else its row was left out
+                where = block.place(int(rows[0]), self._chosen.target)
+                self._fraction = (
+                    f"{where} is the target and {value}, which is no class; use whole numbers, or "
+                    "a loss for numbers (mse, mae, huber)"
+                )
+
+    def data(self) -> RawData:
+        """Return the table.
+
+        Raises:
+            DataError: There is no row, or the target is not what the loss takes.
+        """
+        rows = sum(map(len, self._targets))
+        if not rows and self._rows:
+            raise DataError("every row has an empty cell; drop_rows leaves none")
+        if not rows:
+            raise DataError("there are zero rows of data; it needs some")
+        target = np.concatenate(self._targets)
+        values = self._inputs.joined()
+        labels = tuple(column.labels(values[:, at]) for at, column in enumerate(self._columns))
+        doubts = [column.doubt() for column in self._columns]
+        table = Columns(
+            self._chosen.inputs,
+            labels,
+            missing=self._missing,
+            encode=str(self._request.options.get("encode") or "one_hot"),
         )
-    if request.targets == "numbers":
-        return _numbers(series, file=file, request=request)
-    if not pd.api.types.is_float_dtype(series):
-        labels: Array = series.to_numpy()
-        return labels
-    values: Array = series.to_numpy(dtype=np.float64)
-    row = first_without_class(values)
-    if row is not None:
-        raise DataError(
-            f"{_where(series, row, file, request)} is the target and {values[row]}, which is no "
-            "class; use whole numbers, or a loss for numbers (mse, mae, huber)"
+        targets, classes = (
+            self._numbers(target) if self._request.targets == "numbers" else (self._classes(target))
         )
-    return values.astype(np.int64)
+        return RawData(
+            Rows(values, targets),
+            None,
+            classes=classes,
+            columns=self._chosen.inputs,
+            table=None if table.plain else table,
+            missing=self._missing,
+            warnings=tuple(doubt for doubt in (self._dropped(rows), *doubts) if doubt),
+        )
+
+    def _numbers(self, target: Array) -> tuple[Array, None]:
+        self._target.labels(target)
+        if self._target.is_text:
+            assert self._target.first_text is not None
+            text, place = self._target.first_text
+            raise DataError(
+                f"{place} is the text {text!r} where a number is expected; correct it, or take a "
+                "loss for classes (cross_entropy)"
+            )
+        return target[:, None], None
+
+    def _classes(self, target: Array) -> tuple[Array, tuple[str, ...]]:
+        """Return class numbers [n] and labels: whole numbers by value, else by their text."""
+        labels = self._target.labels(target) or ()
+        there = np.unique(target.astype(np.int64))
+        found = [labels[code] for code in there]
+        values = [number(label, _decimal(self._request)) for label in found]
+        if None not in values:
+            if self._fraction is not None:
+                raise DataError(self._fraction)
+            found = [label for _, label in sorted(zip(values, found, strict=True))]
+        place = {label: at for at, label in enumerate(found)}
+        codes = np.array([place.get(label, -1) for label in labels], np.int64)
+        return codes[target.astype(np.int64)], tuple(found)
+
+    def _dropped(self, left: int) -> str | None:
+        if left == self._rows:
+            return None
+        words = ", ".join(f"{word!r} in {count:,}" for word, count in self._words.items() if word)
+        return (
+            f"`missing: drop_rows` left out {self._rows - left:,} of {self._rows:,} rows, for an "
+            f"empty cell in each{f' (read as empty: {words}; see `gaps`)' if words else ''}"
+        )
 
 
 def _read(request: Request) -> RawData:
-    inputs: list[list[Array]] = []
-    targets: list[Array] = []
-    names: list[ColumnName] = []
-    layout: TextLayout | None = None
-    for file in _files(request):
-        frame = _parquet(file) if request.name == "parquet" else _csv(file, request)
-        target = _column(frame, request.options["target"], file)
-        own = _input_names(frame, target, file=file, request=request)
-        names, layout = names or own, layout or _layout(frame, request)
-        if len(own) != len(names):
-            raise DataError(
-                f"the files differ in their number of input columns: {len(names)} and {len(own)}"
-            )
-        if request.options.get("missing") == "drop_rows":
-            frame = _without_gaps(frame[[*own, target]], file)
-        targets.append(_target(frame[target], file=file, request=request))
-        inputs.append(_inputs(frame, own, file=file, request=request))
-    values, table = _joined(inputs, tuple(map(str, names)), request)
-    joined = np.concatenate(targets)
-    columns, encoded = table.names, None if table.plain else table
-    if request.targets == "numbers":
-        read = RawData(Rows(values, joined[:, None]), None, classes=None)
-    else:
-        read = labelled(values, joined)
-    return replace(read, columns=columns, table=encoded, layout=layout)
+    files = _files(request)
+    with _said_of(files[0]):
+        first, rows = _names(files[0], request), _most_rows(files, request)
+        chosen = _chosen(first, request)
+        reader = _Reader(chosen, request, rows=rows)
+    for file in files:
+        with _said_of(file):
+            _check_same(_names(file, request), first, chosen.used)
+            reader.begin_file()
+            for block in _blocks(file, chosen.used, request):
+                reader.add(block)
+    with _said_of(files[0]):
+        return replace(reader.data(), layout=_layout(first, request))
 
 
-def _without_gaps(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
-    whole = frame.dropna()
-    if whole.empty:
-        raise DataError(f"{file.name}: every row has an empty cell; drop_rows leaves none")
-    return whole
+@contextmanager
+def _said_of(file: Path) -> Iterator[None]:
+    """Name the file in what is said of data, unless it is named already."""
+    try:
+        yield
+    except DataError as error:
+        said = str(error)
+        raise DataError(said if file.name in said else f"{file.name}: {said}") from error
 
 
-def _joined(
-    files: list[list[Array]], names: tuple[str, ...], request: Request
-) -> tuple[Array, Columns]:
-    """Return the columns of all files as one table [n, C], text as numbers of its labels."""
-    values: list[Array] = []
-    labels: list[tuple[str, ...] | None] = []
-    for name, parts in zip(names, zip(*files, strict=True), strict=True):
-        texts = [part.dtype == object for part in parts]
-        if any(texts) and not all(texts):
-            raise DataError(
-                f"column {name!r} is text in one file and numbers in another; name it in "
-                "`categorical`, or correct it"
-            )
-        column = np.concatenate(parts)
-        codes, known = _coded(column) if all(texts) else (column, None)
-        values.append(codes)
-        labels.append(known)
-    table = Columns(
-        names,
-        tuple(labels),
-        missing=str(request.options.get("missing") or "refuse"),
-        encode=str(request.options.get("encode") or "one_hot"),
-    )
-    return np.stack(values, axis=1), table
-
-
-def _coded(texts: Array) -> tuple[Array, tuple[str, ...]]:
-    """Return the numbers of texts among their labels, ascending; NaN for None."""
-    present = np.array([text is not None for text in texts])
-    known, numbers = np.unique(texts[present].astype(str), return_inverse=True)
-    codes = np.full(len(texts), np.nan)
-    codes[present] = numbers
-    return codes, tuple(str(label) for label in known)
+def _most_rows(files: Sequence[Path], request: Request) -> int | None:
+    return sum(map(parquet_rows, files)) if request.name == "parquet" else None
 
 
 TABLES: dict[str, Source] = {name: Source(_files, _read) for name in ("csv", "parquet")}
