@@ -1,6 +1,7 @@
 """NumPy archives (.npz): what they hold, told by the arrays' headers; nothing is unpickled."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +17,15 @@ ARRAYS: Final = ("inputs", "targets")
 KINDS: Final[Mapping[int, Inputs]] = {2: "table", 3: "sequence", 4: "image"}
 """What inputs are by the number of their dimensions: [n, features], [n, steps, features] and
 [n, channels, height, width]."""
+
+BROKEN: Final = (
+    zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError,
+    RuntimeError,
+)  # fmt: skip
+"""What reading an archive raises that is broken, or of a kind that is not read."""
+
+BYTES_OF_A_NUMBER: Final = 4  # as it is trained on, whatever it takes in the file
+_READ_BYTES = 1 << 20
 
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -41,10 +51,26 @@ def read_headers(path: Path, *, max_bytes: int) -> tuple[Header, Header]:
     try:
         with zipfile.ZipFile(path) as archive:
             inputs, targets = (_header(archive, name, max_bytes) for name in ARRAYS)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+    except BROKEN as error:
         raise DataError(f"the .npz file cannot be read: {error}") from error
     _check(inputs, targets)
     return inputs, targets
+
+
+def check_whole(path: Path) -> None:
+    """Read the arrays through, as their check sums want it.
+
+    Raises:
+        DataError: One is cut short, or is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in ARRAYS:
+                with archive.open(f"{name}.npy") as file:
+                    while file.read(_READ_BYTES):
+                        pass
+    except BROKEN as error:
+        raise DataError(f"the .npz file cannot be read: {error}; save it again") from error
 
 
 def read_header(file: IO[bytes], name: str) -> "tuple[tuple[int, ...], bool, np.dtype[Any]]":
@@ -74,13 +100,20 @@ def _header(archive: zipfile.ZipFile, name: str, max_bytes: int) -> Header:
         raise DataError(f"the array {name!r} is encrypted; save it without a password")
     with archive.open(member) as file:
         shape, _, dtype = read_header(file, name)
+        begins = file.tell()
     if dtype.hasobject:
         raise DataError(f"the array {name!r} holds Python objects; save numbers or text instead")
-    size = prod(shape) * dtype.itemsize
+    stored = prod(shape) * dtype.itemsize
+    size = prod(shape) * max(dtype.itemsize, BYTES_OF_A_NUMBER)
     if size > max_bytes or member.file_size > max_bytes:
         raise DataError(
             f"the array {name!r} takes {max(size, member.file_size):,} bytes unpacked, more than "
             f"the {max_bytes:,} that are allowed (TUNER_MAX_DATASET_BYTES)"
+        )
+    if any(side < 0 for side in shape) or stored != member.file_size - begins:
+        raise DataError(
+            f"the array {name!r} is of the shape {list(shape)} by its header, but the file holds "
+            f"{member.file_size - begins:,} bytes of it where {stored:,} belong; save it again"
         )
     return Header(shape, dtype)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tuner_service.datasets.arrays import KINDS, read_headers
+from tuner_service.datasets.arrays import KINDS, check_whole, read_headers
 from tuner_service.datasets.images import check_zip
 from tuner_service.datasets.parquet import column_names, kind_of, opened_parquet
 from tuner_service.datasets.profile import TableProfile, bounded
@@ -66,11 +66,18 @@ def _zip(path: Path, max_bytes: int) -> Contents:
         raise DataError(f"the file is a broken zip: {error}; make it anew") from error
     if all(name.endswith(".npy") for name in names):
         inputs, _ = read_headers(path, max_bytes=max_bytes)
+        check_whole(path)
         rows, *shape = inputs.shape
         kind = KINDS[len(inputs.shape)]
         return Contents(format="npz", rows=rows, shape=tuple(shape), inputs=kind)
     found = check_zip(path, max_bytes=max_bytes)
-    return Contents(format="images", rows=found.count, shape=found.size, inputs="image")
+    return Contents(
+        format="images",
+        rows=found.count,
+        shape=found.size,
+        inputs="image",
+        warnings=found.warnings,
+    )
 
 
 class _OfSmallReads(io.FileIO):

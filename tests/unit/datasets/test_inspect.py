@@ -1,6 +1,7 @@
 """What an uploaded file is, and what is refused of archives that mean harm."""
 
 import builtins
+import io
 import struct
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from tests.unit.datasets.files import flowers, npz, picture, zipped
@@ -270,3 +272,85 @@ def test_parquets_index_and_types_are_told(tmp_path: Path) -> None:
     found = inspect(tmp_path / "t.parquet", max_bytes=LIMIT)
     assert found.columns == ("x", "n")
     assert "'n' is of the type list<" in found.warnings[0]
+
+
+def test_an_array_of_a_shape_that_it_has_not_is_refused(tmp_path: Path) -> None:
+    for shape, body in (("(-3, -2)", b"\0" * 48), ("(3, 2)", b"\0" * 40), ("(3, 2)", b"\0" * 56)):
+        header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+        array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
+        file = zipped(tmp_path / "a.npz", {"inputs.npy": array, "targets.npy": array})
+        with pytest.raises(DataError, match=r"of the shape .* by its header"):
+            inspect(file, max_bytes=LIMIT)
+
+
+def test_an_archive_whose_content_is_not_what_was_written_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.npz"
+    np.savez(file, inputs=np.zeros((9, 2)), targets=np.arange(9))
+    content = bytearray(file.read_bytes())
+    content[200] ^= 1  # of the first array's numbers
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="Bad CRC-32"):
+        inspect(file, max_bytes=LIMIT)
+
+
+def test_small_arrays_that_become_large_are_refused(tmp_path: Path) -> None:
+    file = npz(tmp_path / "a.npz", inputs=np.zeros((9, 1 << 16), np.int8), targets=np.arange(9))
+    with pytest.raises(DataError, match=r"takes 2,359,296 bytes unpacked"):
+        inspect(file, max_bytes=LIMIT)
+
+
+STRAYS = {
+    "__MACOSX/x": b"", "flowers/.DS_Store": b"", "flowers/Thumbs.db": b"", "desktop.ini": b"",
+    "flowers/rose/.ipynb_checkpoints/1-checkpoint.png": b"no image",
+}  # fmt: skip
+
+
+def test_what_systems_leave_beside_images_is_left_out(tmp_path: Path) -> None:
+    found = inspect(zipped(tmp_path / "f.zip", {**flowers(), **STRAYS}), max_bytes=LIMIT)
+    assert (found.rows, found.warnings) == (12, ())
+    more = {"README.md": b"hello", "flowers/notes.txt": b"x"}
+    found = inspect(zipped(tmp_path / "f.zip", {**flowers(), **more}), max_bytes=LIMIT)
+    assert found.rows == 12
+    assert found.warnings == ("left out, as they are no images: 'README.md', 'flowers/notes.txt'",)
+
+
+def test_sizes_are_those_that_people_see(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures = {}
+    for form in ("JPEG", "PNG"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 6)).save(buffer, form, exif=turned)
+        pictures[f"a/1.{form.lower()}"] = buffer.getvalue()
+    assert inspect(zipped(tmp_path / "f.zip", pictures), max_bytes=LIMIT).shape == (4, 6)
+
+
+def cut(form: str) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, form)
+    return buffer.getvalue()[: -len(buffer.getvalue()) // 3]
+
+
+def of_16_bits() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a/1.png": cut("PNG")}, "'a/1.png' cannot be read"),
+        ({"a/1.jpg": cut("JPEG")}, "'a/1.jpg' cannot be read"),
+        ({"a/1.png": of_16_bits()}, "'a/1.png' has 16 bits"),
+        ({"a/1.gif": b"GIF89a"}, "'a/1.gif' is an image of another kind"),
+        ({"flowers\\rose\\1.png": picture((3, 3), 1)}, "has `\\` between folders"),
+    ],
+)
+def test_images_are_judged_when_they_arrive(
+    tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        inspect(zipped(tmp_path / "f.zip", files), max_bytes=LIMIT)
+    assert message in str(error.value)

@@ -3,15 +3,25 @@
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image
 
-from tuner_service.datasets.images import Member, check_zip, members, opened
+from tuner_service.datasets.images import (
+    Member,
+    check_depth,
+    check_entries,
+    members,
+    opened,
+    strays,
+    upright,
+)
 from tuner_service.errors import DataError
 from workers.training.data.labels import labelled
 from workers.training.data.sources import (
@@ -43,13 +53,17 @@ def _read(request: Request) -> RawData:
     place = find(one_path(request), request.directories)
     try:
         if place.is_dir():
-            found = members(_names(place))
-            return _data(found, lambda name: (place / name).open("rb"), request)
-        check_zip(place, max_bytes=MAX_BYTES)
+            names = _names(place)
+            return _data(names, lambda name: (place / name).open("rb"), request)
         with zipfile.ZipFile(place) as archive:
-            return _data(members(archive.namelist()), archive.open, request)
+            check_entries(archive.infolist(), MAX_BYTES)
+            return _data(archive.namelist(), archive.open, request)
     except DataError as error:
         raise DataError(f"{place.name}: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
+        raise DataError(
+            f"{place.name}: the zip cannot be read: {error}; zip the folder anew"
+        ) from error
 
 
 def _names(place: Path) -> list[str]:
@@ -67,7 +81,8 @@ def _names(place: Path) -> list[str]:
     return names
 
 
-def _data(found: Sequence[Member], open_one: Open, request: Request) -> RawData:
+def _data(names: Sequence[str], open_one: Open, request: Request) -> RawData:
+    found = members(names)
     side = request.options.get("image_size")
     mode = _MODES[str(request.options.get("image_mode") or "color")]
     first = _decoded(found[0], open_one, mode, side)
@@ -81,17 +96,15 @@ def _data(found: Sequence[Member], open_one: Open, request: Request) -> RawData:
                 "images of one size"
             )
         inputs[row] = image
-    return labelled(inputs, np.array([member.label for member in found]))
+    read = labelled(inputs, np.array([member.label for member in found]))
+    return replace(read, images={"mode": mode, "size": side}, warnings=strays(names))
 
 
 def _decoded(member: Member, open_one: Open, mode: str, side: int | None) -> Array:
     """Return one image, [C, H, W] bytes."""
     with open_one(member.name) as file, opened(file, member.name) as image:
-        if image.mode.startswith(("I", "F")):
-            raise DataError(
-                f"{member.name!r} has 16 bits or more per pixel; save it with 8, or bring a .npz"
-            )
-        plain = image.convert(mode)
+        check_depth(image, member.name)
+        plain = upright(image).convert(mode)
         if side is not None and plain.size != (side, side):
             plain = plain.resize((side, side), Image.Resampling.BILINEAR)
         pixels = np.asarray(plain, dtype=np.uint8)

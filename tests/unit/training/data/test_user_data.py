@@ -1,5 +1,6 @@
 """Arrays, sequences and image folders on their way to the device."""
 
+import io
 import os
 from decimal import Decimal
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from tests.unit.datasets.files import flowers, npz, picture, zipped
 from tests.unit.training.builders import dataset, only, run_all, spec, start
@@ -151,6 +153,38 @@ def test_an_image_folder(tmp_path: Path, as_zip: bool, mode: str, channels: int)
     for part in parts(data):
         bright = part.inputs.mean((1, 2, 3)) > 0.15 * 3 / channels * (1 if channels == 3 else 0.3)
         assert (bright == (part.targets == 0)).all()
+
+
+def held(size: tuple[int, int], orientation: int) -> bytes:
+    """Return a picture that is bright on the left, held so that its top lies on another side."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, : size[0] // 2] = 250
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_images_are_as_people_see_them(tmp_path: Path, as_zip: bool) -> None:
+    files = {f"f/{label}/{i}.png": held((6, 4), turn) for i in range(10)
+             for label, turn in (("left", 1), ("right", 3))}  # fmt: skip
+    files |= {"f/.ipynb_checkpoints/0-checkpoint.png": b"", "f/left/Thumbs.db": b"", "f/x.md": b""}
+    path = images(tmp_path, files, as_zip=as_zip)
+    data = load(dataset("images", path=path, standardize=False), tmp_path)
+    assert data.classes == ("left", "right")
+    assert data.warnings == ("left out, as they are no images: 'f/x.md'",)
+    for part in parts(data):
+        assert ((part.inputs[:, 0, 0, 0] < 0.5) == (part.targets == 1)).all()
+    turned = {f"f/{label}/{i}.png": held((6, 4), 6) for i in range(10) for label in "ab"}
+    path = (
+        images(tmp_path / "t", turned, as_zip=False)
+        if not as_zip
+        else images(tmp_path, turned, as_zip=True)
+    )
+    folder = tmp_path if as_zip else tmp_path / "t"
+    assert load(dataset("images", path=path), folder).shape == (3, 6, 4)
 
 
 def test_images_of_several_sizes_are_resized_when_asked(tmp_path: Path) -> None:
