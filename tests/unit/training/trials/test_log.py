@@ -37,7 +37,7 @@ def test_a_flood_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         with printing_to(str(log)):
             for _ in range(100):
                 print("x" * 99)
-    assert log.stat().st_size < 1000 + 3 * 100 + 3 * len(log._CUT)
+    assert log.stat().st_size < 1000 + 3 * 100 + 3 * len(trial_log._CUT)
     assert "left out" in log.read_text()
 
 
