@@ -28,6 +28,7 @@ servers:  ## redis-server, postgresql and chromium for the tests, where missing
 
 test: setup servers check  ## everything that needs no GPU
 	@$(ONE_THREAD) $(BIN)/pytest -q -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
+	@$(ONE_THREAD) $(BIN)/python -m tests.fake_gpu
 
 test-gpu: setup  ## what needs a CUDA device
 	@$(BIN)/pytest -q -m gpu
