@@ -414,8 +414,10 @@ class GroupTrainer:
         for lane, run in reversed(list(lanes)):
             try:
                 lanes.unload(lane)
-                run.count_steps()
+                intact = run.intact
             except BaseException:  # noqa: BLE001  the step is broken: nothing to take
+                intact = False
+            if not intact:
                 run.start_over()
             self.queue.appendleft(run)
 

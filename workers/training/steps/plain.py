@@ -130,15 +130,16 @@ class PlainStep:
 
         The loss is without penalty.
         """
-        hyper, module = trial.hyper, self._module
+        hyper, module, taken = trial.hyper, self._module, trial.steps
+        trial.steps += 1  # first: a step that breaks midway is not taken for none
         if hyper.dropout > 0:
             for dropout in self._dropouts:
-                dropout.step.fill_(trial.steps)
+                dropout.step.fill_(taken)
         if self._user_module:
             # Its dropout draws from torch's generator: the same masks wherever the trial runs.
-            torch.manual_seed((hyper.seed * 1_000_003 + trial.steps) % 2**63)
+            torch.manual_seed((hyper.seed * 1_000_003 + taken) % 2**63)
         inputs, targets = batch
-        outputs = _full(module(_inputs(inputs, trial)))
+        outputs = _full(module(_inputs(inputs, hyper, taken)))
         losses = self._loss(outputs, targets, hyper.label_smoothing)
         loss = losses.mean()
         trial.optimizer.zero_grad()
@@ -148,7 +149,6 @@ class PlainStep:
             nn.utils.clip_grad_norm_(module.parameters(), hyper.gradient_clip)
         plain.set_rate(trial.optimizer, rate)
         trial.optimizer.step()
-        trial.steps += 1
         return loss.detach()
 
 
@@ -167,9 +167,8 @@ def _batches(group: GroupSpec, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]
         yield batch.to(device, non_blocking=True), group.train_targets[far]
 
 
-def _inputs(rows: Tensor, trial: _Trial) -> Tensor:
+def _inputs(rows: Tensor, hyper: LaneHyper, step: int) -> Tensor:
     """Return a batch's rows as they are trained on."""
-    hyper = trial.hyper
     if not hyper.augments:
         return rows
 
@@ -182,7 +181,7 @@ def _inputs(rows: Tensor, trial: _Trial) -> Tensor:
         flip=number(float(hyper.random_flip)),
         crop=number(hyper.random_crop),
         seed=number(hyper.seed),
-        step=number(trial.steps),
+        step=number(step),
     )
 
 

@@ -179,11 +179,16 @@ class TrialRun:
         self._follow_plateau(values[0], direction)
         return better
 
-    def count_steps(self) -> None:
-        """Trust the optimizer's count: a slice that broke midway has moved the weights."""
-        if self.state is not None:
-            taken = int(self.state["optimizer/steps"])
-            self.progress.position = taken - self.progress.epoch * self.group.steps
+    @property
+    def intact(self) -> bool:
+        """Whether its tensors are those of the steps it has accounted for.
+
+        A slice that broke midway has moved the weights, and its losses are lost.
+        """
+        if self.state is None:
+            return True
+        counted = self.progress.epoch * self.group.steps + self.progress.position
+        return int(self.state["optimizer/steps"]) == counted
 
     def start_over(self) -> None:
         """Forget all progress; what was reported is not reported again."""

@@ -107,10 +107,16 @@ class CompileInBackground:
             self._failure = compilation.job.failure
             compilation.job = None
             if self._failure is None:
-                compilation.run = _captured(compiled(compilation.graph, stacked), stacked)
-                compilation.compiled = True
+                self._switch(compilation, stacked)
         self._last = compilation
         return compilation.run
+
+    def _switch(self, compilation: _BackgroundCompile, stacked: StackedLanes) -> None:
+        try:
+            compilation.run = _captured(compiled(compilation.graph, stacked), stacked)
+            compilation.compiled = True
+        except torch.OutOfMemoryError as error:  # the traced graph has its memory already
+            self._failure = f"no memory for the compiled program: {error}"[:300]
 
 
 def compiled(graph: GraphModule, stacked: StackedLanes) -> CompiledStep:
@@ -158,6 +164,13 @@ class _CudaGraph:
         tensors = stacked.flat()
         fixed = {id(tensor) for tensor in stacked.inputs.read_only}
         before = [(t, t.clone()) for t in tensors if id(t) not in fixed]
+        try:
+            self._record(run, tensors, stacked)
+        finally:  # when memory runs out, too: the lanes are salvaged from these tensors
+            for tensor, value in before:
+                tensor.copy_(value)
+
+    def _record(self, run: CompiledStep, tensors: Sequence[Tensor], stacked: StackedLanes) -> None:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -168,8 +181,6 @@ class _CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             run(tensors)
-        for tensor, value in before:
-            tensor.copy_(value)
 
     def __call__(self, tensors: Sequence[Tensor]) -> object:
         self._graph.replay()

@@ -170,14 +170,14 @@ class Program:
             gradients = _with_l1(gradients, stacked)
         if self.features.clip:
             gradients = _clipped(gradients, stacked.inputs.clip)
+        inputs = stacked.inputs
+        inputs.steps_taken.add_(1)  # first: an update that breaks midway is not taken for none
         self._update(stacked, gradients)
         for name, value in buffers.items():
             stacked.buffers[name].copy_(value)
-        inputs = stacked.inputs
         rows = inputs.batch_rows.index_select(0, inputs.counter)  # [1]
         # In float64: in float32 a long epoch's sum would lose digits of each batch.
         inputs.loss_sums.add_(losses.double() * rows)
-        inputs.steps_taken.add_(1)
         inputs.counter.add_(1)
         return ()
 

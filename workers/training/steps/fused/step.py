@@ -158,9 +158,9 @@ class FusedStep:
         self._write_inputs(orders, learning_rates)
         short = rows % batch if self._couples else 0
         with torch.no_grad(), precision(self._group.precision, self._group.device):
-            self._run(-(-rows // batch) - (1 if short else 0), batch)
-            if short:
-                self._run(1, short)
+            self._run(
+                [(-(-rows // batch) - (1 if short else 0), batch), (1 if short else 0, short)]
+            )
         occupied = [hyper is not None for hyper in self._hypers]
         total = self._stacked.inputs.loss_sums.cpu()
         return torch.where(torch.tensor(occupied), total, torch.zeros_like(total))
@@ -189,14 +189,19 @@ class FusedStep:
         with torch.no_grad(), precision(self._group.precision, self._group.device):
             self._executor.runnable(self._program(rows, stacked), stacked)
 
-    def _run(self, steps: int, rows: int) -> None:
-        if steps <= 0:
-            return
+    def _run(self, batches: Sequence[tuple[int, int]]) -> None:
+        """Take steps on batches of rows: pairs of (steps, rows), one after another."""
         stacked = self._active()
-        run = self._executor.runnable(self._program(rows, stacked), stacked)
+        # All that can fail for want of memory comes before the first step.
+        runs = [
+            (steps, self._executor.runnable(self._program(rows, stacked), stacked))
+            for steps, rows in batches
+            if steps > 0
+        ]
         tensors = stacked.flat()
-        for _ in range(steps):
-            run(tensors)
+        for steps, run in runs:
+            for _ in range(steps):
+                run(tensors)
 
     def _program(self, rows: int, stacked: StackedLanes) -> Program:
         key = (rows, self._features)
