@@ -9,12 +9,9 @@ from tests.fake_gpu import library
 
 ROOT = Path(__file__).parents[2]
 TRAINING = "tests/unit/training"
-UNITS = (
-    "test_engine.py", "test_engine_fused.py", "test_fused.py", "test_plain.py", "test_folds.py",
-    "test_modules.py", "test_streaming.py",
-)  # fmt: skip
-# What these say holds for a CPU alone.
-DESELECTED: tuple[str, ...] = ()
+UNITS = ("engine/test_engine.py", "engine/test_fused_groups.py")
+# What these ask of a device is not in the fake: kernels of the CPU for batch norm in bfloat16.
+LEFT_OUT = "not (network1 and bfloat16)"
 
 
 def main(arguments: list[str]) -> int:
@@ -25,8 +22,7 @@ def main(arguments: list[str]) -> int:
         return 0
     given = [one for one in arguments if not one.startswith("-")]
     chosen = [] if given else ["tests/gpu", "tests/fake_gpu", *(f"{TRAINING}/{u}" for u in UNITS)]
-    left_out = [f"--deselect={TRAINING}/{test}" for test in DESELECTED]
-    plugin = ["-q", "-p", "tests.fake_gpu.plugin", *left_out]
+    plugin = ["-q", "-p", "tests.fake_gpu.plugin", "-k", LEFT_OUT]
     return int(pytest.main([*plugin, *arguments, *chosen]))
 
 
