@@ -8,7 +8,7 @@ COPY tuner_service ./tuner_service
 COPY workers ./workers
 COPY migrations ./migrations
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/tuner/bin/pip install -c constraints.txt '.[plots,parquet]'
+    /opt/tuner/bin/pip install -c constraints.txt '.[all,plots,parquet]'
 
 FROM python:3.11-slim-bookworm
 RUN apt-get update \
@@ -17,6 +17,8 @@ RUN apt-get update \
     && useradd --uid 10001 --create-home tuner \
     && install --directory --owner=tuner --group=tuner --mode=0700 /data
 COPY --from=build /opt/tuner /opt/tuner
+# Where the wheel keeps `workers`, for the health check and `celery -A workers.celery_app`.
+ENV PYTHONPATH=/opt/tuner/lib/python3.11/site-packages/tuner_service/bundled
 ENV PATH=/opt/tuner/bin:$PATH TUNER_DATA_DIR=/data PYTHONUNBUFFERED=1
 USER tuner
 VOLUME /data

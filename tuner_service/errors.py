@@ -16,6 +16,7 @@ TunerError                      everything this software raises on purpose
 │   └── DamagedError            the database's file is not whole                          (503)
 ├── SettingsError               a setting is wrong or unsafe
 ├── SchemaVersionError          the database's schema is not this software's
+├── MissingExtraError           a part of this software is not installed here
 └── DataError                   data that cannot be read or does not fit the definition
 """
 
@@ -182,3 +183,9 @@ class DataError(TunerError):
 
     code = "data"
     status = 422
+
+
+class MissingExtraError(TunerError):
+    """A part of this software is not installed here; the message has the command that does it."""
+
+    code = "not_installed"

@@ -15,7 +15,6 @@ app = typer.Typer(
     name="tuner",
     help="Hyperparameter tuning for PyTorch. Start with `tuner up`, then `tuner submit FILE -w`.",
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tuner_service import extras
 from tuner_service.cli import show
 from tuner_service.cli.options import ApiKey, AsJson, DataDir, Url, connect
 from tuner_service.client import DEFAULT_URL
@@ -64,6 +65,7 @@ def fetch_data(
     ] = None,
 ) -> None:
     """Download a public data set into the data directory of this machine, checked by SHA-256."""
+    extras.require("storage", "`tuner data fetch`")
     from tuner_service.cli.service import settings_of  # noqa: PLC0415 - pydantic, only for this
     from tuner_service.datasets.fetch import fetch  # noqa: PLC0415
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuner_service import extras
 from tuner_service.cli import show
 from tuner_service.cli.service import settings_of
 from tuner_service.errors import DefinitionError, Fault, InputError, TunerError
+from tuner_service.layout import worker_environment
 
 
 class RehearsalFailedError(TunerError):
@@ -24,10 +26,12 @@ def preflight(definition: Any, *, modules: Path | None, device: str) -> dict[str
 
     Raises:
         DefinitionError: The definition has faults.
-        InputError: There is no torch here, or the process died.
+        MissingExtraError: There is no torch here.
+        InputError: The process died.
         SettingsError: A `TUNER_…` variable is wrong.
         RehearsalFailedError: The trial failed; its traceback has been printed.
     """
+    extras.require("worker", "`tuner validate --run`")
     settings = settings_of()
     # -P: a `workers` folder where the user happens to stand must not be taken for ours.
     command = [sys.executable, "-P", "-m", "workers.preflight", "--device", device]
@@ -57,6 +61,7 @@ def _answer(command: list[str], definition: str) -> dict[str, Any]:
             stdout=sys.stderr,
             pass_fds=(writing,),
             text=True,
+            env=worker_environment(os.environ),
         )
     finally:
         os.close(writing)
@@ -65,8 +70,7 @@ def _answer(command: list[str], definition: str) -> dict[str, Any]:
         text = pipe.read()
     if not text:
         raise InputError(
-            f"the trial could not be tried: {command[0]} ended with code {process.returncode}; "
-            "torch must be installed here"
+            f"the trial could not be tried: {command[0]} ended with code {process.returncode}"
         )
     answer: dict[str, Any] = json.loads(text)
     return answer

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tuner_service import logs
+from tuner_service import extras, logs
 from tuner_service.cli import show
 from tuner_service.cli.options import AsJson, DataDir, Device, Modules
 from tuner_service.errors import InputError, SettingsError, TunerError
+from tuner_service.layout import worker_environment
 
 keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
@@ -45,6 +46,7 @@ def up(
     modules: Modules = None,
 ) -> None:
     """Run API, dashboard and workers on this machine until Ctrl-C."""
+    extras.require("all", "`tuner up`")
     from tuner_service.up import up  # noqa: PLC0415
 
     if modules is not None:
@@ -68,6 +70,7 @@ def serve(
     lifeline: Lifeline = None,
 ) -> None:
     """Run the API and the dashboard alone; workers run elsewhere."""
+    extras.require("server", "`tuner serve`")
     from tuner_service.api.server import serve as run  # noqa: PLC0415
     from tuner_service.up.parent_watch import hold  # noqa: PLC0415
 
@@ -89,12 +92,13 @@ def worker(
     log_level: LogLevel = "info",
 ) -> None:
     """Run one worker; start one per GPU, or per core."""
+    extras.require("worker", "`tuner worker`")
     options = ["--device", device, "--log-level", log_level]
     if threads is not None:
         options += ["--threads", str(threads)]
     if loops is not None:
         options += ["--loops", str(loops)]
-    environment = dict(os.environ)
+    environment = worker_environment(os.environ)
     if data_dir is not None:
         environment["TUNER_DATA_DIR"] = str(data_dir.absolute())
     if modules is not None:
@@ -106,6 +110,7 @@ def worker(
 
 def migrate(data_dir: DataDir = None) -> None:
     """Create or upgrade the database's tables."""
+    extras.require("storage", "`tuner migrate`")
     from tuner_service.storage import migrate as run  # noqa: PLC0415
 
     settings = settings_of(data_dir=data_dir)
@@ -130,6 +135,7 @@ def create_key(
     as_json: AsJson = False,
 ) -> None:
     """Create an API key; it is shown once."""
+    extras.require("storage", "`tuner keys`")
     from tuner_service.access import keys as stored  # noqa: PLC0415
 
     seconds = None if expires is None else _seconds(expires)
@@ -147,6 +153,7 @@ def create_key(
 @keys.command("list")
 def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the API keys, without their secrets."""
+    extras.require("storage", "`tuner keys`")
     from tuner_service.access import keys as stored  # noqa: PLC0415
 
     with _database(data_dir) as db:
@@ -171,6 +178,7 @@ def revoke_key(
     data_dir: DataDir = None,
 ) -> None:
     """Revoke an API key; it is refused from now on."""
+    extras.require("storage", "`tuner keys`")
     from tuner_service.access import keys as stored  # noqa: PLC0415
 
     with _database(data_dir) as db:

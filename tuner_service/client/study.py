@@ -16,6 +16,7 @@ from tuner_service.client.feed import TrialFeed
 from tuner_service.client.patience import OnOutage, OutageRetry, deadline_of
 from tuner_service.client.progress import show_progress
 from tuner_service.client.transport import Transport
+from tuner_service.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -130,9 +131,15 @@ class StudyHandle:
         return TrialFeed(lambda cursor: patience.ask(lambda: self._page(cursor)))
 
     def trials_dataframe(self) -> "DataFrame":
-        """Return the trials as a pandas table: one row each, parameters as `params_NAME`."""
-        import pandas as pd  # noqa: PLC0415 - half a second that other callers need not spend
+        """Return the trials as a pandas table: one row each, parameters as `params_NAME`.
 
+        Raises:
+            MissingExtraError: pandas is not installed here.
+        """
+        try:
+            import pandas as pd  # noqa: PLC0415 - half a second that other callers need not spend
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("trials_dataframe needs pandas: pip install pandas") from error
         rows = self._transport.get(f"{self._path()}/export", {"format": "json"}).json()
         return pd.DataFrame(rows)
 

@@ -8,7 +8,6 @@ SQLite file must be whole.
 import contextlib
 import sqlite3
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
+from tuner_service import layout
 from tuner_service.errors import DamagedError, SchemaVersionError
 from tuner_service.files import locked
 from tuner_service.storage.database import (
@@ -81,10 +81,7 @@ def check_schema(db: Database) -> None:
 
 def alembic_config() -> Config:
     """Return Alembic's configuration of our migrations, wherever they are installed."""
-    spec = find_spec("migrations")
-    if spec is None or not spec.submodule_search_locations:
-        raise SchemaVersionError("the package `migrations` is not installed with this software")
-    directory = Path(next(iter(spec.submodule_search_locations)))
+    directory = layout.migrations_directory()
     config = Config(directory / "alembic.ini")
     config.set_main_option("script_location", str(directory).replace("%", "%%"))
     return config

@@ -20,6 +20,7 @@ from tuner_service import __version__
 from tuner_service.access.keys import any_key_made, forget_settings_key, require_safe_settings
 from tuner_service.definition.user_modules import NOT_OFFERED
 from tuner_service.errors import SettingsError, TunerError, UnavailableError
+from tuner_service.layout import worker_environment
 from tuner_service.reads.workers import list_workers
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
@@ -199,7 +200,7 @@ def _children(settings: Settings, gpus: Sequence[str], count: int) -> list[Child
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Return the children's environment: ours, with the settings that were given as options."""
-    return {
+    ours = {
         # Small matrices gain nothing from BLAS threads, and processes here are many.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -211,6 +212,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "TUNER_HOST": settings.host,
         "TUNER_PORT": str(settings.port),
     }
+    return worker_environment(ours)
 
 
 def _fresh(log: Path) -> Path:

@@ -6,6 +6,7 @@ Docker itself is not needed; what the containers run is run without it by the en
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,21 @@ def test_health_checks_run_modules_that_exist(services: Any) -> None:
         assert importlib.util.find_spec(command[3]) is not None
     code = services["api"]["healthcheck"]["test"][-1]
     compile(code, "healthcheck", "exec")
+
+
+def test_the_image_finds_the_workers_where_its_wheel_has_them() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    (version,) = set(re.findall(r"^FROM python:(\d+\.\d+)-", text, re.MULTILINE))
+    (path,) = re.findall(r"^ENV PYTHONPATH=(.+)$", text, re.MULTILINE)
+    packages = f"/opt/tuner/lib/python{version}/site-packages"
+    (place,) = (
+        Path(target).parent
+        for folder, target in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"][
+            "build"
+        ]["targets"]["wheel"]["force-include"].items()
+        if folder == "workers"
+    )
+    assert path == f"{packages}/{place}"
 
 
 def test_the_image_is_not_run_as_root() -> None:
