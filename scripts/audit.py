@@ -58,7 +58,7 @@ def run(output: Path) -> tuple[dict[str, Any] | None, str]:
 def main(environment: Path, *, strict: bool) -> int:
     """Audit the packages this Python has; return 1 for a finding, or for no answer, if strict."""
     stamp = environment / ".audited"
-    if is_fresh(stamp, environment / ".stamp"):
+    if is_fresh(stamp, environment / ".dev-stamp"):
         return 0
     with tempfile.TemporaryDirectory() as name:
         answer, complaint = run(Path(name) / "audit.json")

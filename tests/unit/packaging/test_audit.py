@@ -48,7 +48,7 @@ def test_a_known_vulnerability_is_named_and_an_error_where_that_is_asked(
 def test_what_was_found_sound_is_asked_again_once_something_is_installed(tmp_path: Path) -> None:
     assert audit(tmp_path, answer={"dependencies": [SOUND]}) == (0, "")
     assert audit(tmp_path, answer={"dependencies": [LEAKY]}) == (0, "")  # not asked again today
-    (tmp_path / ".stamp").touch()  # what `make setup` does
+    (tmp_path / ".dev-stamp").touch()  # what `make dev` does
     assert "leaky" in audit(tmp_path, answer={"dependencies": [LEAKY]})[1]
 
 
