@@ -7,8 +7,8 @@
         study.wait(progress=True)
         print(study.best_trial.params)
 
-It needs httpx2 and the standard library; a YAML file also needs the definition's reader, and
-`trials_dataframe` pandas. Both are imported when they are used.
+It needs httpx2 and the standard library; a YAML file also needs the definition's reader, a bar
+tqdm, and `trials_dataframe` pandas. They are imported when they are used.
 """
 
 import base64

@@ -1,9 +1,10 @@
-"""Showing on stderr how a study goes, with nothing but the standard library.
+"""Showing on stderr how a study goes.
 
-On a terminal one line that rewrites itself; elsewhere a line per finished trial. The command line
-has its own, richer display.
+On a terminal a bar that redraws its one line; elsewhere a line per finished trial, of 80 columns at
+most. The command line has its own, richer display.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -12,25 +13,45 @@ from tuner_service.client.answers import StudyStatus, Trial
 if TYPE_CHECKING:
     from tuner_service.client.study import StudyHandle
 
-BAR_CELLS = 24
+LINE_COLUMNS = 80  # of a log, and of a terminal that does not know its width
+NAME_COLUMNS = 20
+_BAR = "{desc} |{bar:16}| {n_fmt}/{total_fmt}{postfix}"
 
 
 def show_progress(study: "StudyHandle", timeout: float | None) -> StudyStatus:
     """Wait for a study's end, showing how it goes; return its last status."""
     out = sys.stderr
-    status = _line(study, timeout, out) if out.isatty() else _log(study, timeout, out)
+    status = _draw(study, timeout, out) if out.isatty() else _log(study, timeout, out)
     out.write(f"{final_sentence(status)}\n")
     return status
 
 
-def _line(study: "StudyHandle", timeout: float | None, out: TextIO) -> StudyStatus:
+def _draw(study: "StudyHandle", timeout: float | None, out: TextIO) -> StudyStatus:
+    from tqdm import tqdm  # noqa: PLC0415 - only for a terminal
+
+    draw = tqdm.status_printer(out)
     try:
         for status in study.updates(timeout):
-            out.write(f"\r\x1b[K{bar(status)}")
-            out.flush()
+            line = tqdm.format_meter(
+                status.progress.finished,
+                status.progress.total,
+                elapsed=0,  # the service knows better what is left
+                ncols=_columns(out),  # the window may have changed
+                prefix=clip(status.name, NAME_COLUMNS),
+                postfix=state_words(status),
+                bar_format=_BAR,
+            )
+            draw(line)
     finally:
         out.write("\n")
     return study.last_status
+
+
+def _columns(out: TextIO) -> int:
+    try:
+        return os.get_terminal_size(out.fileno()).columns or LINE_COLUMNS
+    except OSError:
+        return LINE_COLUMNS
 
 
 def _log(study: "StudyHandle", timeout: float | None, out: TextIO) -> StudyStatus:
@@ -42,29 +63,32 @@ def _log(study: "StudyHandle", timeout: float | None, out: TextIO) -> StudyStatu
     return study.last_status
 
 
-def bar(status: StudyStatus) -> str:
-    """Return a study's progress in one line."""
-    progress = status.progress
-    filled = BAR_CELLS * progress.finished // max(progress.total, 1)
-    cells = "#" * filled + "." * (BAR_CELLS - filled)
+def state_words(status: StudyStatus) -> str:
+    """Return what there is to say beside a study's bar, the most telling first."""
     best = status.best_trial
-    parts = [f"{status.name} [{cells}] {progress.finished}/{progress.total}", status.state]
-    if progress.failed:
-        parts.append(f"{progress.failed} failed")
+    parts = [status.state]
     if best is not None and best.value is not None:
         parts.append(f"best {best.value:.5g} (trial {best.number})")
+    if status.progress.failed:
+        parts.append(f"{status.progress.failed} failed")
     if status.eta_seconds is not None and not status.is_final:
         parts.append(f"{status.eta_seconds:.0f} s left")
     return ", ".join(parts)
 
 
 def trial_line(trial: Trial) -> str:
-    """Return a finished trial in one line."""
+    """Return a finished trial in one line that fits 80 columns, why it failed before the rest."""
     result = "no value" if trial.value is None else f"{trial.value:.5g}"
     params = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
-    why = f"  [{trial.failure}]" if trial.failure else ""
+    why = f"[{trial.failure}]  " if trial.failure else ""
     again = f" (attempt {trial.attempt})" if trial.attempt > 1 else ""
-    return f"trial {trial.number}{again}  {trial.state}  {result}  {params}{why}"
+    line = f"trial {trial.number}{again}  {trial.state}  {result}  {why}{params}"
+    return clip(" ".join(line.splitlines()), LINE_COLUMNS)
+
+
+def clip(text: str, columns: int) -> str:
+    """Return a text of at most so many characters, with an ellipsis for what is left out."""
+    return text if len(text) <= columns else f"{text[: columns - 1]}…"
 
 
 def final_sentence(status: StudyStatus) -> str:
