@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # Swagger UI comes from another site; our page does not
+        docs_url=None,  # FastAPI's page takes Swagger UI from another site; ours does not
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
@@ -97,7 +97,7 @@ class _Areas:
         elif owns(scope["path"]):
             scope["tuner_area"] = "dashboard"
             await self._dashboard(scope, receive, send)
-        elif scope["path"] in ("/", "/docs", "/openapi.json"):
+        elif scope["path"] in ("/", "/docs", "/openapi.json") or scope["path"].startswith("/docs/"):
             await self._pages(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -340,7 +340,15 @@ def test_no_address_is_without_its_guard(
             answer = client.request(method, path, headers={"X-API-Key": reader})
             writes = method not in ("GET", "HEAD") and path != "/v1/studies/validate"
             assert (answer.status_code == 403) == writes, (method, path, answer.status_code)
-        for path in ("/", "/docs", "/openapi.json", "/dashboard", "/api/studies", "/csv/1"):
+        for path in (
+            "/",
+            "/docs",
+            "/docs/start.js",
+            "/openapi.json",
+            "/dashboard",
+            "/api/studies",
+            "/csv/1",
+        ):
             assert client.get(path).status_code == 401, path
 
 

@@ -1,28 +1,34 @@
-"""`/` and `/docs`: two pages that load nothing from anywhere else, so that they work offline."""
+"""`/`, and `/docs` by Swagger UI: pages that load nothing from anywhere else, so work offline.
 
-import json
-import re
-from html import escape
-from typing import Any
+Swagger UI's files come with the package fastapi-offline. FastAPI's own page for it has its script
+in the HTML; ours is a file, so that the policy need not allow scripts in a page.
+"""
 
-from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 router = APIRouter(include_in_schema=False)
 
+_ASSET_NAMES = frozenset({"swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"})
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 code,pre{font:14px/1.4 ui-monospace,monospace;background:#f4f4f5;border-radius:4px}
 code{padding:.1em .3em}pre{padding:.8em;overflow:auto}a{color:#0b57d0}
-h2{margin-top:2.5rem}h3{margin:1.8rem 0 .3rem}table{border-collapse:collapse}
-td,th{border-bottom:1px solid #ddd;padding:.25rem .8rem .25rem 0;text-align:left;vertical-align:top}
-.method{display:inline-block;min-width:4.2em;font-weight:700}
-summary{cursor:pointer;color:#555}
 @media(prefers-color-scheme:dark){body{background:#18181b;color:#e4e4e7}
-code,pre{background:#27272a}a{color:#8ab4f8}td,th{border-color:#3f3f46}summary{color:#a1a1aa}}
+code,pre{background:#27272a}a{color:#8ab4f8}}
 """
-_CODE = re.compile(r"`([^`]+)`")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_HOME_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+# Swagger UI's icons are data in its style sheet.
+_DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 
 _HOME = """
 <h1>tuner</h1>
@@ -41,91 +47,51 @@ tuner list</pre>
 """
 
 
-def _page(title: str, body: str) -> HTMLResponse:
-    text = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{body}</body></html>"
-    )
-    return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY})
+_DOCS = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1"><title>tuner – REST API</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="icon" href="/docs/favicon.png"></head><body><div id="swagger-ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script><script src="/docs/start.js"></script>
+</body></html>
+"""
+_START = """
+SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+  defaultModelsExpandDepth: 0,
+  presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
+});
+"""
 
 
 @router.get("/")
 async def home() -> HTMLResponse:
     """Say what this is, and where to go."""
-    return _page("tuner", _HOME)
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>tuner</title><style>{_STYLE}</style></head><body>{_HOME}</body></html>"
+    )
+    return HTMLResponse(text, headers={"Content-Security-Policy": _HOME_POLICY})
 
 
 @router.get("/docs")
-async def docs(request: Request) -> HTMLResponse:
+async def docs() -> HTMLResponse:
     """Show the OpenAPI document to people."""
-    return _page("tuner – REST API", reference(request.app.openapi()))
+    return HTMLResponse(_DOCS, headers={"Content-Security-Policy": _DOCS_POLICY})
 
 
-def reference(document: dict[str, Any]) -> str:
-    """Return an OpenAPI document as HTML."""
-    parts = [f"<h1>{escape(document['info']['title'])}</h1>"]
-    parts += [f"<p>{_prose(line)}</p>" for line in document["info"]["description"].split("\n\n")]
-    parts.append('<p>The same for programs: <a href="/openapi.json">openapi.json</a>.</p>')
-    groups: dict[str, list[str]] = {}
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            tag = operation.get("tags", ["other"])[0]
-            groups.setdefault(tag, []).append(_operation(method, path, operation))
-    for tag, operations_html in groups.items():
-        parts += [f"<h2>{escape(tag)}</h2>", *operations_html]
-    return "".join(parts)
+@router.get("/docs/start.js")
+async def start() -> Response:
+    """Start Swagger UI."""
+    return Response(_START, media_type="text/javascript")
 
 
-def _prose(text: str) -> str:
-    """Return text as HTML, with `code` set as such."""
-    return _CODE.sub(r"<code>\1</code>", escape(text))
-
-
-def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
-    return (
-        f'<h3><span class="method">{method.upper()}</span> <code>{escape(path)}</code></h3>'
-        f"<p><b>{escape(operation.get('summary', ''))}.</b> "
-        f"{_prose(operation.get('description', ''))}</p>"
-        + _parameters(operation.get("parameters", []))
-        + _examples(operation.get("requestBody", {}))
-        + _responses(operation["responses"])
-    )
-
-
-def _parameters(parameters: list[dict[str, Any]]) -> str:
-    rows = [
-        f"<tr><td><code>{escape(p['name'])}</code></td><td>{p['in']}</td>"
-        f"<td>{_prose(p.get('description', ''))}{_domain(p['schema'])}</td></tr>"
-        for p in parameters
-    ]
-    return f"<table>{''.join(rows)}</table>" if rows else ""
-
-
-def _domain(schema: dict[str, Any]) -> str:
-    parts = []
-    for option in schema.get("anyOf", [schema]):
-        if "enum" in option:
-            parts.append("one of " + ", ".join(map(str, option["enum"])))
-        if "minimum" in option and "maximum" in option:
-            parts.append(f"{option['minimum']:g} to {option['maximum']:g}")
-    if schema.get("default") is not None:
-        parts.append(f"default {schema['default']}")
-    return f" <i>({escape('; '.join(parts))})</i>" if parts else ""
-
-
-def _examples(body: dict[str, Any]) -> str:
-    examples = body.get("content", {}).get("application/json", {}).get("examples", {})
-    return "".join(
-        f"<details><summary>Example body: {escape(example['summary'])}</summary>"
-        f"<pre>{escape(json.dumps(example['value'], indent=2))}</pre></details>"
-        for example in examples.values()
-    )
-
-
-def _responses(responses: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td><code>{status}</code></td><td>{_prose(response['description'])}</td></tr>"
-        for status, response in responses.items()
-    )
-    return f"<details><summary>Answers</summary><table>{rows}</table></details>"
+@router.get("/docs/{name}")
+async def asset(name: Annotated[str, Path()]) -> FileResponse:
+    """Return one of Swagger UI's files."""
+    if name not in _ASSET_NAMES:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return FileResponse(str(files("fastapi_offline") / "static" / name))
