@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from tuner_service import __version__
-from tuner_service.cli import catalogue, changes, data, service, show, studies, submit
+from tuner_service.cli import catalogue, changes, data, doctor, service, show, studies, submit
 from tuner_service.cli.codes import DONE, FAILED, code_of
 from tuner_service.client import AccessError, ApiError
 from tuner_service.errors import DefinitionError, TunerError
@@ -21,6 +21,7 @@ app = typer.Typer(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "up": service.up,
+    "doctor": doctor.doctor,
     "submit": submit.submit,
     "validate": submit.validate,
     "list": studies.list_studies,
