@@ -28,7 +28,7 @@ from workers.priority import let_others_go_first
 from workers.protocol.messages import Event, TrialStart
 from workers.protocol.pipes import Commands, MessageWriter
 from workers.training.data import STREAMED, Room
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.steps.select import BackendSelector
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.records import device_name, versions
@@ -223,17 +223,19 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     )
     engine = Engine(
         device.type,
-        data_dirs=data_directories(options),
+        settings=EngineSettings(
+            data_dirs=data_directories(options),
+            threads=options.threads,
+            checkpoint_seconds=options.checkpoint_seconds,
+            modules_dir=options.modules,
+        ),
         room=Room(
             device,
             options.data_dir / STREAMED,
             limit_bytes=options.data_limit,
             process_bytes=options.memory_limit,
         ),
-        threads=options.threads,
-        checkpoint_seconds=options.checkpoint_seconds,
         steps=selector,
-        modules_dir=options.modules,
         user_loops=loops,
         ask=lambda study: speaker.say({"type": "doubt", "study": study}),
     )

@@ -27,7 +27,7 @@ from tuner_service.lifecycle.workers import publish_modules, register_worker
 from tuner_service.search.samplers.uniform import draw
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.user_modules import describe
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -57,7 +57,9 @@ def test_an_uploaded_table_is_trained_on(
     stored = client.post("/v1/studies", json=study()).json()["definition"]
     assert stored["dataset"]["sha256"] == hashlib.sha256(TABLE.encode()).hexdigest()
     spec = resolve(StudyDefinition.model_validate(stored), {"learning_rate": 0.01})
-    engine = Engine("cpu", data_dirs=[settings.data_dir / "datasets"], threads=1)
+    engine = Engine(
+        "cpu", settings=EngineSettings(data_dirs=(settings.data_dir / "datasets",), threads=1)
+    )
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
     assert 0.0 <= finished["values"][0] <= 1.0
 
@@ -245,7 +247,9 @@ def test_the_examples_files_are_uploaded_and_trained_on(
     definition = StudyDefinition.model_validate(stored)
     parameters = draw(space_of(definition), seed=0, slot=0, fixed={})
     spec = resolve(definition, parameters).model_copy(update={"epochs": 1})
-    engine = Engine("cpu", data_dirs=[settings.data_dir / "datasets"], threads=1)
+    engine = Engine(
+        "cpu", settings=EngineSettings(data_dirs=(settings.data_dir / "datasets",), threads=1)
+    )
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
     assert finished["values"][0] >= 0.0
     assert len(finished["record"].get("folds", {}).get("val_accuracy", ())) in (0, 5)

@@ -22,7 +22,7 @@ from workers.training.data import Request, Room
 from workers.training.data.prepare import read_raw
 from workers.training.data.sources import Array
 from workers.training.data.split import split_rows
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.nets.losses import LOSSES
 
 
@@ -59,7 +59,7 @@ def train(client: TestClient, settings: Settings, study: dict[str, Any]) -> Tria
         keep_models=1,
         log=str(log),
     )
-    engine = Engine("cpu", data_dirs=[settings.data_dir / "datasets"])
+    engine = Engine("cpu", settings=EngineSettings(data_dirs=(settings.data_dir / "datasets",)))
     event = only(run_all(engine, [begun]), 1, "finished")
 
     def send(**parts: Any) -> Any:

@@ -14,7 +14,7 @@ from tuner_service.search.samplers.uniform import draw
 from workers.training.data.builtin import BUILTIN
 from workers.training.data.cifar import TEST, TRAIN
 from workers.training.data.idx import IDX
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.user_modules import describe
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -33,7 +33,16 @@ def test_an_examples_first_trial_trains(file: Path, tmp_path: Path) -> None:
     fixed = definition.enqueue[0] if definition.enqueue else {}
     params = draw(space_of(definition), seed=0, slot=0, fixed=fixed)
     spec = resolve(definition, params).model_copy(update={"epochs": 1})
-    engine = Engine("cpu", data_dirs=[DATA, tmp_path / "made"], threads=1)
+    engine = Engine(
+        "cpu",
+        settings=EngineSettings(
+            data_dirs=(
+                DATA,
+                tmp_path / "made",
+            ),
+            threads=1,
+        ),
+    )
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
     assert all(math.isfinite(value) for value in finished["values"])
     assert {f"test_{name}" for name in spec.metrics} <= _keys(finished["record"])
@@ -54,7 +63,7 @@ def test_the_network_of_ones_own_trains(tmp_path: Path) -> None:
     study = load_yaml((EXAMPLES / "network" / "rings.yaml").read_text())
     definition = parse_definition(study, modules={module.name: module})
     spec = resolve(definition, {"learning_rate": 0.03, "width": 16})
-    engine = Engine("cpu", modules_dir=EXAMPLES / "network", threads=1)
+    engine = Engine("cpu", settings=EngineSettings(modules_dir=EXAMPLES / "network", threads=1))
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
     assert finished["values"][0] < 0.2, "by chance a guess is 0.89 rings off"
 

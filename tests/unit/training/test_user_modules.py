@@ -10,7 +10,7 @@ import torch
 from tests.unit.registries import registries
 from tests.unit.training.builders import dataset, of, only, regression, run_all, spec, start
 from workers.protocol.messages import Event
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.nets import networks
 from workers.training.nets.losses import LOSSES
 from workers.training.steps.fused.recipe import Recipe
@@ -63,7 +63,7 @@ def net(**options: Any) -> dict[str, Any]:
 
 
 def engine(folder: Path | None, **options: Any) -> Engine:
-    return Engine("cpu", modules_dir=folder, **options)
+    return Engine("cpu", settings=EngineSettings(modules_dir=folder), **options)
 
 
 def train(folder: Path, tmp_path: Path, source: str, **changes: Any) -> list[Event]:

@@ -9,7 +9,8 @@ import gc
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,37 @@ GroupKey = tuple[str, int]  # group key, step within the epoch at which runs com
 IDLE_GROUPS = 4  # without trials, that keep their step warm for the next one
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine keeps to.
+
+    Attributes:
+        data_dirs: Where data files may lie.
+        modules_dir: Where the networks lie that the operator brought.
+        threads: Of torch on the CPU; None leaves them as they are.
+        checkpoint_seconds: How often a running trial's checkpoint is written.
+        max_groups: Groups that take turns at once; each study gets at least one.
+    """
+
+    data_dirs: tuple[Path, ...] = ()
+    modules_dir: Path | None = None
+    threads: int | None = None
+    checkpoint_seconds: float = 60.0
+    max_groups: int = 4
+
+
+DEFAULTS = EngineSettings()
+
+
 class Engine:
     """Trains trials on one device.
 
     Args:
         device: `cpu` or `cuda`.
-        data_dirs: Where data files may lie.
         room: Where data may lie when it is prepared; by default on the device, or in files for
             temporary ones.
-        threads: Of torch on the CPU; None leaves them as they are.
-        checkpoint_seconds: How often a running trial's checkpoint is written.
         steps: Makes the steps; plain ones by default.
-        modules_dir: Where the networks lie that the operator brought.
         user_loops: Runs the trials that are training loops of the operator's; None fails them.
-        max_groups: Groups that take turns at once; each study gets at least one.
         ask: Asks for points of a study (`try_points`) when its first trials fail; None: failures
             are told as they come.
         clock: Seconds, for durations.
@@ -63,25 +81,20 @@ class Engine:
         self,
         device: str,
         *,
-        data_dirs: Iterable[Path] = (),
+        settings: EngineSettings = DEFAULTS,
         room: Room | None = None,
-        threads: int | None = None,
-        checkpoint_seconds: float = 60.0,
         steps: StepFactory | None = None,
-        modules_dir: Path | None = None,
         user_loops: UserLoopPool | None = None,
-        max_groups: int = 4,
         ask: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self._settings = settings
         self._device = device_of(device)
-        self._data = DatasetCache(self._device, directories=tuple(data_dirs), room=room)
-        self._modules = user_modules.UserModules(modules_dir)
+        self._data = DatasetCache(self._device, directories=settings.data_dirs, room=room)
+        self._modules = user_modules.UserModules(settings.modules_dir)
         self._steps = steps or PlainStepFactory()
-        self._checkpoint_seconds = checkpoint_seconds
-        self._max_groups = max_groups
         self._clock = clock
         self._keeper = user_loops.keeper if user_loops is not None else ModelKeeper()
         self._user_loops = user_loops or UserLoopPool(device, modules_dir=None, keeper=self._keeper)
@@ -172,6 +185,7 @@ class Engine:
 
     def shutdown(self) -> list[Event]:
         """Checkpoint every trial on board and stop it."""
+        # As a stop, not as an end of its own: one way out, whatever a run is at.
         for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
             self._stops[trial] = "checkpoint"
         events = [*self._joined(self._apply_stops()), *self._user_loops.shutdown()]
@@ -203,6 +217,7 @@ class Engine:
                 with self._process_state.restored():
                     run = self._prepare(start)
             except BaseException as error:  # noqa: BLE001  one trial's fault, not ours
+                # Once with all the memory there is, before it is the trial's fault.
                 if is_out_of_memory(error) and self._make_room():
                     self._waiting.appendleft(start)
                     continue
@@ -295,7 +310,7 @@ class Engine:
                 run.group,
                 self._steps,
                 keeper=self._keeper,
-                checkpoint_seconds=self._checkpoint_seconds,
+                checkpoint_seconds=self._settings.checkpoint_seconds,
                 make_room=self._make_room,
                 position=run.progress.position,
                 clock=self._clock,
@@ -307,24 +322,26 @@ class Engine:
     def _next(self) -> GroupTrainer | None:
         """Return the group whose turn it is, and put it last in the row."""
         active = [group for group in self._groups.values() if group.active]
-        served = {run.study for group in active for run in group.runs}
-        begun = {self._folds.trial_of(run.trial) for group in active for run in group.runs}
+        room = len(active) < self._settings.max_groups
         for key, group in self._groups.items():
-            if not group.runnable:
-                continue
-            fresh = not served.issuperset(run.study for run in group.runs)
-            # The pruner sees a trial when all its folds have reported: they must all get under way.
-            fresh |= any(
-                run.trial < 0 and self._folds.trial_of(run.trial) in begun for run in group.runs
-            )
-            if group.active or len(active) < self._max_groups or fresh:
+            if group.runnable and (group.active or room or self._is_owed_a_turn(group, active)):
                 self._groups.move_to_end(key)
                 return group
         return None
 
+    def _is_owed_a_turn(self, group: GroupTrainer, active: Sequence[GroupTrainer]) -> bool:
+        """Whether a group must begin although as many as may are active."""
+        served = {run.study for one in active for run in one.runs}
+        if not served.issuperset(run.study for run in group.runs):
+            return True  # no group of its study is active: a study must not wait for another's end
+        # The pruner sees a trial when all its folds have reported: they must all get under way.
+        begun = {self._folds.trial_of(run.trial) for one in active for run in one.runs}
+        folds = (run for run in group.runs if run.trial < 0)
+        return any(self._folds.trial_of(run.trial) in begun for run in folds)
+
     def _move(self, strays: list[TrialRun], origin: GroupTrainer) -> None:
         """Bring runs to the group of their position in the epoch; a lowered limit goes along."""
-        for run in reversed(strays):
+        for run in reversed(strays):  # each to the front: the order among them stays
             group = self._group_trainer(run)
             group.limit, group.limit_reason = origin.limit, origin.limit_reason
             group.queue.appendleft(run)

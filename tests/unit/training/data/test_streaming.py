@@ -20,7 +20,7 @@ from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, 
 from tuner_service.definition.trial_spec import DatasetSpec
 from tuner_service.errors import DataError
 from workers.training.data import DatasetCache, PreparedData, Room, scaling
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.steps.factory import PlainStepFactory, StepFactory
 from workers.training.steps.native import library
 from workers.training.steps.native import step as native_step
@@ -101,7 +101,9 @@ def test_a_trial_on_streamed_data_is_the_same_trial(
     ends = []
     for streamed in (False, True):
         place = room(tmp_path, streamed=streamed)
-        engine = Engine("cpu", data_dirs=[tmp_path], room=place, steps=steps())
+        engine = Engine(
+            "cpu", settings=EngineSettings(data_dirs=(tmp_path,)), room=place, steps=steps()
+        )
         events = run_all(engine, [start(n, one, folder=tmp_path) for n, one in enumerate(specs)])
         end = only(events, 1, "finished")
         assert end["backend"] == backend

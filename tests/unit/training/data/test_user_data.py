@@ -19,7 +19,7 @@ from tuner_service.errors import DataError
 from workers.training.data.labels import labels_of, numbers_of
 from workers.training.data.prepare import SOURCES
 from workers.training.data.sources import RawData, Rows, Source
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 
 GENERATOR = np.random.default_rng(0)
 SEQUENCES = GENERATOR.normal(3.0, 2.0, (40, 5, 3)).astype(np.float32)
@@ -58,7 +58,7 @@ def test_sequences_are_trained_on(tmp_path: Path, network: str) -> None:
         network={"type": network, "hidden_layers": 1, "hidden_units": 4},
         epochs=1,
     )
-    engine = Engine("cpu", data_dirs=[tmp_path], threads=1)
+    engine = Engine("cpu", settings=EngineSettings(data_dirs=(tmp_path,), threads=1))
     assert only(run_all(engine, [start(1, one, folder=tmp_path)]), 1, "finished")["values"]
 
 

@@ -24,7 +24,7 @@ from tests.unit.training.builders import (
 )
 from tests.unit.training.lanes_of_plain import LanesOf, PlainLanes
 from workers.protocol.messages import Event
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.engine.group_trainer import GroupTrainer
 from workers.training.nets import networks
 from workers.training.steps.factory import PlainStepFactory
@@ -228,7 +228,7 @@ def test_groups_take_turns(tmp_path: Path) -> None:
 
 
 def test_few_groups_at_once_but_every_study_gets_one(tmp_path: Path) -> None:
-    engine = Engine("cpu", max_groups=2)
+    engine = Engine("cpu", settings=EngineSettings(max_groups=2))
     widths = [mlp(hidden_units=u) for u in (4, 5, 6)]
     for trial, network in enumerate(widths):
         engine.submit(start(trial, spec(network=network, epochs=5), folder=tmp_path))
@@ -263,7 +263,7 @@ def test_an_epoch_in_slices_is_the_same_epoch(tmp_path: Path) -> None:
     digits = spec(dataset=dataset("digits"), batch_size=4, network=mlp(dropout=0.2))
     whole = curve(run_all(Engine("cpu", clock=Clock()), [start(1, digits, folder=tmp_path)]), 1)
     # With this clock every call seems to take a second, so that each slice is one step.
-    engine = Engine("cpu", clock=Clock(tick=1.0), checkpoint_seconds=1e9)
+    engine = Engine("cpu", settings=EngineSettings(checkpoint_seconds=1e9), clock=Clock(tick=1.0))
     engine.submit(start(1, digits, folder=tmp_path))
     events: list[Event] = []
     turns = 0
@@ -457,7 +457,7 @@ def test_a_resumed_trial_continues_bit_for_bit(tmp_path: Path, kind: str) -> Non
 def test_a_trial_stopped_inside_an_epoch_continues_there(tmp_path: Path) -> None:
     one = spec(dataset=dataset("digits"), batch_size=8, network=mlp(dropout=0.2))
     whole = run_all(Engine("cpu"), [start(1, one, folder=tmp_path)])
-    first = Engine("cpu", clock=Clock(tick=1.0), checkpoint_seconds=1e9)
+    first = Engine("cpu", settings=EngineSettings(checkpoint_seconds=1e9), clock=Clock(tick=1.0))
     first.submit(start(1, one, folder=tmp_path))
     before = until(first, reported(1, 1))
     for _ in range(50):
@@ -481,7 +481,9 @@ def test_a_crash_costs_the_seconds_between_checkpoints_also_inside_an_epoch(
 
     # With this clock each step seems to take a second or more, and is a turn of its own.
     seconds, trained = 30, 60
-    dying = Engine("cpu", clock=Clock(tick=1.0), checkpoint_seconds=seconds)
+    dying = Engine(
+        "cpu", settings=EngineSettings(checkpoint_seconds=seconds), clock=Clock(tick=1.0)
+    )
     dying.submit(start(1, one, folder=tmp_path))
     before = until(dying, reported(1, 1))
     for _ in range(trained):
@@ -556,7 +558,7 @@ def test_a_trial_resumed_after_its_last_epoch_just_finishes(engine: Engine, tmp_
 def test_a_retry_never_continues_past_the_step_that_was_noted(tmp_path: Path) -> None:
     one = spec(epochs=9)
     whole = run_all(Engine("cpu"), [start(1, one, folder=tmp_path / "other")])
-    dying = Engine("cpu", checkpoint_seconds=0.0)
+    dying = Engine("cpu", settings=EngineSettings(checkpoint_seconds=0.0))
     dying.submit(start(1, one, folder=tmp_path))
     until(dying, reported(1, 6))  # and dies before anybody hears of the last two
     assert {file.name for file in tmp_path.iterdir()} == {
@@ -574,7 +576,7 @@ def test_a_full_disk_costs_the_checkpoint_not_the_trial(engine: Engine, tmp_path
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
     begun = start(1, folder=tmp_path, checkpoint=str(blocked / "checkpoint"))
-    events = run_all(Engine("cpu", checkpoint_seconds=0.0), [begun])
+    events = run_all(Engine("cpu", settings=EngineSettings(checkpoint_seconds=0.0)), [begun])
     assert only(events, 1, "finished")
     assert not of(events, 1, "checkpointed")
 

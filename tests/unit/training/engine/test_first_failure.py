@@ -10,7 +10,7 @@ from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, spec, start
 from tuner_service.definition.trial_spec import UserLoopSpec
 from workers.protocol.messages import Event
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.preparation import Prepared
 from workers.training.user_loops.pool import UserLoopPool
@@ -34,7 +34,9 @@ class Desk:
         (folder / "wide.py").write_text(WIDE.format(error=error))
         self.asked: list[int] = []
         self.folder = folder
-        self.engine = Engine("cpu", modules_dir=folder, ask=self.asked.append)
+        self.engine = Engine(
+            "cpu", settings=EngineSettings(modules_dir=folder), ask=self.asked.append
+        )
 
     def points(self, *widths: int) -> list[dict[str, Any]]:
         made = [spec(network={"type": "wide", "width": width}) for width in widths]
@@ -156,7 +158,9 @@ def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:
     loop = UserLoopSpec(module="odd", parameters={}, objective=(("value", "minimize"),), seed=0)
     asked: list[int] = []
     loops = UserLoopPool("cpu", modules_dir=tmp_path, keeper=ModelKeeper())
-    engine = Engine("cpu", modules_dir=tmp_path, user_loops=loops, ask=asked.append)
+    engine = Engine(
+        "cpu", settings=EngineSettings(modules_dir=tmp_path), user_loops=loops, ask=asked.append
+    )
     fields = loop.model_dump(mode="json")
     engine.submit(start(1, folder=tmp_path, spec=fields))
     events: list[Event] = []

@@ -15,10 +15,11 @@ from tuner_service.definition.trial_spec import SplitSpec
 from tuner_service.errors import DataError
 from workers.protocol.messages import Event
 from workers.training.data.split import split_rows
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.steps.select import BackendSelector
 
 FOLDS = 3
+ONE_THREAD = EngineSettings(threads=1)
 
 
 def folded(**changes: Any) -> Any:
@@ -30,7 +31,7 @@ def by_hand(folder: Path, **changes: Any) -> list[list[Event]]:
     runs = []
     for fold in range(FOLDS):
         one = spec(dataset=dataset("iris", {"folds": FOLDS, "fold": fold}), **changes)
-        runs.append(run_all(Engine("cpu", threads=1), [start(1, one, folder=folder)]))
+        runs.append(run_all(Engine("cpu", settings=ONE_THREAD), [start(1, one, folder=folder)]))
     return runs
 
 
@@ -69,7 +70,7 @@ def test_too_few_rows_for_the_folds_are_refused() -> None:
 
 def test_a_trial_is_the_mean_of_its_folds(tmp_path: Path) -> None:
     single = by_hand(tmp_path)
-    events = run_all(Engine("cpu", threads=1), [start(7, folded(), folder=tmp_path)])
+    events = run_all(Engine("cpu", settings=ONE_THREAD), [start(7, folded(), folder=tmp_path)])
     assert {event["trial"] for event in events} == {7}
     assert [e["step"] for e in of(events, 7, "report")] == [1, 2, 3]
     for at, report in enumerate(of(events, 7, "report")):
@@ -102,7 +103,10 @@ def test_fused_folds_equal_plain_ones(tmp_path: Path) -> None:
     ]
     selector = BackendSelector(torch.device("cpu"), compile=False, probe=False)
     results = []
-    for engine in (Engine("cpu", threads=1), Engine("cpu", threads=1, steps=selector)):
+    for engine in (
+        Engine("cpu", settings=ONE_THREAD),
+        Engine("cpu", settings=ONE_THREAD, steps=selector),
+    ):
         starts = [start(i, one, folder=tmp_path) for i, one in enumerate(trials)]
         events = run_all(engine, starts)
         results.append([only(events, i, "finished") for i in range(3)])
@@ -121,7 +125,7 @@ def test_fused_folds_equal_plain_ones(tmp_path: Path) -> None:
 def test_the_pruner_sees_all_folds_before_any_goes_on(tmp_path: Path, alone: bool) -> None:
     """More folds than groups take turns, and every one waits for the verdict."""
     one = spec(dataset=dataset("iris", {"folds": 6}), epochs=3)
-    engine = Engine("cpu", threads=1, max_groups=2)
+    engine = Engine("cpu", settings=EngineSettings(threads=1, max_groups=2))
     engine.submit(start(1, one, folder=tmp_path, prunable=True, alone=alone))
     heard: list[Event] = []
     for step in (1, 2):
@@ -139,7 +143,7 @@ def test_the_pruner_sees_all_folds_before_any_goes_on(tmp_path: Path, alone: boo
 
 def test_folds_may_stop_early_at_their_own_epoch(tmp_path: Path) -> None:
     one = folded(epochs=40, early_stopping={"patience": 2, "min_delta": 0.02})
-    events = run_all(Engine("cpu", threads=1), [start(1, one, folder=tmp_path)])
+    events = run_all(Engine("cpu", settings=ONE_THREAD), [start(1, one, folder=tmp_path)])
     finished = only(events, 1, "finished")
     steps = [e["step"] for e in of(events, 1, "report")]
     assert steps == list(range(1, len(steps) + 1))
@@ -150,7 +154,7 @@ def test_folds_may_stop_early_at_their_own_epoch(tmp_path: Path) -> None:
 
 def test_a_fold_that_diverges_ends_the_trial_once(tmp_path: Path) -> None:
     wild = folded(optimizer={"type": "sgd", "learning_rate": 1e30}, epochs=50)
-    engine = Engine("cpu", threads=1)
+    engine = Engine("cpu", settings=ONE_THREAD)
     events = run_all(engine, [start(1, wild, folder=tmp_path), start(2, folded(), folder=tmp_path)])
     assert only(events, 1, "failed")["failure"]["kind"] == "diverged"
     assert not of(events, 1, "finished")
@@ -162,9 +166,14 @@ def test_a_handed_back_trial_goes_on_and_ends_as_if_never_stopped(tmp_path: Path
     one = folded(epochs=6)
     (tmp_path / "whole").mkdir()
     whole = only(
-        run_all(Engine("cpu", threads=1), [start(1, one, folder=tmp_path / "whole")]), 1, "finished"
+        run_all(
+            Engine("cpu", settings=ONE_THREAD),
+            [start(1, one, folder=tmp_path / "whole")],
+        ),
+        1,
+        "finished",
     )
-    engine = Engine("cpu", threads=1)
+    engine = Engine("cpu", settings=ONE_THREAD)
     engine.submit(start(1, one, folder=tmp_path))
     heard: list[Event] = []
     while len(of(heard, 1, "report")) < 3:
@@ -175,7 +184,7 @@ def test_a_handed_back_trial_goes_on_and_ends_as_if_never_stopped(tmp_path: Path
     known = stopped["step"]
     assert known == 3
     again = run_all(
-        Engine("cpu", threads=1), [start(1, one, folder=tmp_path, resume=known)]
+        Engine("cpu", settings=ONE_THREAD), [start(1, one, folder=tmp_path, resume=known)]
     )  # fmt: skip
     assert [e["step"] for e in of(again, 1, "report")] == [4, 5, 6]
     assert only(again, 1, "finished")["values"] == whole["values"]
@@ -188,7 +197,7 @@ def test_a_stopped_trial_reports_no_epoch_that_a_fold_did_not_train(
 ) -> None:
     """The first fold is through when the others, at their first epoch, are stopped."""
     model = tmp_path / "model.safetensors"
-    engine = Engine("cpu", threads=1)
+    engine = Engine("cpu", settings=ONE_THREAD)
     engine.submit(start(1, folded(epochs=2), folder=tmp_path, model=str(model), keep_models=1))
     heard: list[Event] = []
     while not list(tmp_path.glob("model.safetensors.fold*")):
@@ -202,7 +211,7 @@ def test_a_stopped_trial_reports_no_epoch_that_a_fold_did_not_train(
 def test_the_best_trials_keep_the_model_of_the_fold_nearest_to_the_mean(tmp_path: Path) -> None:
     good = folded(epochs=8)
     bad = folded(epochs=1, optimizer={"type": "adam", "learning_rate": 1e-9})
-    engine = Engine("cpu", threads=1)
+    engine = Engine("cpu", settings=ONE_THREAD)
     paths = {key: tmp_path / f"{key}.safetensors" for key in (1, 2)}
     finished = {}
     for key, one in ((1, good), (2, bad)):
@@ -224,7 +233,7 @@ def test_the_best_trials_keep_the_model_of_the_fold_nearest_to_the_mean(tmp_path
 
 def test_a_trial_that_fails_leaves_no_folds_model(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    engine = Engine("cpu", threads=1)
+    engine = Engine("cpu", settings=ONE_THREAD)
     engine.submit(start(1, folded(epochs=2), folder=tmp_path, model=str(path), keep_models=1))
     events: list[Event] = []
     while not list(tmp_path.glob("model.safetensors.fold*")):

@@ -12,7 +12,7 @@ from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, 
 from tuner_service.definition.trial_spec import DatasetSpec
 from workers.training.data import DatasetCache, PreparedData, Room
 from workers.training.data.split import SplitRows, split_rows
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 
 Array = np.ndarray[Any, Any]
 DESCRIBED = dataset("csv", path="t.csv", target=-1, header=False)
@@ -36,7 +36,9 @@ def rows_of(labels: Array) -> SplitRows:
 def train(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the epoch records and the final record of one trial on the table."""
     one = spec(dataset=DESCRIBED, network=mlp(hidden_units=32), epochs=8, batch_size=32)
-    events = run_all(Engine("cpu", data_dirs=[folder]), [start(1, one, folder=folder)])
+    events = run_all(
+        Engine("cpu", settings=EngineSettings(data_dirs=(folder,))), [start(1, one, folder=folder)]
+    )
     return [e["record"] for e in of(events, 1, "report")], only(events, 1, "finished")["record"]
 
 

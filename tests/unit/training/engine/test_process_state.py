@@ -14,7 +14,7 @@ import torch
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, run_all, spec, start
 from workers.protocol.messages import Event
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.engine.process_state import LIMITED, LIMITED_SAYS
 
 __all__ = ["registries"]
@@ -56,7 +56,7 @@ def run_beside(folder: Path, *, place: str, deed: str) -> list[Event]:
         start(2, odd, folder=folder, log=str(folder / "2.log")),
         start(3, BESIDE[3], folder=folder),
     ]
-    events = run_all(Engine("cpu", modules_dir=folder), starts)
+    events = run_all(Engine("cpu", settings=EngineSettings(modules_dir=folder)), starts)
     for trial in BESIDE:
         assert only(events, trial, "finished")["values"] == values_alone(trial)
     return of(events, 2)

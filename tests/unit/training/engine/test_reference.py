@@ -13,7 +13,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from tests.unit.training.builders import dataset, mlp, needs, only, run_all, spec, start
 from tuner_service.definition.trial_spec import TrialSpec
 from workers.training.data import DatasetCache, PreparedData
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.nets.losses import LOSSES
 
 SEEDS = (0, 1, 2)
@@ -32,7 +32,7 @@ def letters() -> tuple[Any, Path]:
 
 
 def ours(one: TrialSpec, folder: Path, key: str, scratch: Path) -> list[float]:
-    engine = Engine("cpu", data_dirs=[folder])
+    engine = Engine("cpu", settings=EngineSettings(data_dirs=(folder,)))
     specs = [one.model_copy(update={"seed": seed}) for seed in SEEDS]
     events = run_all(engine, [start(n, s, folder=scratch) for n, s in enumerate(specs)])
     return [only(events, n, "finished")["record"][f"test_{key}"] for n in range(len(SEEDS))]
@@ -146,7 +146,7 @@ def test_fashion_mnist_reaches_088(tmp_path: Path) -> None:
         batch_size=128,
         epochs=8,
     )
-    engine = Engine("cpu", data_dirs=[folder])
+    engine = Engine("cpu", settings=EngineSettings(data_dirs=(folder,)))
     final = only(run_all(engine, [start(1, one, folder=tmp_path)]), 1, "finished")
     assert final["values"][0] >= 0.88
     assert final["record"]["test_accuracy"] >= 0.87

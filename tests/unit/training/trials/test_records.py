@@ -8,7 +8,7 @@ import torch
 
 from tests.unit.training.builders import dataset, of, only, run_all, spec, start
 from tests.unit.training.data.test_streaming import native_steps, traced_steps
-from workers.training.engine.engine import Engine
+from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.steps.factory import PlainStepFactory
 
 EPOCH = {"step", "train_loss", "val_loss", "val_accuracy", "learning_rate", "seconds"}
@@ -29,7 +29,7 @@ def test_a_trials_record_is_the_same_on_every_rung(
 ) -> None:
     schedule = {"type": "exponential", "gamma": 0.5}
     one = spec(dataset=dataset("iris", folds), epochs=2, fuse=True, schedule=schedule)
-    engine = Engine("cpu", steps=steps(), threads=1)
+    engine = Engine("cpu", settings=EngineSettings(threads=1), steps=steps())
     events = run_all(engine, [start(n, one, folder=tmp_path) for n in (1, 2)])
     epochs = [event["record"] for event in of(events, 1, "report")]
     assert [set(record) - {"val_accuracy_std"} for record in epochs] == [EPOCH, EPOCH]
