@@ -90,6 +90,7 @@ class FirstFailureProbe:
         ends = sum(event["kind"] in _LAST_WORDS for event in events)
         for event in events:
             if self._is_doubtful(event):
+                # Whose fault a failure is shows only where no other trial was there to cause it.
                 alone = ends == 1 and not self._crowded(event["trial"])
                 self._hold({"alone": alone, **event}, self._ask)
             else:
@@ -108,7 +109,7 @@ class FirstFailureProbe:
             if not probe.points:
                 return self._settle(study)
             trains = self._trains(probe.points.popleft(), probe.log)
-            if trains is None:
+            if trains is None:  # others hold the memory: it tells nothing of the study
                 return self._probes.pop(study).held
             if trains:
                 return self._settle(study)

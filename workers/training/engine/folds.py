@@ -88,7 +88,7 @@ class Folds:
     def _run(self, start: TrialStart, fold: int) -> TrialStart:
         spec = copy.deepcopy(start["spec"])
         spec["dataset"]["split"]["fold"] = fold
-        run, self._next = self._next, self._next - 1
+        run, self._next = self._next, self._next - 1  # negative: no supervisor's key is
         kept = start["model"] is not None and start["keep_models"] > 0
         return {
             **start,
@@ -165,6 +165,7 @@ class Folds:
         steps = [event["step"] for event in last if "step" in event]
         joined.pop("step", None)
         if len(steps) == len(last):
+            # Stopped: what all folds have reached. Finished: early stopping ends each at its own.
             joined["step"] = min(steps) if stopped else max(steps)
         if stopped is None:
             fold = self._representative(trial, last, joined["values"][0])
@@ -199,6 +200,7 @@ def _checkpoint(trial: _Trial, event: Event) -> list[Event]:
     """Return that the trial is saved up to the step that all its folds are, if that moved."""
     if len(trial.saved) < len(trial.members):
         return []
+    # Of the fold that is furthest behind, and no further than the supervisor has heard.
     step = min(*trial.saved.values(), trial.told)
     if step <= trial.saved_told:
         return []

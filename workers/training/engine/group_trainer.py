@@ -161,6 +161,7 @@ class GroupTrainer:
         """Give queued runs the free lanes, of a step of the right width."""
         lanes = self._lanes
         taken = len(lanes.runs) if lanes else 0
+        # Asked anew each epoch: a queue that grew may pay for a wider step.
         width = self._steps.lanes_for(self.spec, taken + len(self.queue))
         if self.limit is not None:
             width = min(width, self.limit)
@@ -198,6 +199,8 @@ class GroupTrainer:
             self._load(lanes, lane)
         self._finish(lanes, done)
         self._position = self._entry
+        # Those who wait for the pruner keep their lane but not their place in the step: the step
+        # trains whatever is loaded.
         going = [lane for lane, run in lanes if not run.waiting]
         for lane, _ in lanes:
             if lane in going:
@@ -219,6 +222,7 @@ class GroupTrainer:
         device = self.spec.device
         seeds = torch.tensor([run.spec.seed for run in lanes.runs], device=device)
         epochs = torch.tensor([run.progress.epoch for run in lanes.runs], device=device)
+        # By (seed, epoch) alone: a trial sees its rows in this order in whatever lane or group.
         orders = epoch_orders(seeds, epochs, self.spec.rows)  # [runs, n]
         if lanes.full:
             return orders
@@ -246,10 +250,11 @@ class GroupTrainer:
         seconds = self._clock() - begun
         self._step_seconds = seconds / (last - first)
         self._position = last
-        share = seconds / len(self._going)
+        share = seconds / len(self._going)  # of device time: K lanes took these seconds together
         for lane in list(self._going):
             run = lanes[lane]
             run.add_slice(loss=losses[lane], rows=stop - start, steps=last - first, seconds=share)
+            # Inside the epoch already: a network of NaNs would train on for nothing to its end.
             if not math.isfinite(losses[lane]):
                 step = run.progress.epoch + 1
                 self._fail(lane, run, diverged("the training loss", losses[lane], step))
@@ -257,6 +262,7 @@ class GroupTrainer:
     def _slice_steps(self) -> int:
         """Return how many steps take about SLICE_SECONDS; what is left if not much more."""
         left = self.spec.steps - self._position
+        # A short first slice measures the step: how long one takes is not known before.
         if self._step_seconds is None:
             return min(left, FIRST_STEPS)
         steps = max(1, int(SLICE_SECONDS / max(self._step_seconds, 1e-9)))
@@ -269,6 +275,7 @@ class GroupTrainer:
         going = self._going
         runs = [lanes[lane] for lane in going]
         part = runs[0].data.validation
+        # One pass serves all lanes, also those that wait and are not asked: [len(going), R, …].
         outputs = select_lanes(lanes.step.evaluate(part.inputs), going)
         metrics = [run.metrics for run in runs]
         measured = measure(outputs, part, loss=self.spec.loss, metrics=metrics)
@@ -294,7 +301,7 @@ class GroupTrainer:
                 self._fail(lane, run, diverged(key, value, step))
                 return False
         better = run.end_epoch(values)
-        if step > run.reported:
+        if step > run.reported:  # what a run reported before it started over is not said again
             run.reported = step
             event: Event = {"kind": "report", "trial": run.trial, "step": step}
             self._events.append({**event, "value": values[0], "record": plain(record)})
@@ -395,6 +402,7 @@ class GroupTrainer:
             if lanes is not None:
                 self._requeue(lanes)
         elif crowd > 1:
+            # Half the lanes need half the memory; of an error, one lane tells whose it is.
             self.limit = crowd // 2 if is_out_of_memory(error) else 1
             self.limit_reason = f"the fused step failed: {type(error).__name__}: {error}"[:300]
             if lanes is not None:

@@ -22,6 +22,7 @@ class Lanes:
 
     def __iter__(self) -> Iterator[tuple[int, TrialRun]]:
         """Yield (lane, run) of every lane that is taken; lanes may be released meanwhile."""
+        # A list, not a generator over the lanes: who iterates may release them.
         yield from [(lane, run) for lane, run in enumerate(self.lanes) if run is not None]
 
     @property
@@ -51,7 +52,7 @@ class Lanes:
             return False
         run = self[lane]
         self.step.put(lane, run.hyper, run.state)
-        run.state = None
+        run.state = None  # one copy of the tensors, in the step or here
         self.loaded.add(lane)
         return True
 
@@ -60,6 +61,7 @@ class Lanes:
         if lane not in self.loaded:
             return
         run = self[lane]
+        # Before the lane is cleared: what the step remembers goes with its lane.
         run.best = self.best(lane)
         run.remembered = False
         run.state = self.step.take(lane)
@@ -98,5 +100,6 @@ class Lanes:
     def holds_result(self, lane: int) -> bool:
         """Whether the weights in the step are those that the run's values are of."""
         run = self[lane]
+        # Early stopping: the result is the best epoch, and the step is some epochs further by now.
         behind = run.keeps_best and run.progress.best_step != run.progress.epoch
         return lane in self.loaded and not behind

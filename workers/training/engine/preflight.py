@@ -73,6 +73,7 @@ def one_batch(prepared: Prepared) -> Findings:
     group, batch = prepared.group, _Batch(prepared)
     loss = batch.train()
     outputs, measured = batch.measure()
+    # Only now: the first batch pays for allocations and kernels that the others do not.
     train_seconds, validation_seconds = usual_seconds(batch.train), usual_seconds(batch.measure)
     parameters = (v for k, v in batch.step.take(0).items() if k.startswith("parameters/"))
     return {
@@ -110,7 +111,7 @@ class _Batch:
         """Return the mean loss."""
         order = torch.arange(self.rows).unsqueeze(0)  # [1, rows]: one batch
         learning_rate = float(self._prepared.spec.optimizer["learning_rate"])
-        rate = torch.full((1, 1), learning_rate, dtype=torch.float64)
+        rate = torch.full((1, 1), learning_rate, dtype=torch.float64)  # [K, S] of one step
         return float(self.step.train_epoch(order, rate)) / self.rows
 
     def measure(self) -> tuple[torch.Tensor, dict[str, float]]:

@@ -38,10 +38,11 @@ class TestScorer:
         part = run.data.test
         if part is None or weights is None:
             return {}
+        # A module beside the step's: putting the weights into a lane would end what trains there.
         module = self._build(without_dropout(run.spec.network))
         load_weights(module, weights)
         with precision(self._group.precision, self._group.device):
-            outputs = forward(module, part.inputs, self._group.device)
+            outputs = forward(module, part.inputs, self._group.device)  # [rows, …]
         return self._measure(outputs.unsqueeze(0), part, [run])[0]
 
     def _score_present(self, lanes: Lanes, ended: Sequence[int]) -> dict[int, Scores]:

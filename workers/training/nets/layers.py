@@ -46,6 +46,7 @@ class Dropout(nn.Module):
     def __init__(self, rate: float, *, salt: int) -> None:
         super().__init__()
         self.salt = salt
+        # 0-d, and of fixed dtypes: new values of them do not compile anything anew.
         self.register_buffer("rate", torch.tensor(rate, dtype=torch.float64), persistent=False)
         self.register_buffer("seed", torch.tensor(0), persistent=False)
         self.register_buffer("step", torch.tensor(0), persistent=False)
@@ -61,6 +62,7 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         keep = keep_mask(x.shape, rate=self.rate, seed=self.seed, step=self.step, salt=self.salt)
+        # where, not a product: a diverged unit that is dropped must be 0, and inf·0 is NaN.
         return torch.where(keep, x * (1 / (1 - self.rate)).to(x.dtype), 0)
 
 
@@ -76,6 +78,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, …] -> [B, C, …]."""
+        # Shapes alone decide, so that vmap and the tracer may take this branch.
         if self.training and input.numel() == input.shape[1]:
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
@@ -88,6 +91,7 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, …] -> [B, C, …]."""
+        # torch normalises trailing axes only: [B, C, H, W] -> [B, H, W, C] and back.
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 

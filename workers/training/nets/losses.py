@@ -42,12 +42,14 @@ def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: Tensor | float) -
     """
     log_p = F.log_softmax(outputs, dim=-1)  # [B, C]
     hit = log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # [B]
+    # Σ q log p in two parts, so that no [B, C] of targets is made.
     return -(1.0 - smoothing) * hit - smoothing * log_p.mean(dim=-1)
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor, smoothing: Tensor | float) -> Tensor:
     """Return the two-class cross-entropy of one logit per row; s pulls targets towards 1/2."""
     soft = targets * (1.0 - smoothing) + 0.5 * smoothing  # [B, 1]
+    # From logits: log(sigmoid(z)) of its own is -inf from z = -104 on in float32.
     return F.binary_cross_entropy_with_logits(outputs, soft, reduction="none").mean(dim=-1)
 
 
@@ -69,7 +71,7 @@ def huber(outputs: Tensor, targets: Tensor, smoothing: Tensor | float) -> Tensor
     Source: Huber 1964, with the threshold 1 that torch takes by default.
     """
     del smoothing
-    size = (outputs - targets).abs()
+    size = (outputs - targets).abs()  # [B, T]
     return torch.where(size <= 1.0, 0.5 * size.square(), size - 0.5).mean(dim=-1)
 
 

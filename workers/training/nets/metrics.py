@@ -46,6 +46,7 @@ class Scores:
     def confusion(self) -> Tensor:
         """Return [K, C, C] counts, by true class, then by predicted class."""
         classes = self.outputs.shape[-1]
+        # A pair of classes as one number, true·C + guess, in [K, R].
         counts = _counts(self.targets * classes + self.guesses, classes * classes)
         return counts.view(-1, classes, classes)
 
@@ -81,11 +82,13 @@ class Scores:
 def _counts(numbers: Tensor, most: int) -> Tensor:
     """Return how often each number below `most` stands in each lane: [K, R] -> [K, most]."""
     lanes = len(numbers)
-    first = torch.arange(lanes, device=numbers.device).unsqueeze(-1) * most
+    # One bincount for all lanes: each lane's numbers are moved to a range of their own.
+    first = torch.arange(lanes, device=numbers.device).unsqueeze(-1) * most  # [K, 1]
     return torch.bincount((first + numbers).flatten(), minlength=lanes * most).view(lanes, most)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    # `where` computes both sides: the clamp keeps 0/0 out of the one that is not taken.
     return torch.where(denominator > 0, numerator / denominator.clamp(min=1e-300), 0.0)
 
 
@@ -109,6 +112,7 @@ def _recalls(scores: Scores) -> Tensor:
 
 
 def _f1s(scores: Scores) -> Tensor:
+    # 2·p·r / (p + r) with p = hits/predicted and r = hits/support, without their own zeros.
     return _ratio(2 * scores.hits, scores.support + scores.predicted)
 
 
@@ -163,11 +167,13 @@ def _has_curve(positive: Tensor) -> bool:
 def _area(scores: Scores, cls: int) -> Tensor:
     values = scores.log_probabilities[..., cls].contiguous()  # [K, R]
     positive = scores.targets == cls  # [R]
-    ordered = values.sort(dim=-1).values
+    ordered = values.sort(dim=-1).values  # [K, R]
+    # Rows below, and rows up to, each value: equal values share the middle of their ranks.
     low = torch.searchsorted(ordered, values)
     high = torch.searchsorted(ordered, values, right=True)
     ranks = (low + high + 1).double() / 2  # [K, R], from 1
     n = int(positive.sum())
+    # Mann–Whitney's U: pairs of a positive and a negative row in the right order, [K].
     total = ranks[:, positive].sum(-1) - n * (n + 1) / 2
     return total / (n * (positive.numel() - n))
 

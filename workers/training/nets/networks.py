@@ -71,9 +71,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, …inputs] -> [B, outputs]."""
-        x = x.flatten(1)
+        x = x.flatten(1)  # [B, features]
         for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
-            x = dropout(self.activation(norm(linear(x))))
+            x = dropout(self.activation(norm(linear(x))))  # [B, hidden_units]
         return self.output(x)  # type: ignore[no-any-return]
 
 
@@ -94,6 +94,7 @@ class Cnn(nn.Module):
         for before, after in itertools.pairwise(sizes):
             self.convolutions.append(nn.Conv2d(before, after, kernel, padding=kernel // 2))
             self.norms.append(norm_of(network, after))
+            # Padding by half an even kernel adds a line to each side.
             height, width = (side + 1 - kernel % 2 for side in (height, width))
             self.pooled.append(min(height, width) >= SMALLEST_POOLED)
             if self.pooled[-1]:
@@ -107,9 +108,9 @@ class Cnn(nn.Module):
         """[B, C, H, W] -> [B, outputs]."""
         layers = zip(self.convolutions, self.norms, self.pooled, strict=True)
         for convolution, norm, pooled in layers:
-            x = self.activation(norm(convolution(x)))
+            x = self.activation(norm(convolution(x)))  # [B, C', H, W]
             x = F.max_pool2d(x, 2) if pooled else x
-        x = self.dropout(self.activation(self.hidden(x.flatten(1))))
+        x = self.dropout(self.activation(self.hidden(x.flatten(1))))  # [B, hidden_units]
         return self.output(x)  # type: ignore[no-any-return]
 
 
@@ -188,8 +189,11 @@ def initialise(module: nn.Module, seed: int) -> nn.Module:
         with seeded(seed):
             module.load_state_dict(rebuild().state_dict())
         return module
+    # From torch's generator although nothing else here has state: the initial distributions are
+    # torch's own code.
     with seeded(seed):
         for name, part in module.named_modules():
+            # Module by module, not parameter by parameter: a layer's own initialisation counts.
             if hasattr(part, "reset_parameters"):
                 part.reset_parameters()
             elif next(part.parameters(recurse=False), None) is not None:

@@ -40,6 +40,8 @@ class Domain(IntEnum):
 
 def mix(x: Tensor) -> Tensor:
     """Return a pseudo-random permutation of 32-bit words, elementwise."""
+    # Xor-shifts and odd products are each invertible on 32-bit words, so the whole is: no two
+    # positions of a stream share a word.
     x = x ^ (x >> 16)
     x = (x * _FIRST) & WORD
     x = x ^ (x >> 15)
@@ -81,9 +83,10 @@ def epoch_orders(seeds: Tensor, epochs: Tensor, rows: int) -> Tensor:
     Returns:
         [K, n] int64.
     """
-    first = key(seeds, Domain.ORDER, epochs)[:, None]
-    second = mix(first ^ _GOLDEN)
-    position = torch.arange(rows, dtype=torch.int64, device=seeds.device)
+    first = key(seeds, Domain.ORDER, epochs)[:, None]  # [K, 1]
+    second = mix(first ^ _GOLDEN)  # [K, 1]
+    position = torch.arange(rows, dtype=torch.int64, device=seeds.device)  # [n]
+    # [K, n]: 32 bits of hash above 31 of the row make 63, so that no key is negative.
     keys = (words_at(first, second, position) << _INDEX_BITS) | position
     return _sorted(keys) & ((1 << _INDEX_BITS) - 1)
 
@@ -116,7 +119,8 @@ def keep_mask(
     for size in shape[1:]:
         features *= size
     position = torch.arange(features, dtype=torch.int64, device=seed.device)
-    words = words_at(first[:, None], second, position)
+    words = words_at(first[:, None], second, position)  # [B, features]
+    # Compared as integers: a float32 of the word would round, and drop by device.
     threshold = (rate.to(torch.float64) * (WORD + 1)).to(torch.int64)
     return (words >= threshold).reshape(tuple(shape))
 
@@ -131,7 +135,7 @@ def row_words(rows: int, count: int, *, domain: Domain, seed: Tensor, step: Tens
 def _row_keys(rows: int, *, seed: Tensor, step: Tensor, use: int) -> tuple[Tensor, Tensor]:
     """Return ([B], scalar) keys of one use of random numbers in one step."""
     layer = key(seed, use, step)
-    row = torch.arange(rows, dtype=torch.int64, device=seed.device)
+    row = torch.arange(rows, dtype=torch.int64, device=seed.device)  # [B]
     return mix((row * _GOLDEN + layer) & WORD), mix(layer ^ _GOLDEN)
 
 

@@ -29,6 +29,7 @@ class Block(nn.Module):
 
     def __init__(self, network: Mapping[str, Any], before: int, after: int, stride: int) -> None:
         super().__init__()
+        # Only the first convolution strides: the shortcut then needs one projection at most.
         self.first = nn.Conv2d(before, after, 3, stride=stride, padding=1)
         self.second = nn.Conv2d(after, after, 3, padding=1)
         self.norms = nn.ModuleList(norm_of(network, after, default="group") for _ in range(2))
@@ -38,7 +39,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C', H', W']."""
-        inner = self.activation(self.norms[0](self.first(x)))
+        inner = self.activation(self.norms[0](self.first(x)))  # [B, C', H', W']
         return self.activation(self.shortcut(x) + self.norms[1](self.second(inner)))
 
 
@@ -56,7 +57,7 @@ class Resnet(nn.Module):
         for stage in range(int(network.get("stages", 3))):
             halves = stage > 0 and min(height, width) >= SMALLEST_POOLED
             if halves:
-                height, width = -(-height // 2), -(-width // 2)
+                height, width = -(-height // 2), -(-width // 2)  # as stride 2 with padding 1 does
             for block in range(int(network.get("blocks", 1))):
                 stride = 2 if halves and block == 0 else 1
                 self.blocks.append(Block(network, before, first << stage, stride))
@@ -67,7 +68,8 @@ class Resnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, outputs]."""
-        x = self.activation(self.norm(self.stem(x)))
+        x = self.activation(self.norm(self.stem(x)))  # [B, C, H, W]
         for block in self.blocks:
             x = block(x)
+        # The mean over pixels, as in the paper: any image size goes with the same weights.
         return self.output(self.dropout(x.mean((-2, -1))))  # type: ignore[no-any-return]

@@ -40,10 +40,11 @@ class Cells(nn.Module):
         super().__init__()
         self.units = units
         self.activation = activation
-        self.weight_ih = nn.Parameter(torch.empty(self.gates * units, features))
-        self.weight_hh = nn.Parameter(torch.empty(self.gates * units, units))
-        self.bias_ih = nn.Parameter(torch.empty(self.gates * units))
-        self.bias_hh = nn.Parameter(torch.empty(self.gates * units))
+        self.weight_ih = nn.Parameter(torch.empty(self.gates * units, features))  # [G·H, F]
+        self.weight_hh = nn.Parameter(torch.empty(self.gates * units, units))  # [G·H, H]
+        # Two biases, although their sum would do: torch has two, and gru's are not the same.
+        self.bias_ih = nn.Parameter(torch.empty(self.gates * units))  # [G·H]
+        self.bias_hh = nn.Parameter(torch.empty(self.gates * units))  # [G·H]
 
     def reset_parameters(self) -> None:
         """Draw every weight from U(-1/√H, 1/√H), as torch does."""
@@ -54,12 +55,12 @@ class Cells(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, F] -> [B, T, H]."""
         inputs = F.linear(x, self.weight_ih, self.bias_ih)  # [B, T, G·H], all steps at once
-        state: State = (inputs.new_zeros(len(x), self.units),) * self.states
+        state: State = (inputs.new_zeros(len(x), self.units),) * self.states  # each [B, H]
         outputs = []
         for step in inputs.unbind(1):
             state = self.step(step, state)
             outputs.append(state[0])
-        return torch.stack(outputs, 1)
+        return torch.stack(outputs, 1)  # [B, T, H]
 
     def step(self, inputs: Tensor, state: State) -> State:
         """Return the next state from a step's input part [B, G·H]; h is the state's first."""
@@ -78,9 +79,10 @@ class GruCells(Cells):
         """Return h' = (1 - z)·n + z·h."""
         reset_x, keep_x, new_x = inputs.chunk(3, -1)
         reset_h, keep_h, new_h = self._recurrent(state).chunk(3, -1)
-        keep = torch.sigmoid(keep_x + keep_h)
-        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
-        return (new + keep * (state[0] - new),)
+        keep = torch.sigmoid(keep_x + keep_h)  # z, [B, H]
+        # The reset gate after the product, as in cuDNN: r·(W·h + b), where Cho has W·(r·h) + b.
+        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)  # n, [B, H]
+        return (new + keep * (state[0] - new),)  # (1 - z)·n + z·h with one product less
 
 
 class LstmCells(Cells):
@@ -91,6 +93,7 @@ class LstmCells(Cells):
 
     def step(self, inputs: Tensor, state: State) -> State:
         """Return h' = o·tanh(c'), c' = f·c + i·g."""
+        # torch's order of the gates: i, f, g, o, each [B, H].
         enter, forget, new, leave = (inputs + self._recurrent(state)).chunk(4, -1)
         cell = torch.sigmoid(forget) * state[1] + torch.sigmoid(enter) * torch.tanh(new)
         return torch.sigmoid(leave) * torch.tanh(cell), cell
@@ -121,9 +124,10 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, …inputs] -> [B, outputs]."""
-        x = as_sequences(x)
+        x = as_sequences(x)  # [B, T, F]
         for layer, dropout in zip(self.layers, self.dropouts, strict=True):
-            x = dropout(_both_ways(layer, x))
+            x = dropout(_both_ways(layer, x))  # [B, T, directions·H]
+        # Each direction has read everything at its own end: the last step, and the first.
         last = torch.cat([x[:, -1, : self.units], x[:, 0, self.units :]], -1)
         return self.output(last)  # type: ignore[no-any-return]
 
@@ -161,7 +165,7 @@ class EncoderBlock(nn.Module):
     def __init__(self, network: Mapping[str, Any], block: int) -> None:
         super().__init__()
         width, self.heads = int(network.get("width", 64)), int(network.get("heads", 4))
-        inner = self.heads * -(-width // self.heads)
+        inner = self.heads * -(-width // self.heads)  # all heads' channels, at least W
         wide = width * int(network.get("feedforward_factor", 4))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.queries_keys_values = nn.Linear(width, 3 * inner)
@@ -182,7 +186,9 @@ class EncoderBlock(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, T, channels]
             for part in self.queries_keys_values(x).chunk(3, -1)
         )
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+        # softmax(q·kᵀ / √channels): unscaled products grow with the channels, and saturate it.
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # [B, heads, T, T]
+        weights = scores.softmax(-1)
         return self.joined((weights @ v).transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
 
@@ -205,7 +211,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, …inputs] -> [B, outputs]."""
-        x = self.dropout(self.positions(self.embedding(as_sequences(x))))
+        x = self.dropout(self.positions(self.embedding(as_sequences(x))))  # [B, T, W]
         for block in self.blocks:
             x = block(x)
         return self.output(self.norm(x).mean(1))  # type: ignore[no-any-return]
@@ -229,7 +235,8 @@ def sequence_shape(inputs: InputShape) -> tuple[int, int]:
 def as_sequences(x: Tensor) -> Tensor:
     """[B, …inputs] -> [B, T, F]."""
     if x.dim() == 2:
-        return x.unsqueeze(-1)
+        return x.unsqueeze(-1)  # [B, T] -> [B, T, 1]
+    # [B, C, H, W] -> [B, H, C·W]: a step is a line with all its channels.
     return x.transpose(1, 2).flatten(2) if x.dim() == 4 else x
 
 

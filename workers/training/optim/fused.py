@@ -62,10 +62,12 @@ def step_coefficients(
         made = own_update(kind).steps(columns, rates, t.to(rates))
         made += [torch.zeros_like(rates)] * (len(STEP_COLUMNS) - len(made))
         return torch.stack(made, dim=-1).transpose(0, 1)
-    squared, beta1, beta2, decoupled = columns
-    scale = squared * (1.0 - beta2**t).rsqrt()
-    size = rates / (1.0 - beta1**t)
-    shrink = 1.0 - rates * decoupled
+    squared, beta1, beta2, decoupled = columns  # each [K, 1]
+    # Kingma and Ba 2015, algorithm 1, with the corrections moved out of the update: m̂/(√v̂ + ε) is
+    # a/c₁ / (√b/√c₂ + ε).
+    scale = squared * (1.0 - beta2**t).rsqrt()  # 1/√c₂: [K, S]
+    size = rates / (1.0 - beta1**t)  # η/c₁: [K, S]
+    shrink = 1.0 - rates * decoupled  # 1 - ηλ, Loshchilov and Hutter 2019, algorithm 2
     return torch.stack([scale, size, shrink], dim=-1).transpose(0, 1)
 
 
@@ -160,17 +162,20 @@ def stacked_update(
     Returns:
         New parameter, average and square.
     """
-    tail = (1,) * (parameter.dim() - 1)
+    tail = (1,) * (parameter.dim() - 1)  # columns [K] as [K, 1, …], beside [K, P]
     l2, keep_b, gain_b, eps, early, keep_a, gain_a, use_a, use_g, late = (
         column.reshape(-1, *tail) for column in lane.unbind(-1)
     )
     scale, size, shrink = (column.reshape(-1, *tail) for column in step.unbind(-1))
-    g = gradient + l2 * parameter
+    g = gradient + l2 * parameter  # coupled decay: into the gradient, and so into the slots
     if square is None:
+        # Of sgd and nesterov r is 1 everywhere: a program of only those computes none of it.
         average = keep_a * average + gain_a * g
         return shrink * parameter - size * (use_a * average + use_g * g), average, None
     square = keep_b * square + gain_b * g * g
+    # ε beside the root, as torch has it; a lane without a slot b has scale 0 and ε 1, so r is 1.
     r = 1 / (scale * square.sqrt() + eps)
+    # Early (rmsprop): g/√b is averaged. Late (adam): the average is divided by √b.
     average = keep_a * average + gain_a * g * torch.where(early > 0, r, 1)
     move = (use_a * average + use_g * g) * torch.where(late > 0, r, 1)
     return shrink * parameter - size * move, average, square

@@ -32,6 +32,7 @@ class Lion(torch.optim.Optimizer):
                     continue
                 held = self.state[p]
                 average = held.setdefault("exp_avg", torch.zeros_like(p))
+                # c = β₁·m + (1-β₁)·g;  p = p - η·(sign(c) + λ·p);  m = β₂·m + (1-β₂)·g
                 direction = (beta1 * average + (1 - beta1) * p.grad).sign()
                 p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
                 average.mul_(beta2).add_(p.grad, alpha=1 - beta2)

@@ -43,6 +43,7 @@ def _constant(options: Options, span: Span) -> Vector:
 
 
 def _step(options: Options, span: Span) -> Vector:
+    # γ^⌊e / step_size⌋, the same in each step of an epoch.
     drops = span.epoch // int(options.get("step_size", 10))
     return np.full(span.steps, float(options.get("gamma", 0.1)) ** drops)
 
@@ -66,6 +67,7 @@ def _one_cycle(options: Options, span: Span) -> Vector:
     start = 1.0 / float(options.get("div_factor", 25.0))
     end = start / float(options.get("final_div_factor", 1e4))
     total = span.epochs * span.steps
+    # The step at which the rate is highest; torch counts it from 0, hence the 1.
     peak = float(options.get("pct_start", 0.3)) * total - 1
     up = span.numbers / peak if peak > 0 else np.ones(span.steps)
     left = total - 1 - peak
@@ -75,6 +77,7 @@ def _one_cycle(options: Options, span: Span) -> Vector:
 
 
 def _anneal(start: float, end: float, share: Vector) -> Vector:
+    # From `start` at share 0 to `end` at share 1, along half a cosine.
     return end + (start - end) * 0.5 * (1.0 + np.cos(np.pi * share))
 
 
@@ -99,6 +102,7 @@ def learning_rates(schedule: Options, base: float, span: Span) -> Vector:
     """
     warmup = int(schedule.get("warmup_epochs", 0))
     if span.epoch < warmup:
+        # From 1/(W·S), not from 0: a first step of rate 0 would be a batch that trains nothing.
         return base * (span.numbers + 1) / (warmup * span.steps)
     after = Span(span.epoch - warmup, span.epochs - warmup, span.steps)
     return base * SCHEDULES[str(schedule["type"])](schedule, after)

@@ -142,6 +142,8 @@ def _adamax_update(
     decay, eps, beta1, beta2 = lane[:4]
     g = g + decay * p
     a = beta1 * a + (1 - beta1) * g
+    # u = max(β₂·u, |g|), algorithm 2 of Kingma and Ba; ε inside the maximum, as torch has it, so
+    # that a parameter without any gradient does not divide by 0.
     b = torch.maximum(beta2 * b, g.abs() + eps)
     return p - step[0] * a / b, a, b
 
@@ -152,6 +154,7 @@ def _adadelta_update(
     decay, rho, eps = lane[:3]
     g = g + decay * p
     b = rho * b + (1 - rho) * g * g
+    # Algorithm 1 of Zeiler: a is the mean square of past moves, so that a move has p's unit.
     delta = (a + eps).sqrt() / (b + eps).sqrt() * g
     return p - step[0] * delta, rho * a + (1 - rho) * delta * delta, b
 
@@ -168,16 +171,18 @@ def _nadam_update(
     g = g + decay * p
     a, b = _moments(g, a, b, lane)
     scale, of_gradient, of_average = step[:3]
+    # Dozat's algorithm 2: the average as the next step's momentum would have it.
     return p - (of_gradient * g + of_average * a) / (scale * b.sqrt() + eps), a, b
 
 
 def _nadam_steps(pace: Columns, rates: Tensor, t: Tensor) -> list[Tensor]:
     beta1, beta2, decay = pace[:3]
-    now, after = _momentum(beta1, decay, t), _momentum(beta1, decay, t + 1)
+    now, after = _momentum(beta1, decay, t), _momentum(beta1, decay, t + 1)  # µₜ, µₜ₊₁: [K, S]
+    # Π over the steps before this call: a lane that continues has no table of them.
     before = torch.stack(
         [_product(*numbers) for numbers in zip(beta1[:, 0], decay[:, 0], t[:, 0] - 1, strict=True)]
     )
-    product = before[:, None] * now.cumprod(-1)
+    product = before[:, None] * now.cumprod(-1)  # Πₜ: [K, S]
     scale = (1 - beta2**t).rsqrt()
     return [scale, rates * (1 - now) / (1 - product), rates * after / (1 - product * after)]
 
@@ -200,15 +205,18 @@ def _radam_update(
     g = g + decay * p
     a, b = _moments(g, a, b, lane)
     size, rectified = step[:2]
+    # While the variance of b is unknown (ρₜ ≤ 5), momentum alone: Liu et al., algorithm 2.
     return p - size * a * torch.where(rectified > 0, 1 / (b.sqrt() + eps), 1), a, b
 
 
 def _radam_steps(pace: Columns, rates: Tensor, t: Tensor) -> list[Tensor]:
-    beta1, beta2 = pace[:2]
+    beta1, beta2 = pace[:2]  # each [K, 1]
     c1, c2 = 1 - beta1**t, 1 - beta2**t
     most = 2 / (1 - beta2) - 1
     rho = most - 2 * t * beta2**t / c2
     rectified = rho > 5.0
+    # Where it is not taken the root would be of a negative number: NaN, and `where` keeps no NaN
+    # out of a product.
     safe = torch.where(rectified, rho, 6.0)
     square = (safe - 4) * (safe - 2) * most / ((most - 4) * (most - 2) * safe)
     size = rates / c1 * torch.where(rectified, square.clamp(min=0).sqrt() * c2.sqrt(), 1.0)
@@ -221,6 +229,7 @@ def _lion_update(
     beta1, beta2 = lane[:2]
     size, shrink = step[:2]
     direction = (beta1 * a + (1 - beta1) * g).sign()
+    # The slot moves by β₂, the direction by β₁: algorithm 2 of Chen et al.
     return shrink * p - size * direction, beta2 * a + (1 - beta2) * g, b
 
 

@@ -46,13 +46,13 @@ class GroupSpec:
     network: Mapping[str, Any]
     optimizer: str | None
     loss: str
-    batch_size: int
+    batch_size: int  # B
     precision: str
     inputs: InputShape
     outputs: int
     device: torch.device
-    train_inputs: Tensor
-    train_targets: Tensor
+    train_inputs: Tensor  # [n, …]
+    train_targets: Tensor  # [n], [n, 1] or [n, T]
     fuse: bool
     fuse_reason: str | None
     augments: bool = False
@@ -81,6 +81,7 @@ def group_of(
     kind = str(spec.optimizer["type"])
     optimizer = None if entry_of(kind).mixes else kind
     rows = data.train.rows
+    # A batch larger than the data is the data: the step's tables have B places for a batch's rows.
     batch_size = rows if spec.batch_size == "full" else min(int(spec.batch_size), rows)
     network = group_network(spec.network)
     augments = _augments(spec, data.shape)
@@ -93,7 +94,7 @@ def group_of(
         "batch_size": batch_size,
         "precision": spec.precision,
         "dataset": spec.dataset.model_dump(),
-        "data_hash": data.data_hash,
+        "data_hash": data.data_hash,  # a file that changed meanwhile is another group
         "fuse": spec.fuse,
         "augments": augments,
         "streamed": data.streamed,
@@ -161,5 +162,7 @@ def without_dropout(network: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _digest(parts: Mapping[str, Any]) -> str:
+    # Sorted, so that equal parts are equal keys in every process; 64 bits of it are enough for the
+    # few groups of one trainer.
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -58,6 +58,7 @@ class PlainStep:
         optimizer = plain.build(hyper.optimizer, hyper.options, module.parameters())
         steps = 0
         if state is None:
+            # Drawn on the CPU in float32, then moved: the same weights on every device.
             networks.initialise(self._template, hyper.seed)
             module.load_state_dict(self._template.state_dict())
         else:
@@ -66,14 +67,14 @@ class PlainStep:
             steps = int(state["optimizer/steps"])
         networks.arm(module, rate=hyper.dropout, seed=hyper.seed, step=steps)
         self._trial = _Trial(hyper, optimizer, steps)
-        self._kept = {}
+        self._kept = {}  # the weights of whoever was here before are nobody's best
 
     def take(self, lane: int) -> LaneState:
         """Return a copy of the canonical state, on the CPU."""
         _only_lane(lane)
         trial = self._trial
         if trial is None:
-            raise LookupError("the lane is empty")
+            raise LookupError("only an occupied lane has a state, but lane 0 is idle")
         named = self._module.named_parameters()
         state = plain.state_of(trial.hyper.optimizer, trial.optimizer, named, steps=trial.steps)
         return _on_cpu(_weights(self._module) | state)
@@ -92,9 +93,10 @@ class PlainStep:
         for dropout in self._dropouts:
             # A mask at rate 0 keeps everything, and costs as much as the rest of a small step.
             dropout.train(self._trial.hyper.dropout > 0)
-        rates = learning_rates[0].tolist()
+        rates = learning_rates[0].tolist()  # [S] floats: torch.optim takes no tensor per step
         with precision(self._group.precision, self._group.device):
             for batch, rate in zip(_batches(self._group, orders[0]), rates, strict=True):
+                # On the device: `.item()` here would wait for it once a step.
                 total += self._step(self._trial, batch, rate).double() * len(batch[1])
         return total.unsqueeze(0)
 
@@ -138,14 +140,16 @@ class PlainStep:
         if self._user_module:
             # Its dropout draws from torch's generator: the same masks wherever the trial runs.
             torch.manual_seed((hyper.seed * 1_000_003 + taken) % 2**63)
-        inputs, targets = batch
+        inputs, targets = batch  # [B, …], [B] or [B, T]
         outputs = _full(module(_inputs(inputs, hyper, taken)))
-        losses = self._loss(outputs, targets, hyper.label_smoothing)
+        losses = self._loss(outputs, targets, hyper.label_smoothing)  # [B]
         loss = losses.mean()
         trial.optimizer.zero_grad()
+        # The loss that is told is without the penalty: trials that differ in l1 stay comparable.
         penalised = loss + hyper.l1 * _magnitude(module) if hyper.l1 else loss
         penalised.backward()  # type: ignore[no-untyped-call]
         if hyper.gradient_clip is not None:
+            # After the penalty's gradient and before weight decay, which torch adds in the step.
             nn.utils.clip_grad_norm_(module.parameters(), hyper.gradient_clip)
         plain.set_rate(trial.optimizer, rate)
         trial.optimizer.step()
@@ -155,6 +159,7 @@ class PlainStep:
 def _batches(group: GroupSpec, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs and targets [B, …] of rows `order`, on the device."""
     inputs, device = group.train_inputs, group.device
+    # Row numbers where the inputs lie and where the targets do: streamed inputs stay on the CPU.
     here = torch.split(order.to(inputs.device), group.batch_size)
     there = torch.split(order.to(device), group.batch_size)
     for near, far in zip(here, there, strict=True):
@@ -172,6 +177,7 @@ def _inputs(rows: Tensor, hyper: LaneHyper, step: int) -> Tensor:
     if not hyper.augments:
         return rows
 
+    # As tensors, the fused step's types: a Python number would round the probability otherwise.
     def number(value: float) -> Tensor:
         kind = torch.float64 if isinstance(value, float) else torch.int64
         return torch.tensor(value, dtype=kind, device=rows.device)

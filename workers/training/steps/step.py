@@ -22,6 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+# Flat, by name and on no particular step's layout: what a checkpoint holds, and what lanes of every
+# backend are loaded from.
 LaneState = dict[str, Tensor]
 
 
@@ -75,7 +77,11 @@ class TrainStep(Protocol):
         """Load a trial into a lane: from a canonical state, or freshly from its seed."""
 
     def take(self, lane: int) -> LaneState:
-        """Return a copy of the lane's canonical state, on the CPU."""
+        """Return a copy of the lane's canonical state, on the CPU.
+
+        Raises:
+            LookupError: The lane is idle.
+        """
 
     def clear(self, lane: int) -> None:
         """Make the lane idle; its tensors may keep their last values."""
@@ -108,6 +114,7 @@ class TrainStep(Protocol):
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
     """Return S; the last batch may be short and is kept."""
+    # Dropping the short batch would leave up to B - 1 rows of a small data set out of every epoch.
     return -(-rows // batch_size)
 
 

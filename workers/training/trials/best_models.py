@@ -70,6 +70,7 @@ class ModelKeeper:
         if math.isnan(value):
             return False
         rank, best = _rank(start, value, direction), self._best[start["study"]]
+        # Counted whether its file can be written or not: `withdraw` takes it back if not.
         best.append(rank)
         best.sort()
         del best[start["keep_models"] :]
@@ -81,6 +82,7 @@ class ModelKeeper:
 
 
 def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
+    # Less is better; then the lower number, which any worker finds alike.
     return (-value if direction == "maximize" else value), start["number"]
 
 

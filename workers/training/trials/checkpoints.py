@@ -60,6 +60,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, 
         file.write(payload)
         file.flush()
         os.fsync(file.fileno())
+    # The rename commits; without the folder's own sync a power cut may undo it.
     draft.replace(path)
     sync_folder(path.parent)
 

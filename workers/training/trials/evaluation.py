@@ -26,6 +26,7 @@ def measure(
     kind = LOSSES[loss].targets
     targets = part.targets.expand(outputs.shape[0], *part.targets.shape)
     losses = row_losses(loss)(outputs, targets, 0.0).double().mean(-1).tolist()  # [K]
+    # Lanes may ask for different metrics: each is computed once for all lanes, then picked.
     union = tuple({name: None for one in metrics if one for name in one.names})
     scores = Scores(outputs, part.targets, binary=kind == "binary")
     table = MetricSet(union, numbers=kind == "numbers").compute(scores)

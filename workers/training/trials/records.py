@@ -26,6 +26,7 @@ def epoch_record(run: TrialRun, validation: Mapping[str, float], rate: float) ->
     progress = run.progress
     return {
         "step": progress.epoch + 1,
+        # Of the weights as they were at each batch, as every training loop tells it.
         "train_loss": progress.loss_sum / max(progress.rows, 1),
         **{f"val_{name}": value for name, value in validation.items()},
         "learning_rate": rate,
@@ -103,4 +104,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Return the most memory held so far: the device's for a GPU, else this process's."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux tells kilobytes

@@ -147,6 +147,7 @@ class TrialRun:
         """Return the [S] float64 learning rates of the present epoch."""
         span = schedules.Span(self.progress.epoch, self.spec.epochs, self.group.steps)
         base = float(self.spec.optimizer["learning_rate"]) * self.progress.plateau
+        # The plateau's factor is the trial's, not the schedule's: it follows the objective.
         return torch.from_numpy(schedules.learning_rates(self.spec.schedule, base, span))
 
     def add_slice(self, *, loss: float, rows: int, steps: int, seconds: float) -> None:
@@ -172,6 +173,7 @@ class TrialRun:
         progress.last_values = values
         direction = self.spec.objective[0][1]
         best = progress.best_values
+        # The first objective decides; equal is not better, so that the earliest epoch stays.
         better = best is None or gain(values[0], best[0], direction) > 0
         if better:
             progress.best_values, progress.best_step = values, progress.epoch
@@ -202,6 +204,8 @@ class TrialRun:
         moved = progress.anchor is None
         if progress.anchor is not None:
             moved = gain(value, progress.anchor, direction) > stopping.min_delta
+        # The anchor moves by gains beyond min_delta only: many small ones add up against it, as in
+        # Keras' EarlyStopping.
         progress.anchor = value if moved else progress.anchor
         progress.stale = 0 if moved else progress.stale + 1
 
@@ -216,6 +220,7 @@ class TrialRun:
             progress.plateau_best, progress.plateau_stale = value, 0
             return
         progress.plateau_stale += 1
+        # More than `patience` epochs, not as many: torch's counting.
         if progress.plateau_stale > int(schedule.get("patience", 5)):
             lowered = progress.plateau * float(schedule.get("factor", 0.1))
             progress.plateau = max(lowered, float(schedule.get("min_factor", 0.0)))
@@ -234,6 +239,7 @@ def save_checkpoint(run: TrialRun, state: LaneState, best: LaneState | None) -> 
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
     note = {"format": FORMAT, "seed": run.spec.seed, "progress": asdict(run.progress)}
     prefix, step = run.start["checkpoint"], run.progress.epoch
+    # Written before an older one goes: a crash in between leaves one too many, never none.
     write_tensors(checkpoint_path(prefix, step), tensors, note)
     if step != run.saved_step:
         run.saved.append(step)
@@ -263,6 +269,7 @@ def resume(run: TrialRun) -> None:
 
 
 def _progress(note: Mapping[str, Any], run: TrialRun) -> Progress:
+    # The seed shows whether the file is this trial's at all.
     if note.get("format") != FORMAT or note.get("seed") != run.spec.seed:
         raise CheckpointError(
             f"the checkpoint is of format {note.get('format')!r} and seed {note.get('seed')!r}, "

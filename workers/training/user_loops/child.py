@@ -120,9 +120,9 @@ def run(order: Mapping[str, Any], channel: MessageWriter, commands: CommandReade
         channel.say({"type": "started", "source_hash": hashlib.sha256(source).hexdigest()[:12]})
         seed(order["seed"])
         train = load(path, source)
-        seed(order["seed"])
+        seed(order["seed"])  # again: the module may have drawn, or imported torch only now
         named = arguments(train, order["parameters"])
-        _set_threads(order["threads"])
+        _set_threads(order["threads"])  # after the module, which imports torch if anything does
         trial = Trial(
             named or order["parameters"],
             device=order["device"],

@@ -27,6 +27,7 @@ def main(descriptor: int) -> None:
     """Fork until the socket ends."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Here, once: every fork shares these pages and pays none of the seconds.
     with contextlib.suppress(ImportError):
         for name in WARM:
             __import__(name)
@@ -38,6 +39,8 @@ def main(descriptor: int) -> None:
     for end in (waking, woken, descriptor):
         os.set_inheritable(end, False)
     os.set_blocking(woken, False)
+    # A handler that does nothing: without one the signal wakes nobody, with one that reaps it would
+    # run between any two instructions. The byte in the pipe ends the select below instead.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken)
     with socket.socket(fileno=descriptor) as control:
@@ -91,12 +94,13 @@ def _become_trial(
     control: socket.socket, wakeup: tuple[int, int], ends: list[int], status: dict[int, int]
 ) -> None:
     """Be the process of a trial, as if it had been started anew; never return."""
-    die_with_parent()
-    os.setsid()
+    die_with_parent()  # again: a fork does not inherit it
+    os.setsid()  # its own group, so that what it starts can be ended with it
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control.close()
     commands, events, output, told = ends
+    # Ends of the others' pipes, too: held here, their ends would never be seen.
     for end in (*wakeup, told, *status.values()):
         os.close(end)
     for stream in (1, 2):

@@ -242,6 +242,8 @@ class UserLoopPool:
     # -- deadlines --------------------------------------------------------------------------
 
     def _look(self, events: list[Event]) -> None:
+        # A trainer that stood still (a long step of a network beside) heard nobody meanwhile: that
+        # time is nobody's silence.
         now = self._clock()
         gap, since = 0.0, now - self._looked_at
         if since < LOOK_SECONDS:
@@ -269,6 +271,7 @@ class UserLoopPool:
         total, limit = sum(held.values()), self._memory_limit_bytes or math.inf
         if total <= limit:
             return
+        # One at a time: the others may fit once it is gone.
         largest = max(held, key=lambda run: held[run])
         said = f"The training loop held {held[largest]} bytes; all of them may hold {limit:.0f}."
         self._kill(largest, failure("out_of_memory", said, largest.reported))

@@ -122,6 +122,7 @@ def outcome(run: UserLoopRun, code: int, keep: Callable[[UserLoopRun], str | Non
             parts = ("kind", "message", "step", "traceback")
             failure = {name: said.get(name) for name in parts}
             return _event(run, "failed", failure=failure, alone=True, **where)
+    # It said nothing: ended with the fork server, or by itself.
     if run.process.orphaned:
         return _event(run, "failed", failure=_orphaned(run), **where)
     return _event(run, "failed", failure=_silent(run, code), alone=True, **where)

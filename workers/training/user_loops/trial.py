@@ -101,7 +101,7 @@ class Trial:
         Raises:
             ValueError: The step or the value is none, or there are more than 100,000 reports.
         """
-        self._refuse_forks()
+        self._refuse_forks()  # a fork's words would be taken for the trial's
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise ValueError(f"a step must be a whole number from 0, but got {step!r}")
         values = numbers(value)
@@ -109,6 +109,8 @@ class Trial:
         if bad is not None:
             raise DivergedError(bad, step)
         self.last_value = values
+        # A loop that continues from an older checkpoint of its own goes through steps again that an
+        # earlier process has reported.
         if self._step is not None and step <= self._step:
             if self._before is None or step > self._before:
                 raise ValueError(f"steps must grow, but got {step} after {self._step}")
@@ -120,6 +122,7 @@ class Trial:
         record, self._metrics = self._metrics, {}
         self.repeat(before=step)
         entry = Entry(step, values, record)
+        # On disk before it is said: what a trainer does not live to hear is said again from it.
         self._report_log.append(entry)
         self._tell(entry)
 

@@ -101,6 +101,8 @@ class FusedStep:
         if state is None:
             state = self._initial(hyper)
         self._hypers[lane] = hyper
+        # Features only come, they do not go: a program less would be compiled for every lane that
+        # is refilled.
         self._features = self._features | Features.of(hyper)
         slots = fused.slots_of(hyper.optimizer, hyper.options)
         stored = self._stored()
@@ -109,6 +111,7 @@ class FusedStep:
             embed(wide[lane], narrow)
             for role in ("average", "square"):
                 held = state.get(f"optimizer/{slots.get(role)}/{name}")
+                # Zeros where the trial has none: the lane may hold another trial's.
                 embed(stored[role][name][lane], torch.zeros_like(narrow) if held is None else held)
         for name, wide in self._stacked.buffers.items():
             if f"buffers/{name}" in state:  # others are constants of the module
@@ -120,7 +123,7 @@ class FusedStep:
         """Return a copy of the lane's canonical state, on the CPU."""
         hyper = self._hypers[lane]
         if hyper is None:
-            raise ValueError(f"only an occupied lane can be taken, but lane {lane} is idle")
+            raise LookupError(f"only an occupied lane has a state, but lane {lane} is idle")
         state = self._weights_of(lane, self._stacked.parameters | self._stacked.buffers)
         steps = self._stacked.inputs.steps_taken[lane].cpu().clone()
         state["optimizer/steps"] = steps
@@ -142,7 +145,7 @@ class FusedStep:
         if not self._kept:
             self._kept = {"weights": {name: wide.clone() for name, wide in present.items()}}
             return
-        chosen = torch.tensor(list(lanes), device=self._group.device)
+        chosen = torch.tensor(list(lanes), device=self._group.device)  # [len(lanes)]
         for name, wide in present.items():
             self._kept["weights"][name].index_copy_(0, chosen, wide.index_select(0, chosen))
 
@@ -156,6 +159,8 @@ class FusedStep:
         """Train on orders [K, n] with rates [K, S]; return [K], losses summed over rows."""
         rows, batch = orders.shape[1], self._group.batch_size
         self._write_inputs(orders, learning_rates)
+        # Where rows are coupled (batch norm), rows that pad the last batch would change the others'
+        # outputs: it has a program of its own size.
         short = rows % batch if self._couples else 0
         with torch.no_grad(), precision(self._group.precision, self._group.device):
             self._run(
@@ -163,6 +168,7 @@ class FusedStep:
             )
         occupied = [hyper is not None for hyper in self._hypers]
         total = self._stacked.inputs.loss_sums.cpu()
+        # Idle lanes compute along, on whatever they last held: what they say is dropped.
         return torch.where(torch.tensor(occupied), total, torch.zeros_like(total))
 
     def evaluate(self, inputs: Tensor) -> Tensor:
@@ -179,7 +185,7 @@ class FusedStep:
             outputs: Tensor = functional_call(self._eval_module, lane, (inputs,))
             return outputs
 
-        return vmap(one)(state)
+        return vmap(one)(state)  # [K, rows, …]
 
     def ready(self, rows: int, features: Features) -> None:
         """Make the program for batches of this many rows, without running it."""
@@ -251,7 +257,7 @@ class FusedStep:
     def _new_stack(self) -> StackedLanes:
         K, group = self.lanes, self._group
         parameters = {
-            name: tensor.detach().expand(K, *tensor.shape).clone()
+            name: tensor.detach().expand(K, *tensor.shape).clone()  # P -> [K, P]
             for name, tensor in self._template.named_parameters()
         }
         dropouts = set(networks.dropouts(self._template))  # theirs are lane inputs (LaneInputs)

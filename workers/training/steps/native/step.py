@@ -155,17 +155,18 @@ class NativeStep:
 
     def train_epoch(self, orders: Tensor, learning_rates: Tensor) -> Tensor:
         """Train on orders [K, n] with rates [K, S]; return [K], losses summed over rows."""
-        orders = orders.contiguous()
+        orders = orders.contiguous()  # [K, n]; the library reads a lane's row as plain memory
         paces = self._paces(learning_rates)
         totals = torch.zeros(self.lanes, dtype=torch.float64)
         for index, lane in enumerate(self._occupied):
             if lane is not None:
+                # Lane after lane: each lane's weights stay in the cache for all its steps.
                 totals[index] = self._train(lane, orders[index], paces[index])
         return totals
 
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Return [K, rows, O] outputs in evaluation mode; zeros for idle lanes."""
-        rows = channels_last(inputs.to(self._dtype))
+        rows = channels_last(inputs.to(self._dtype))  # [rows, …]
         outputs = torch.zeros(self.lanes, len(rows), self._group.outputs, dtype=self._dtype)
         for index, lane in enumerate(self._occupied):
             if lane is not None:
@@ -188,6 +189,7 @@ class NativeStep:
         )
         total = self._library.train(lane.trial, part, self._buffer_for(lane).data_ptr())
         lane.trial.steps += len(pace)
+        # The library counts no batches: num_batches_tracked is told by shapes alone.
         full, last = divmod(len(order), self._group.batch_size)
         for name, count in lane.batches.items():
             # A batch of a single value is none for its statistics (networks.BatchNorm).
@@ -202,7 +204,7 @@ class NativeStep:
             [lane.pace if lane else idle for lane in self._occupied], dtype=torch.float64
         )
         steps = torch.tensor([lane.trial.steps if lane else 0 for lane in self._occupied])
-        table = fused.step_coefficients(source, learning_rates, steps)
+        table = fused.step_coefficients(source, learning_rates, steps)  # [S, K, 3]
         return table.transpose(0, 1).contiguous()
 
     # -- memory -----------------------------------------------------------------------------
@@ -210,7 +212,7 @@ class NativeStep:
     def _lane(self, lane: int) -> _Lane:
         held = self._occupied[lane]
         if held is None:
-            raise ValueError(f"only an occupied lane has a state, but lane {lane} is idle")
+            raise LookupError(f"only an occupied lane has a state, but lane {lane} is idle")
         return held
 
     def _initial(self, hyper: LaneHyper) -> LaneState:
@@ -241,6 +243,7 @@ class NativeStep:
             dropout=hyper.dropout,
             smoothing=hyper.label_smoothing,
             l1=hyper.l1,
+            # Negative: not clipped. Infinity would do as well, at the cost of a norm per step.
             clip=-1.0 if hyper.gradient_clip is None else hyper.gradient_clip,
             seed=hyper.seed,
             steps=steps,
@@ -251,7 +254,7 @@ class NativeStep:
     def _buffer_for(self, lane: _Lane) -> Tensor:
         """Return the workspace, at least as large as the lane needs."""
         size = self._library.buffer_bytes(lane.trial, self._group.batch_size)
-        if len(self._buffer) < size:
+        if len(self._buffer) < size:  # one for all lanes, which never train at once
             self._buffer = torch.zeros(size, dtype=torch.uint8)
         return self._buffer
 
