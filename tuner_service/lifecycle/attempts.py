@@ -1,6 +1,8 @@
 """Attempts that ended without a result: whom to blame, and what becomes of the slot.
 
 blamed          its own trial is to blame: counts against `max_attempts`
+repeated        the same exception at the same step as in an earlier attempt, whose parameters and
+                seed are the same too: a further one would end so as well
 shared death    the trainer died with several lanes on board: nobody is blamed; after the second
                 such death the slot runs alone, and two blamed ends then are the last
 lost lease      the worker vanished: nobody is blamed. Machines are taken away all the time, so
@@ -9,10 +11,10 @@ lost lease      the worker vanished: nobody is blamed. Machines are taken away a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from tuner_service.lifecycle.counters import CounterChanges
 from tuner_service.lifecycle.results import Result, write_results
@@ -21,7 +23,7 @@ from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage.bulk import update_rows
 from tuner_service.storage.postgres import Row
-from tuner_service.storage.schema import slots
+from tuner_service.storage.schema import slots, trials
 
 SHARED_DEATHS_BEFORE_ALONE: Final = 2
 BLAMED_ALONE: Final = 2
@@ -64,12 +66,44 @@ def end_attempts(
         ],
         now=now,
     )
+    ended = _without_vain_retries(connection, ended)
     rows = []
     for attempt in ended:
         row = _next_slot(attempt, studies[attempt.slot["study_id"]], settings, now)
         rows.append(row)
         tally.move(attempt.slot["study_id"], attempt.slot["state"], row["state"])
     update_rows(connection, slots, rows, match=("id", "fencing_token"))
+
+
+def _without_vain_retries(
+    connection: Connection, ended: Sequence[EndedAttempt]
+) -> Sequence[EndedAttempt]:
+    """Take the retry from those that ended with the exception of an earlier attempt."""
+    # Without a traceback it was a process that died, perhaps for want of the machine's memory.
+    suspects = [
+        e.slot
+        for e in ended
+        if e.retry and e.failure.traceback is not None and e.slot["blamed_attempts"] > 0
+    ]
+    if not suspects:
+        return ended
+    earlier = connection.execute(
+        select(trials.c.slot_id, trials.c.failure_message, trials.c.record).where(
+            trials.c.slot_id.in_([slot["id"] for slot in suspects]),
+            trials.c.trial_id.not_in([slot["trial_id"] for slot in suspects]),
+            trials.c.failure_traceback.is_not(None),
+        )
+    )
+    seen = {
+        (slot_id, message, (record or {}).get("failure_step"))
+        for slot_id, message, record in earlier
+    }
+    return [
+        replace(e, retry=False)
+        if (e.slot["id"], fit(e.failure.message), e.failure.step) in seen
+        else e
+        for e in ended
+    ]
 
 
 def backoff_seconds(deaths: int, base: float) -> float:

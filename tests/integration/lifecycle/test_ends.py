@@ -289,6 +289,32 @@ def test_blamed_attempts_use_up_the_cap(db: Database, hand: Hand) -> None:
     check_invariants(db, settings=SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("second", "attempts"),
+    [
+        ({}, 2),  # the same exception at the same step: the third would end so, too
+        ({"message": "other"}, 3),
+        ({"step": 4}, 3),
+        ({"traceback": None}, 3),  # the process died: that may have been another's doing
+    ],
+)
+def test_an_exception_that_repeats_is_not_tried_again(
+    db: Database, hand: Hand, second: dict[str, Any], attempts: int
+) -> None:
+    study = submitted(db, budget={"trials": 1})
+    first = Failure(kind="user_code", message="boom", step=3, traceback="Traceback ...")
+    lease, trial_id = hand.claim_and_start()
+    hand.fail(lease, trial_id, failure=first)
+    lease, trial_id = hand.claim_and_start()
+    expire(db, lease)  # a lost worker in between says nothing
+    reconcile(db, settings=SETTINGS)
+    lease, trial_id = hand.claim_and_start()
+    hand.fail(lease, trial_id, failure=first.model_copy(update=second))
+    assert len(hand.claim().leases) == attempts - 2
+    assert get_study(db, study.id).progress.failed == 3 - attempts
+    check_invariants(db, settings=SETTINGS)
+
+
 def test_a_failure_that_is_not_retried_fails_the_slot_at_once(db: Database, hand: Hand) -> None:
     study = submitted(db, budget={"trials": 1})
     lease, trial_id = hand.claim_and_start()

@@ -1,15 +1,19 @@
 """From a trial as it is defined to what it is trained from: data, network, metrics, group."""
 
+import traceback
 from dataclasses import dataclass
 
 import torch
 
+from tuner_service.definition.catalogue import DATASETS
 from tuner_service.definition.trial_spec import TrialSpec
+from tuner_service.errors import DataError
 from workers.training import user_modules
 from workers.training.data import DatasetCache, PreparedData
-from workers.training.nets.losses import LOSSES
+from workers.training.nets.losses import LOSSES, TargetKind
 from workers.training.nets.metrics import MetricSet, metric_set
 from workers.training.steps.groups import GroupNetwork, GroupSpec, dtype_of, group_of
+from workers.training.trials.failures import is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +45,7 @@ def prepare_trial(
     """
     kind = LOSSES[spec.loss].targets
     spec = user_module.versioned_data(spec)
-    data = cache.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
+    data = _read(spec, cache, kind)
     spec = user_module.versioned(spec, data)
     own = user_modules.metrics_of(spec.network)
     return Prepared(
@@ -50,3 +54,16 @@ def prepare_trial(
         metrics=metric_set(spec.metrics, numbers=kind == "numbers", own=own),
         group=group_of(spec, data, device=device, group_network=group_network),
     )
+
+
+def _read(spec: TrialSpec, cache: DatasetCache, kind: TargetKind) -> PreparedData:
+    try:
+        return cache.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
+    except Exception as error:
+        own = spec.dataset.name not in DATASETS
+        if own or isinstance(error, DataError) or is_out_of_memory(error):
+            raise
+        # Whatever a file makes a reader do: no other trial would fare better.
+        traceback.print_exception(error)  # to the trial's log
+        name = type(error).__name__
+        raise DataError(f"{spec.dataset.name} data cannot be read: {name}: {error}") from error

@@ -24,6 +24,7 @@ from tests.unit.training.builders import (
 )
 from tests.unit.training.lanes_of_plain import LanesOf, PlainLanes
 from workers.protocol.messages import Event
+from workers.training.data import DatasetCache
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.engine.group_trainer import GroupTrainer
 from workers.training.nets import networks
@@ -672,6 +673,24 @@ def test_an_unreadable_specification_fails_its_trial_only(engine: Engine, tmp_pa
     events = run_all(engine, [broken, start(2, folder=tmp_path)])
     assert only(events, 1, "failed")["failure"]["traceback"]
     assert only(events, 2, "finished")
+
+
+def test_whatever_a_reader_raises_is_a_data_failure(
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise IndexError("single positional indexer is out-of-bounds")
+
+    monkeypatch.setattr(DatasetCache, "get", broken)
+    failure = of(run_all(engine, [start(1, folder=tmp_path)]), 1, "failed")[0]["failure"]
+    assert failure["kind"] == "data"
+    assert failure["message"].endswith(
+        "data cannot be read: IndexError: single positional indexer is out-of-bounds"
+    )
+    assert "Traceback" in capfd.readouterr().err
 
 
 def test_a_metric_that_does_not_fit_the_data_is_a_data_failure(
