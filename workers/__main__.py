@@ -17,11 +17,11 @@ def main() -> None:
     parser.add_argument("--loops", type=int, help="training loops of one's own to run at once")
     parser.add_argument("--modules-dir", metavar="DIR", help="where modules of one's own lie")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
-    parser.add_argument("--lifeline", type=int, metavar="FD", help="end when this pipe ends")
+    parser.add_argument("--parent-pipe", type=int, metavar="FD", help="end when this pipe ends")
     options = vars(parser.parse_args())
-    lifeline = options.pop("lifeline")
-    if lifeline is not None:
-        hold(lifeline, grace_seconds=Settings().grace_seconds)
+    parent_pipe = options.pop("parent_pipe")
+    if parent_pipe is not None:
+        hold(parent_pipe, grace_seconds=Settings().grace_seconds)
     for name, value in options.items():
         if value is not None:
             os.environ[f"TUNER_{name.upper()}"] = str(value)

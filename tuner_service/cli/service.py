@@ -20,7 +20,7 @@ Host = Annotated[str | None, typer.Option(envvar="TUNER_HOST", help="Address to 
 Port = Annotated[
     int | None, typer.Option(envvar="TUNER_PORT", help="Port to listen on.", min=0, max=65535)
 ]
-Lifeline = Annotated[int | None, typer.Option(hidden=True)]
+ParentPipe = Annotated[int | None, typer.Option(hidden=True)]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     typer.Option(envvar="TUNER_LOG_LEVEL", help="How much to log."),
@@ -67,7 +67,7 @@ def serve(
     log_json: Annotated[
         bool, typer.Option("--log-json", envvar="TUNER_LOG_JSON", help="Log as JSON.")
     ] = False,
-    lifeline: Lifeline = None,
+    parent_pipe: ParentPipe = None,
 ) -> None:
     """Run the API and the dashboard alone; workers run elsewhere."""
     extras.require("server", "`tuner serve`")
@@ -75,8 +75,8 @@ def serve(
     from tuner_service.up.parent_watch import hold  # noqa: PLC0415
 
     settings = settings_of(host=host, port=port, data_dir=data_dir)
-    if lifeline is not None:
-        hold(lifeline, grace_seconds=settings.grace_seconds)
+    if parent_pipe is not None:
+        hold(parent_pipe, grace_seconds=settings.grace_seconds)
     logs.configure(level=log_level, as_json=log_json)
     run(settings)
 

@@ -20,7 +20,7 @@ def hold(descriptor: int, *, grace_seconds: float) -> threading.Thread:
         descriptor: The reading end of the parent's pipe.
     """
     thread = threading.Thread(
-        target=_watch, args=(descriptor, grace_seconds), name="lifeline", daemon=True
+        target=_watch, args=(descriptor, grace_seconds), name="parent-watch", daemon=True
     )
     thread.start()
     return thread

@@ -33,11 +33,11 @@ LOG_BYTES = 64 << 20  # of one child's log; as much again is kept beside it
 
 
 @dataclass(slots=True)
-class Child:
+class Service:
     """One process that is to run all the time.
 
     Attributes:
-        command: What to run, without `--lifeline`.
+        command: What to run, without `--parent-pipe`.
         log: Where its output goes; begun anew at every start of the service, and when it is full.
         due: When to start it again, while it does not run.
         read_to: Bytes of the log that `news` has returned.
@@ -53,16 +53,16 @@ class Child:
     pause: float = FIRST_PAUSE_SECONDS
     read_to: int = 0
 
-    def start(self, lifeline: int, now: float) -> None:
+    def start(self, parent_pipe: int, now: float) -> None:
         """Start the process."""
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(  # noqa: S603 - our own commands
-                [*self.command, "--lifeline", str(lifeline)],
+                [*self.command, "--parent-pipe", str(parent_pipe)],
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                pass_fds=[lifeline],
+                pass_fds=[parent_pipe],
                 process_group=0,
             )
         self.started_at = now
@@ -149,14 +149,14 @@ def _end_of(log: Path) -> str:
 class Services:
     """Keeps children running until it is told to stop."""
 
-    children: list[Child]
+    members: list[Service]
     say: Say
     grace_seconds: float
     stopping: threading.Event = field(default_factory=threading.Event)
     hurry: threading.Event = field(default_factory=threading.Event)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[int]:
+    def held(self) -> Iterator[int]:
         """Own the children for the block; at its end none is left."""
         reading, writing = os.pipe()
         try:
@@ -166,29 +166,28 @@ class Services:
             os.close(writing)
             os.close(reading)
 
-    def restart_ended(self, lifeline: int) -> None:
+    def restart_ended(self, parent_pipe: int) -> None:
         """Start what is due, and note what has ended."""
         now = time.monotonic()
-        for child in self.children:
-            how = child.ended(now)
+        for service in self.members:
+            how = service.ended(now)
             if how is not None:
                 self.say(
-                    f"{child.name} {how}; starting it again in {child.due - now:g} s. "
-                    f"The end of {child.log}:\n{child.tail(1)}"
+                    f"{service.name} {how}; starting it again in {service.due - now:g} s. "
+                    f"The end of {service.log}:\n{service.tail(1)}"
                 )
-            if child.process is None and now >= child.due:
-                self._start(child, lifeline, now)
-            child.turn_log()
+            if service.process is None and now >= service.due:
+                self._start(service, parent_pipe, now)
+            service.turn_log()
 
-    def _start(self, child: Child, lifeline: int, now: float) -> None:
+    def _start(self, service: Service, parent_pipe: int, now: float) -> None:
         """Start a child; a machine that is out of processes or memory now may not be later."""
         try:
-            child.start(lifeline, now)
+            service.start(parent_pipe, now)
         except OSError as error:
-            child.back_off(now)
-            self.say(
-                f"{child.name} cannot be started: {error}; trying again in {child.due - now:g} s."
-            )
+            service.back_off(now)
+            wait = service.due - now
+            self.say(f"{service.name} cannot be started: {error}; trying again in {wait:g} s.")
 
     def request_stop(self, *_: object) -> None:
         """Stop soon; at the second call, at once. Safe in a signal handler."""
@@ -198,17 +197,17 @@ class Services:
 
     def _stop_all(self) -> None:
         family = self._family()
-        for child in self.children:
-            child.terminate()
+        for service in self.members:
+            service.terminate()
         deadline = time.monotonic() + self.grace_seconds
         while self._alive() and time.monotonic() < deadline and not self.hurry.wait(POLL_SECONDS):
             pass
-        for child in self._alive():
-            self.say(f"{child.name} does not stop; killing it")
-        for child in self.children:
-            child.kill()
-            if child.process is not None:
-                child.process.wait()
+        for service in self._alive():
+            self.say(f"{service.name} does not stop; killing it")
+        for service in self.members:
+            service.kill()
+            if service.process is not None:
+                service.process.wait()
         _, left = psutil.wait_procs(family, timeout=ORPHAN_SECONDS)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -217,11 +216,11 @@ class Services:
     def _family(self) -> list[psutil.Process]:
         """Return what the children have started: trainers, and what those compile with."""
         family: list[psutil.Process] = []
-        for child in self._alive():
+        for service in self._alive():
             with contextlib.suppress(psutil.NoSuchProcess):
-                assert child.process is not None
-                family += psutil.Process(child.process.pid).children(recursive=True)
+                assert service.process is not None
+                family += psutil.Process(service.process.pid).children(recursive=True)
         return family
 
-    def _alive(self) -> list[Child]:
-        return [c for c in self.children if c.process is not None and c.process.poll() is None]
+    def _alive(self) -> list[Service]:
+        return [c for c in self.members if c.process is not None and c.process.poll() is None]

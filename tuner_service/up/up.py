@@ -25,7 +25,7 @@ from tuner_service.reads.workers import list_workers
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
 from tuner_service.up.machine import default_workers, free_port, only_one, visible_gpus
-from tuner_service.up.services import POLL_SECONDS, Child, Say, Services, aside_of
+from tuner_service.up.services import POLL_SECONDS, Say, Service, Services, aside_of
 
 START_SECONDS = 60.0
 
@@ -59,11 +59,11 @@ def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> Non
         if device == "cuda" and not gpus:
             raise SettingsError("device must be auto or cpu without a GPU, but got 'cuda'")
         count = default_workers(gpus) if workers is None else workers
-        household = Services(_children(settings, gpus, count), say, settings.grace_seconds)
-        with _signals(household.request_stop), household.running() as lifeline:
+        services = Services(_members(settings, gpus, count), say, settings.grace_seconds)
+        with _signals(services.request_stop), services.held() as parent_pipe:
             if keys_reason:
                 say(f"Every caller needs an API key: {keys_reason}.")
-            _run(household, settings, lifeline, _device_words(gpus, count))
+            _run(services, settings, parent_pipe, _device_words(gpus, count))
     say("Stopped.")
 
 
@@ -76,44 +76,44 @@ def _keys_reason(settings: Settings) -> str:
     return settings.keys_reason or ("there are some (`tuner keys list`)" if made else "")
 
 
-def _run(household: Services, settings: Settings, lifeline: int, workers: str) -> None:
-    say = household.say
+def _run(services: Services, settings: Settings, parent_pipe: int, workers: str) -> None:
+    say = services.say
     say(f"tuner {__version__} is starting; data and logs in {settings.data_dir}")
-    if not _await_api(household, settings, lifeline):
+    if not _await_api(services, settings, parent_pipe):
         return
     url = address(settings)
     say(f"  API         {url}  (description: {url}/docs)")
     say(f"  Dashboard   {url}/dashboard")
     say(f"  Workers     {workers}, starting")
-    if not _await_worker(household, settings, lifeline):
+    if not _await_worker(services, settings, parent_pipe):
         return
     say(f"Ready. Submit a study: tuner submit {_example()} --watch{_url_hint(url)}")
     say("Stop with Ctrl-C; studies go on where they stand at the next `tuner up`.")
-    while not household.stopping.wait(POLL_SECONDS):
-        _attend(household, lifeline)
+    while not services.stopping.wait(POLL_SECONDS):
+        _attend(services, parent_pipe)
     say("Stopping: running trials are saved and handed back.")
 
 
-def _attend(household: Services, lifeline: int) -> None:
+def _attend(services: Services, parent_pipe: int) -> None:
     """Keep the children running, and say which modules the first worker, as all others, refuses."""
-    household.restart_ended(lifeline)
-    for worker in household.children[1:2]:
+    services.restart_ended(parent_pipe)
+    for worker in services.members[1:2]:
         for line in worker.news():
             _, module, refusal = line.partition("module ")
             if module and NOT_OFFERED in refusal:
-                household.say(f"Module {refusal.rpartition(' [worker=')[0] or refusal}")
+                services.say(f"Module {refusal.rpartition(' [worker=')[0] or refusal}")
 
 
-def _await_api(household: Services, settings: Settings, lifeline: int) -> bool:
+def _await_api(services: Services, settings: Settings, parent_pipe: int) -> bool:
     """Start everything; return whether the API came up before somebody asked to stop."""
-    api = household.children[0]
+    api = services.members[0]
     deadline = time.monotonic() + START_SECONDS
-    while not household.stopping.wait(POLL_SECONDS):
+    while not services.stopping.wait(POLL_SECONDS):
         if api.process is not None and api.process.poll() is not None:
             raise StartError(f"The API does not start. The end of {api.log}:\n{api.tail()}")
         if _answers(settings):
             return True
-        _attend(household, lifeline)
+        _attend(services, parent_pipe)
         if time.monotonic() > deadline:
             raise StartError(
                 f"The API does not answer within {START_SECONDS:g} s. "
@@ -122,20 +122,20 @@ def _await_api(household: Services, settings: Settings, lifeline: int) -> bool:
     return False
 
 
-def _await_worker(household: Services, settings: Settings, lifeline: int) -> bool:
+def _await_worker(services: Services, settings: Settings, parent_pipe: int) -> bool:
     """Wait for the first worker; return whether nobody asked to stop before.
 
     The service is of use without one: what is submitted waits. So it goes on, and says why.
     """
-    workers = household.children[1:]
+    workers = services.members[1:]
     deadline = time.monotonic() + START_SECONDS
     with contextlib.closing(Database.open(settings.resolved_database_url)) as db:
         while workers and not _one_listed(db, workers):
-            if household.stopping.wait(POLL_SECONDS):
+            if services.stopping.wait(POLL_SECONDS):
                 return False
-            _attend(household, lifeline)
+            _attend(services, parent_pipe)
             if time.monotonic() > deadline:
-                household.say(
+                services.say(
                     f"No worker has started within {START_SECONDS:g} s; see {workers[0].log}. "
                     "What is submitted waits for one."
                 )
@@ -143,8 +143,8 @@ def _await_worker(household: Services, settings: Settings, lifeline: int) -> boo
     return True
 
 
-def _one_listed(db: Database, workers: Sequence[Child]) -> bool:
-    pids = {child.process.pid for child in workers if child.process is not None}
+def _one_listed(db: Database, workers: Sequence[Service]) -> bool:
+    pids = {service.process.pid for service in workers if service.process is not None}
     host = socket.gethostname()
     with contextlib.suppress(UnavailableError):
         return any(one.pid in pids and one.host == host for one in list_workers(db))
@@ -182,20 +182,20 @@ def _device_words(gpus: Sequence[str], count: int) -> str:
     return f"{count} on {len(gpus)} GPU(s)" if gpus else f"{count} on the CPU"
 
 
-def _children(settings: Settings, gpus: Sequence[str], count: int) -> list[Child]:
+def _members(settings: Settings, gpus: Sequence[str], count: int) -> list[Service]:
     logs = settings.data_dir / "logs" / "service"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     environment = _environment(settings)
     serve = [sys.executable, "-m", "tuner_service.cli", "serve"]
-    children = [Child("API", serve, environment, _fresh(logs / "api.log"))]
+    members = [Service("API", serve, environment, _fresh(logs / "api.log"))]
     for number in range(1, count + 1):
         place = {"TUNER_DEVICE": "cuda" if gpus else "cpu"}
         if gpus:
             place["CUDA_VISIBLE_DEVICES"] = gpus[(number - 1) % len(gpus)]
         log = _fresh(logs / f"worker-{number}.log")
         command = [sys.executable, "-m", "workers"]
-        children.append(Child(f"Worker {number}", command, {**environment, **place}, log))
-    return children
+        members.append(Service(f"Worker {number}", command, {**environment, **place}, log))
+    return members
 
 
 def _environment(settings: Settings) -> dict[str, str]:
