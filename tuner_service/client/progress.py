@@ -6,19 +6,27 @@ most. The command line has its own, richer display.
 
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterator
+from typing import Protocol, TextIO
 
 from tuner_service.client.answers import StudyStatus, Trial
-
-if TYPE_CHECKING:
-    from tuner_service.client.study import StudyHandle
+from tuner_service.client.feed import TrialFeed
 
 LINE_COLUMNS = 80  # of a log, and of a terminal that does not know its width
 NAME_COLUMNS = 20
 _BAR = "{desc} |{bar:16}| {n_fmt}/{total_fmt}{postfix}"
 
 
-def show_progress(study: "StudyHandle", timeout: float | None) -> StudyStatus:
+class Watchable(Protocol):
+    """What is watched: a `StudyHandle`, which shows itself here."""
+
+    @property
+    def last_status(self) -> StudyStatus: ...  # noqa: D102
+    def updates(self, timeout: float | None) -> Iterator[StudyStatus]: ...  # noqa: D102
+    def feed(self, timeout: float | None) -> TrialFeed: ...  # noqa: D102
+
+
+def show_progress(study: Watchable, timeout: float | None) -> StudyStatus:
     """Wait for a study's end, showing how it goes; return its last status."""
     out = sys.stderr
     status = _draw(study, timeout, out) if out.isatty() else _log(study, timeout, out)
@@ -26,7 +34,7 @@ def show_progress(study: "StudyHandle", timeout: float | None) -> StudyStatus:
     return status
 
 
-def _draw(study: "StudyHandle", timeout: float | None, out: TextIO) -> StudyStatus:
+def _draw(study: Watchable, timeout: float | None, out: TextIO) -> StudyStatus:
     from tqdm import tqdm  # noqa: PLC0415 - only for a terminal
 
     draw = tqdm.status_printer(out)
@@ -54,7 +62,7 @@ def _columns(out: TextIO) -> int:
         return LINE_COLUMNS
 
 
-def _log(study: "StudyHandle", timeout: float | None, out: TextIO) -> StudyStatus:
+def _log(study: Watchable, timeout: float | None, out: TextIO) -> StudyStatus:
     feed = study.feed(timeout)
     for _ in study.updates(timeout):
         for trial in feed.new():

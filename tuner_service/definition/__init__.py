@@ -28,9 +28,8 @@ from tuner_service.definition.space import (
     IntParameter,
     Parameter,
     Space,
-    space_of,
 )
-from tuner_service.definition.study import StudyDefinition
+from tuner_service.definition.study import StudyDefinition, space_of
 from tuner_service.definition.trial_spec import (
     DatasetSpec,
     EarlyStoppingSpec,

@@ -7,8 +7,8 @@ from tuner_service.definition.binding import DEFAULT_KIND, KINDS, bind
 from tuner_service.definition.catalogue import NATIVE_LIMITS, NETWORKS, TRAINING
 from tuner_service.definition.grid import grid_size
 from tuner_service.definition.sections import objective_metric
-from tuner_service.definition.space import CategoricalParameter, space_of
-from tuner_service.definition.study import StudyDefinition
+from tuner_service.definition.space import CategoricalParameter
+from tuner_service.definition.study import StudyDefinition, space_of
 from tuner_service.definition.uploads import dataset_entry, is_user_module
 
 FEWEST_PARALLEL: Final = 4  # trials at once that a sampler's share leaves at least

@@ -9,15 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from tuner_service.definition.options import LARGEST_INT, same_scalar, show
 from tuner_service.definition.types import Bool, Float, Int, Model, OneOrMore, ScalarField
-
-if TYPE_CHECKING:
-    from tuner_service.definition.study import StudyDefinition
 
 MAX_CHOICES = 1000
 MAX_STEPS = 10_000
@@ -265,11 +262,6 @@ class Space:
             parent in params and any(same_scalar(params[parent], value) for value in values)
             for parent, values in conditions(self.by_name[name]).items()
         )
-
-
-def space_of(definition: "StudyDefinition") -> Space:
-    """Return the definition's search space in topological order, otherwise as written."""
-    return ordered(definition.parameters)
 
 
 def ordered(parameters: Mapping[str, Parameter]) -> Space:

@@ -22,7 +22,7 @@ from tuner_service.definition.sections import (
     Sampler,
     Training,
 )
-from tuner_service.definition.space import Parameter
+from tuner_service.definition.space import Parameter, Space, ordered
 from tuner_service.definition.types import (
     IDENTIFIER,
     STUDY_NAME,
@@ -102,3 +102,8 @@ class StudyDefinition(Model):
     def with_name(self, name: str) -> Self:
         """Return the same definition under another name."""
         return self.model_copy(update={"name": name})
+
+
+def space_of(definition: StudyDefinition) -> Space:
+    """Return the definition's search space in topological order, otherwise as written."""
+    return ordered(definition.parameters)

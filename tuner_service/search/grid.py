@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tuner_service.definition.grid import grid_values
-from tuner_service.definition.space import Space, space_of
-from tuner_service.definition.study import StudyDefinition
+from tuner_service.definition.space import Space
+from tuner_service.definition.study import StudyDefinition, space_of
 
 
 def grid_points(definition: StudyDefinition) -> Iterator[dict[str, Any]]:
