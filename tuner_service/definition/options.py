@@ -5,10 +5,11 @@ of fixed values, of searched ranges, the JSON Schema and the catalogue endpoints
 """
 
 import math
-import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from tuner_service.json_values import has_control
 
 Scalar = bool | int | float | str | None
 """What a parameter's choice, a fixed option or an enqueued value may be."""
@@ -25,8 +26,6 @@ MAX_TEXT = 256
 MAX_COLUMNS = 4096
 MAX_PATHS = 64
 MAX_WORDS = 100
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Option(BaseModel):
@@ -82,11 +81,6 @@ def show(value: object) -> str:
         return "a number of more than 40 digits"  # str() of a huge one is slow, or refused
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def has_control(text: str) -> bool:
-    """Return whether the text holds control characters, line separators or lone surrogates."""
-    return _CONTROL.search(text) is not None
 
 
 def coerce(option: Option, value: Any) -> Any:

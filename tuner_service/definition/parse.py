@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tuner_service.definition.checks import PartialDefinition, check
+from tuner_service.definition.checks.json_tree import guarded
 from tuner_service.definition.faults import Faults, Path, did_you_mean
-from tuner_service.definition.json_values import guarded
 from tuner_service.definition.limits import Limits
 from tuner_service.definition.options import show
 from tuner_service.definition.sections import Dataset, Objective

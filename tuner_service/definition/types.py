@@ -24,7 +24,8 @@ from pydantic import WithJsonSchema as Schema
 from pydantic_core import core_schema
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
-from tuner_service.definition.options import LARGEST_INT, MAX_TEXT, has_control, show
+from tuner_service.definition.options import LARGEST_INT, MAX_TEXT, show
+from tuner_service.json_values import has_control
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"

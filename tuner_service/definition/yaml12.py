@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from tuner_service.definition.json_values import show_kind
+from tuner_service.definition.checks.json_tree import show_kind
 from tuner_service.errors import DefinitionError, Fault
 
 MAX_TEXT_BYTES = 1_000_000

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
 from tuner_service.lifecycle.messages import Finish
-from tuner_service.lifecycle.storable_text import fit_or_none, storable
+from tuner_service.lifecycle.storable_text import fit_or_none, storable_failure
 from tuner_service.reads.views import Failure
 from tuner_service.storage import optuna_rows
 from tuner_service.storage.bulk import update_rows
@@ -97,7 +97,7 @@ def _with_last_values(connection: Connection, results: dict[int, Result]) -> dic
 
 
 def _row(result: Result, now: float) -> dict[str, Any]:
-    failure = None if result.failure is None else storable(result.failure)
+    failure = None if result.failure is None else storable_failure(result.failure)
     step = {} if failure is None or failure.step is None else {"failure_step": failure.step}
     return {
         "trial_id": result.trial_id,
@@ -119,7 +119,7 @@ def _row(result: Result, now: float) -> dict[str, Any]:
 
 
 def _show(connection: Connection, results: Sequence[Result]) -> None:
-    failed = [(r.trial_id, storable(r.failure)) for r in results if r.failure is not None]
+    failed = [(r.trial_id, storable_failure(r.failure)) for r in results if r.failure is not None]
     attrs = [item for trial_id, failure in failed for item in _failure_attrs(trial_id, failure)]
     attrs += [(r.trial_id, "backend", r.backend) for r in results if r.backend is not None]
     optuna_rows.set_attrs(connection, optuna_rows.USER_ATTRS, attrs)

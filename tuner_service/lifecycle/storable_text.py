@@ -1,11 +1,11 @@
 """Text from user code, made fit to store.
 
-A message or a traceback may hold anything: PostgreSQL takes no NUL character, neither database an
-unpaired surrogate, and a gigabyte of output helps nobody.
+A message or a traceback may hold anything, and a gigabyte of output helps nobody.
 """
 
 from typing import Final
 
+from tuner_service.json_values import storable
 from tuner_service.reads.views import Failure
 
 MESSAGE_CHARACTERS: Final = 4_000
@@ -18,7 +18,7 @@ def fit(text: str, limit: int = MESSAGE_CHARACTERS) -> str:
     if len(text) > limit:
         half = (limit - len(_CUT)) // 2
         text = text[:half] + _CUT + text[-half:]
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+    return storable(text)
 
 
 def fit_or_none(text: str | None, limit: int = MESSAGE_CHARACTERS) -> str | None:
@@ -26,7 +26,7 @@ def fit_or_none(text: str | None, limit: int = MESSAGE_CHARACTERS) -> str | None
     return None if text is None else fit(text, limit)
 
 
-def storable(failure: Failure) -> Failure:
+def storable_failure(failure: Failure) -> Failure:
     """Return the failure with texts that can be stored."""
     return failure.model_copy(
         update={

@@ -9,6 +9,7 @@ from sqlalchemy import (
     update,
 )
 
+from tuner_service.json_values import storable
 from tuner_service.reads.workers import is_listed
 from tuner_service.storage.database import Database
 from tuner_service.storage.schema import modules, refused_modules, workers
@@ -111,7 +112,7 @@ def publish_modules(
         connection.execute(delete(refused_modules).where(mine))
         # By what is stored of the names: two files may be one there.
         reasons = {
-            _storable(file)[-MAX_NAME:]: _storable(reason)[:MAX_REASON]
+            storable(file)[-MAX_NAME:]: storable(reason)[:MAX_REASON]
             for file, reason in (refused or {}).items()
         }
         if reasons:
@@ -122,8 +123,3 @@ def publish_modules(
                     for file, reason in reasons.items()
                 ],
             )
-
-
-def _storable(text: str) -> str:
-    """Return a text without what a database's UTF-8 cannot hold, such as a broken file name."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "?")

@@ -5,20 +5,17 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, json_to_distribution
 from sqlalchemy import Connection, select
 
+from tuner_service.reads.optuna_trials import read_parameters, read_values
 from tuner_service.search.history import HistoryTrial
 from tuner_service.storage import Database
 from tuner_service.storage.optuna_rows import (
     CONSTRAINT_PREFIX,
     INTERMEDIATE,
-    PARAMS,
     SYSTEM_ATTRS,
     TRIALS,
-    VALUES,
     read_intermediate,
-    read_value,
 )
 from tuner_service.storage.schema import studies, trials
 
@@ -63,8 +60,8 @@ def _among(connection: Connection, ids: Sequence[int]) -> list[Any]:
 
 def _trials(connection: Connection, heads: Sequence[Any]) -> list[HistoryTrial]:
     ids = [head.trial_id for head in heads]
-    params, distributions = _params(connection, ids)
-    values, steps = _values(connection, ids), _intermediate(connection, ids)
+    params, distributions = read_parameters(connection, ids)
+    values, steps = read_values(connection, ids), _intermediate(connection, ids)
     constraints = _constraints(connection, ids)
     own = set(
         connection.execute(select(trials.c.trial_id).where(trials.c.trial_id.in_(ids))).scalars()
@@ -83,32 +80,6 @@ def _trials(connection: Connection, heads: Sequence[Any]) -> list[HistoryTrial]:
         )
         for head in heads
     ]
-
-
-def _params(
-    connection: Connection, ids: Sequence[int]
-) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, BaseDistribution]]]:
-    params: dict[int, dict[str, Any]] = defaultdict(dict)
-    distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
-    known: dict[str, BaseDistribution] = {}
-    rows = connection.execute(select(PARAMS).where(PARAMS.c.trial_id.in_(ids))).mappings()
-    for row in rows:
-        text, trial_id, name = row["distribution_json"], row["trial_id"], row["param_name"]
-        if text not in known:
-            known[text] = json_to_distribution(text)
-        distributions[trial_id][name] = known[text]
-        params[trial_id][name] = known[text].to_external_repr(row["param_value"])
-    return params, distributions
-
-
-def _values(connection: Connection, ids: Sequence[int]) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = defaultdict(list)
-    rows = connection.execute(
-        select(VALUES).where(VALUES.c.trial_id.in_(ids)).order_by(VALUES.c.objective)
-    ).mappings()
-    for row in rows:
-        found[row["trial_id"]].append(read_value(row["value"], row["value_type"]))
-    return dict(found)
 
 
 def _intermediate(connection: Connection, ids: Sequence[int]) -> dict[int, dict[int, float]]:

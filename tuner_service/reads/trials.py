@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import Connection, RowMapping, and_, func, or_, select
 
 from tuner_service.errors import NotFoundError
 from tuner_service.reads.cursors import decode_cursor, encode_cursor
 from tuner_service.reads.lookup import find_study
+from tuner_service.reads.optuna_trials import read_parameters, read_values
 from tuner_service.reads.stored import stored_definition
 from tuner_service.reads.views import Coverage, Failure, TrialPage, TrialView
 from tuner_service.storage import Database
-from tuner_service.storage.optuna_rows import PARAMS, TRIALS, VALUES, read_value
+from tuner_service.storage.optuna_rows import TRIALS, VALUES, read_value
 from tuner_service.storage.schema import epochs, slots, trials
 
 Sort = Literal["number", "-number", "value", "-value"]
@@ -244,39 +244,10 @@ def views_by_id(connection: Connection, trial_ids: Sequence[int]) -> dict[int, T
 
 def _views(connection: Connection, rows: Sequence[RowMapping]) -> list[TrialView]:
     ids = [row["trial_id"] for row in rows]
-    params, values = _params(connection, ids), _values(connection, ids)
+    (params, _), values = read_parameters(connection, ids), read_values(connection, ids)
     return [
         _view(row, params.get(row["trial_id"], {}), values.get(row["trial_id"])) for row in rows
     ]
-
-
-def _params(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = defaultdict(dict)
-    known: dict[str, BaseDistribution] = {}
-    rows = connection.execute(
-        select(
-            PARAMS.c.trial_id, PARAMS.c.param_name, PARAMS.c.param_value, PARAMS.c.distribution_json
-        )
-        .where(PARAMS.c.trial_id.in_(ids))
-        .order_by(PARAMS.c.param_id)
-    )
-    for trial_id, name, value, distribution in rows:
-        if distribution not in known:  # parsing one costs more than all the rest of a row
-            known[distribution] = json_to_distribution(distribution)
-        found[trial_id][name] = known[distribution].to_external_repr(value)
-    return found
-
-
-def _values(connection: Connection, ids: Sequence[int]) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = defaultdict(list)
-    rows = connection.execute(
-        select(VALUES.c.trial_id, VALUES.c.value, VALUES.c.value_type)
-        .where(VALUES.c.trial_id.in_(ids))
-        .order_by(VALUES.c.trial_id, VALUES.c.objective)
-    )
-    for trial_id, value, kind in rows:
-        found[trial_id].append(read_value(value, kind))
-    return found
 
 
 def _view(row: RowMapping, params: Mapping[str, Any], values: list[float] | None) -> TrialView:

@@ -7,7 +7,6 @@ transaction connects anew, so that callers only have to try again.
 """
 
 import json
-import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tuner_service.errors import DamagedError, SchemaVersionError, SettingsError, UnavailableError
+from tuner_service.json_values import finite
 from tuner_service.storage.postgres import TCP, TimeoutConnection, snapshots, use_pipelines
 
 BUSY_SECONDS = 20.0
@@ -59,17 +59,7 @@ def to_json(value: Any) -> str:
     try:
         return _encode(value)
     except ValueError:
-        return _encode(_finite(value))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
+        return _encode(finite(value))
 
 
 class Database:

@@ -3,7 +3,7 @@
 import pytest
 
 from tuner_service.lifecycle.results import _note
-from tuner_service.lifecycle.storable_text import fit, fit_or_none, storable
+from tuner_service.lifecycle.storable_text import fit, fit_or_none, storable_failure
 from tuner_service.reads.views import Failure
 
 
@@ -12,7 +12,7 @@ from tuner_service.reads.views import Failure
     [
         ("plain", "plain"),
         ("nul \x00", "nul \ufffd"),
-        ("half \ud800 a pair", "half ? a pair"),
+        ("half \ud800 a pair", "half \ufffd a pair"),
         ("grüße 🌍", "grüße 🌍"),
         ("", ""),
     ],
@@ -36,7 +36,7 @@ def test_none_stays_none() -> None:
 
 def test_a_failure_keeps_its_kind_and_step() -> None:
     failure = Failure(kind="user_code", message="\x00", step=3, traceback="t" * 100_000)
-    stored = storable(failure)
+    stored = storable_failure(failure)
     assert (stored.kind, stored.step, stored.message) == ("user_code", 3, "\ufffd")
     assert len(stored.traceback or "") <= 20_000
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from tuner_service.api.service import Service
 from tuner_service.errors import LimitError, TunerError
+from tuner_service.json_values import is_storable
 
 MAX_DEPTH = 32
 MEDIA_TYPES = ("application/json", "application/merge-patch+json")
@@ -120,9 +121,8 @@ def _float(text: str) -> float:
 
 
 def _check_text(value: Any) -> None:
-    # PostgreSQL stores no NUL, and no database a lone half of a surrogate pair.
     if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        if not is_storable(value):
             raise MalformedBodyError(f"The text {value[:40]!a} holds a character that is not text")
     elif isinstance(value, dict):
         for key, member in value.items():

@@ -24,6 +24,7 @@ from tuner_service.definition import (
 from tuner_service.definition.catalogue import DATASETS
 from tuner_service.definition.sections import Dataset
 from tuner_service.errors import DefinitionError, Fault
+from tuner_service.json_values import is_storable
 from tuner_service.lifecycle import change, garbage
 from tuner_service.lifecycle.delete import delete
 from tuner_service.lifecycle.submit import plan, submit
@@ -41,8 +42,8 @@ MAX_REVISION = 2**53 - 1  # what every JSON reader can hold
 
 
 def _storable(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("there is no NUL in any text here")  # PostgreSQL refuses to compare it
+    if not is_storable(text):
+        raise ValueError("a text here holds neither NUL nor half of a surrogate pair")
     return text
 
 

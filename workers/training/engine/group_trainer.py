@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tuner_service.json_values import finite
 from workers.protocol.messages import Event
 from workers.training.engine.lanes import Lanes
 from workers.training.engine.scorer import TestScorer
@@ -33,7 +34,7 @@ from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.evaluation import measure, select_lanes
 from workers.training.trials.failures import diverged, failure_of, is_out_of_memory
 from workers.training.trials.log import printing_to
-from workers.training.trials.records import epoch_record, final_record, objective_values, plain
+from workers.training.trials.records import epoch_record, final_record, objective_values
 from workers.training.trials.runs import TrialRun, save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -304,7 +305,7 @@ class GroupTrainer:
         if step > run.reported:  # what a run reported before it started over is not said again
             run.reported = step
             event: Event = {"kind": "report", "trial": run.trial, "step": step}
-            self._events.append({**event, "value": values[0], "record": plain(record)})
+            self._events.append({**event, "value": values[0], "record": finite(record)})
         return better
 
     def _finish(self, lanes: Lanes, ended: Sequence[int]) -> None:

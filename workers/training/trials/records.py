@@ -1,7 +1,6 @@
 """What is recorded of an epoch and of a trial: plain JSON, non-finite numbers as null."""
 
 import functools
-import math
 import platform
 import resource
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from tuner_service import __version__
+from tuner_service.json_values import finite
 from workers.training.trials.runs import TrialRun
 
 Record = dict[str, Any]
@@ -73,15 +73,7 @@ def final_record(run: TrialRun, device: torch.device, test: Mapping[str, Any]) -
         record["source_hash"] = source
     if run.resumed_from is not None:
         record["resumed_from"] = run.resumed_from
-    return plain(record)
-
-
-def plain(record: Mapping[str, Any]) -> Record:
-    """Return the record with null for numbers that JSON cannot hold."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
+    return finite(record)  # type: ignore[no-any-return]
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from tuner_service.json_values import finite
 from workers.priority import weigh_session
 from workers.protocol.pipes import MessageWriter
 from workers.training.user_loops.report_log import ReportLog
@@ -157,19 +158,15 @@ def _ended(trial: Trial, returned: Any, objectives: int) -> dict[str, Any]:
             f"train must return as many numbers as the study has objectives, {objectives}, "
             f"but got {values}"
         )
-    return {"type": "finished", "values": _finite(values), "record": trial.metrics}
+    return {
+        "type": "finished",
+        "values": values if finite(values) == values else None,
+        "record": trial.metrics,
+    }
 
 
 def _stopped(trial: Trial) -> dict[str, Any]:
     return {"type": "stopped", "record": trial.metrics, "saved": trial.has_saved()}
-
-
-def _finite(values: list[float]) -> list[float] | None:
-    try:
-        json.dumps(values, allow_nan=False)
-    except ValueError:
-        return None
-    return values
 
 
 def _failed(error: BaseException, trial: Trial | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tuner_service.json_values import finite
 from workers.training.user_loops.report_log import Entry, ReportLog
 
 Say = Callable[[Mapping[str, Any]], None]
@@ -224,7 +225,7 @@ def plain(value: Any) -> bool | float | int | str | None:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"a metric must be a number or a text, but got {value!r}") from error
-    return number if math.isfinite(number) else None
+    return finite(number)  # type: ignore[no-any-return]
 
 
 def _after(step: int | None, report_log: ReportLog) -> list[Entry]:

@@ -11,6 +11,7 @@ from typing import Any
 from tuner_service.definition.faults import Faults, Path
 from tuner_service.definition.options import show
 from tuner_service.errors import DefinitionError, Fault
+from tuner_service.json_values import has_control, is_storable
 
 MAX_DEPTH = 12
 MAX_VALUES = 200_000
@@ -19,7 +20,7 @@ MAX_CHARACTERS = 1_000_000
 INT_BOUND = 2**63
 
 _STRUCK = object()
-_FORBIDDEN = frozenset(map(chr, (*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0))))
+_ALLOWED = str.maketrans("", "", "\t\u2028\u2029")
 
 
 def guarded(data: object, faults: Faults) -> dict[str, Any]:
@@ -102,11 +103,11 @@ def _key_fault(key: object) -> str | None:
 def _text_fault(text: str) -> str | None:
     if len(text) > MAX_STRING:
         return f"has at most {MAX_STRING} characters, but this one has {len(text)}"
-    if not _FORBIDDEN.isdisjoint(text):
+    if not has_control(text.translate(_ALLOWED)):
+        return None
+    if is_storable(text):
         return f"must not hold control characters, but got {show(text)}"
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return f"must be Unicode without lone surrogates, but got {show(text)}"
-    return None
+    return f"must be Unicode without NUL and lone surrogates, but got {show(text)}"
 
 
 def show_kind(value: object) -> str:
