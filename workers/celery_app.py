@@ -15,6 +15,7 @@ from tuner_service.errors import TunerError
 from tuner_service.settings import Settings
 from workers import logs
 from workers.settings import WorkerSettings
+from workers.supervisor.no_torch import refuse_torch
 from workers.supervisor.worker import Worker
 
 _POOL = "threads"
@@ -66,6 +67,7 @@ app.add_defaults(_options)  # read when the app is first used, not now
 
 def prepare(conf: Any, options: dict[str, Any], **_: Any) -> None:
     """Refuse what cannot work, start the trainer, and take its device's queue."""
+    refuse_torch()
     set_up_logging()
     _require_threads(conf, options)
     try:

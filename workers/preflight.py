@@ -20,19 +20,18 @@ from tuner_service.datasets import DatasetStore
 from tuner_service.definition import parse_definition, resolve, resolve_user_loop, total_slots
 from tuner_service.errors import DefinitionError
 from tuner_service.search.spread import first_point
+from workers.offers import offers_of
 from workers.options import add_training_options, data_directories
 from workers.trainer.main import pick_device
 from workers.training.data import STREAMED, Room
 from workers.training.engine.preflight import PreflightError, preflight, preflight_user_loop
-from workers.user_modules import Contents, open_folder
 
 LOOP_SECONDS = 60.0
 
 
 def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Return the answer about a definition."""
-    folder = None if options.modules is None else open_folder(options.modules)
-    modules = Contents({}, ()) if folder is None else folder.read()
+    modules = offers_of(options.modules).read()
     uploads = DatasetStore(options.data_dir / "datasets", max_bytes=0).all()
     try:
         definition = parse_definition(

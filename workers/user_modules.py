@@ -1,17 +1,26 @@
-"""What a worker brings: the modules in the operator's directory, described.
+"""What a worker brings: the modules in the operator's directory and in packages, described.
 
 A module is a Python file with `def build(…) -> torch.nn.Module`, a network, or with
 `def train(trial, …)`, a training loop. It is read as text here, never
 imported: the supervisor has no torch, and must not run what a user wrote.
+
+An installed package brings one under an entry point of `GROUPS`, whose value is the module's name:
+
+    [project.entry-points."tuner_service.networks"]
+    tower = "my_package.tower"
 """
 
 import ast
 import hashlib
+import importlib.util
 import keyword
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import PathFinder
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +32,9 @@ from tuner_service.definition.user_modules import NOT_OFFERED, RefusedModule
 from tuner_service.errors import DefinitionError, Fault, SettingsError
 
 logger = logging.getLogger(__name__)
+
+GROUPS: Final = ("tuner_service.networks", "tuner_service.datasets")
+"""Entry points of modules that bring networks or training loops, and data."""
 
 GIVEN: Final = frozenset({"inputs", "outputs"})
 """Parameters of `build` that the data decides: the shape of one row, and how many outputs."""
@@ -63,9 +75,14 @@ class Contents:
 
 @dataclass(slots=True)
 class ModuleFolder:
-    """A directory of modules, read again when a file in it changes."""
+    """Modules of a directory and of packages, read again when one of their files changes.
 
-    directory: Path
+    Attributes:
+        brought: What there is beside them: samplers and pruners of installed packages.
+    """
+
+    directory: Path | None
+    brought: Contents = Contents({}, ())
     _seen: tuple[tuple[str, int, int], ...] | None = None
 
     def changed(self) -> Contents | None:
@@ -84,33 +101,41 @@ class ModuleFolder:
         """Return what there is; what is wrong with a file is logged too."""
         sound: dict[str, ModuleDescription] = {}
         refused: list[RefusedModule] = []
-        for path in sources(self.directory):
+        for name, path in self._sources():
+            file = path.name if path.stem == name else name
             try:
-                sound[path.stem] = describe(path)
+                if name in sound or name in self.brought.sound:
+                    raise ModuleFaultError(name, f"the name {name} is taken by another module")
+                sound[name] = describe(path, name)
             except (ModuleFaultError, OSError, UnicodeDecodeError) as error:
                 reason = error.detail if isinstance(error, ModuleFaultError) else str(error)
-                refused.append(RefusedModule(file=path.name, reason=reason))
-                logger.warning("module %s %s%s", path.name, NOT_OFFERED, reason)
-        return Contents(sound, tuple(refused))
+                refused.append(RefusedModule(file=file, reason=reason))
+                logger.warning("module %s %s%s", file, NOT_OFFERED, reason)
+        return Contents({**sound, **self.brought.sound}, (*refused, *self.brought.refused))
+
+    def _sources(self) -> Iterator[tuple[str, Path]]:
+        if self.directory is not None:
+            yield from ((path.stem, path) for path in sources(self.directory))
+        yield from installed_sources().items()
 
     def _stamps(self) -> Iterator[tuple[str, int, int]]:
-        for path in sources(self.directory):
+        for _, path in self._sources():
             try:
                 stat = path.stat()
             except OSError:  # deleted a moment ago
                 continue
-            yield path.name, stat.st_size, stat.st_mtime_ns
+            yield str(path), stat.st_size, stat.st_mtime_ns
 
 
-def open_folder(directory: Path) -> ModuleFolder:
-    """Return the folder of modules.
+def open_folder(directory: Path | None, brought: Contents = Contents({}, ())) -> ModuleFolder:
+    """Return the modules of a directory, if one is named, and of the installed packages.
 
     Raises:
         SettingsError: There is no such directory.
     """
-    if not directory.is_dir():
+    if directory is not None and not directory.is_dir():
         raise SettingsError(f"TUNER_MODULES_DIR must name a directory, but got {str(directory)!r}")
-    return ModuleFolder(directory)
+    return ModuleFolder(directory, brought)
 
 
 def sources(directory: Path) -> list[Path]:
@@ -118,13 +143,33 @@ def sources(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*.py") if not path.name.startswith("_"))
 
 
-def describe(path: Path) -> ModuleDescription:
+@cache
+def installed_sources() -> Mapping[str, Path]:
+    """Return the files of modules that installed packages bring, by their entry points' names."""
+    points = [point for group in GROUPS for point in entry_points(group=group)]
+    return {point.name: _source_of(point.value) for point in points}
+
+
+def _source_of(module: str) -> Path:
+    """Return where a module's source lies, without importing it or its package."""
+    first, *rest = module.split(".")
+    spec = importlib.util.find_spec(first)
+    for at in range(len(rest)):
+        inside = None if spec is None else spec.submodule_search_locations
+        spec = PathFinder.find_spec(".".join((first, *rest[: at + 1])), inside)
+    return Path(spec.origin if spec is not None and spec.origin else f"{module} (not installed)")
+
+
+def describe(path: Path, name: str | None = None) -> ModuleDescription:
     """Describe one module file.
+
+    Args:
+        name: What studies call it; None: as the file.
 
     Raises:
         ModuleFaultError: It cannot be offered; the message says why.
     """
-    name = path.stem
+    name = name or path.stem
     _check_name(name)
     raw = path.read_bytes()
     if len(raw) > MAX_SOURCE:

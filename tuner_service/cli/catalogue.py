@@ -27,6 +27,9 @@ class Kind(StrEnum):
     TRAINING = "training"
 
 
+_BROUGHT = (Kind.NETWORKS, Kind.SAMPLERS, Kind.PRUNERS)  # of which workers may have more
+
+
 def workers(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """Show the workers heard of lately: device, state, and the trials they train."""
     with closing(connect(url, api_key)) as client:
@@ -54,7 +57,7 @@ def catalogue(
     """List what a study file may name, with parameters, ranges and defaults."""
     with closing(connect(url, api_key)) as client:
         found = client.catalogue(kind)
-        refused = client.refused_modules() if kind is Kind.NETWORKS else []
+        refused = client.refused_modules() if kind in _BROUGHT else []
     for one in refused:
         if name in (None, one["file"].removesuffix(".py")):
             show.err.print(f"{one['file']} is not offered: {one['reason']}", markup=False)

@@ -56,21 +56,25 @@ def dataset_schema(base: JsonSchema) -> JsonSchema:
 def network_schema(base: JsonSchema) -> JsonSchema:
     """Return one alternative per network, and one for modules that workers bring."""
     result = _alternatives(base, "type", NETWORKS)
-    module = {
-        "title": "a module of the workers",
+    return {**result, "oneOf": [*result["oneOf"], _brought(NETWORKS, "a module of the workers")]}
+
+
+def _brought(known: Mapping[str, Entry], title: str) -> JsonSchema:
+    """Return the alternative of what only workers know: any name that is none of ours."""
+    return {
+        "title": title,
         "type": "object",
         "properties": {
             "type": {
                 "type": "string",
                 "minLength": 1,
                 "maxLength": MAX_TEXT,
-                "not": {"enum": list(NETWORKS)},
+                "not": {"enum": list(known)},
             }
         },
         "required": ["type"],
         "additionalProperties": _MODULE_OPTION,
     }
-    return {**result, "oneOf": [*result["oneOf"], module]}
 
 
 def method_schema(base: JsonSchema, methods: Mapping[str, Entry], *, default: str) -> JsonSchema:
@@ -79,7 +83,7 @@ def method_schema(base: JsonSchema, methods: Mapping[str, Entry], *, default: st
     for alternative in result["oneOf"]:
         if alternative["properties"]["type"]["const"] == default:
             alternative["required"].remove("type")
-    return result
+    return {**result, "oneOf": [*result["oneOf"], _brought(methods, "a package of the workers")]}
 
 
 def training_schema(base: JsonSchema) -> JsonSchema:

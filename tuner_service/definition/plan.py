@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, bind
-from tuner_service.definition.catalogue import NATIVE_LIMITS, NETWORKS, TRAINING
+from tuner_service.definition.catalogue import NATIVE_LIMITS, NETWORKS, PRUNERS, SAMPLERS, TRAINING
 from tuner_service.definition.grid import grid_size
 from tuner_service.definition.sections import objective_metric
 from tuner_service.definition.space import CategoricalParameter
@@ -15,11 +15,13 @@ FEWEST_PARALLEL: Final = 4  # trials at once that a sampler's share leaves at le
 
 
 def required_modules(definition: StudyDefinition) -> tuple[str, ...]:
-    """Return the modules that a worker must have to run the study."""
+    """Return the modules, samplers and pruners that a worker must bring to run the study."""
     network, dataset = definition.network.type, definition.dataset
     needed = [] if network in NETWORKS else [network]
     if dataset is not None and is_user_module(dataset):
         needed.append(dataset.name)
+    needed += [name for name in (definition.sampler.type,) if name not in SAMPLERS]
+    needed += [name for name in (definition.pruner.type,) if name not in PRUNERS]
     return tuple(dict.fromkeys(needed))
 
 

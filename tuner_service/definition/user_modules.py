@@ -1,10 +1,17 @@
-"""Networks and training loops that workers bring: what a worker publishes of a user module."""
+"""What workers bring: networks, data and training loops; samplers and pruners of packages."""
 
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tuner_service.definition.catalogue import Network
+from tuner_service.definition.catalogue import (
+    BROUGHT_PRUNER,
+    BROUGHT_SAMPLER,
+    Network,
+    PrunerEntry,
+    SamplerEntry,
+)
+from tuner_service.definition.catalogue.entries import EntryT
 from tuner_service.definition.options import Option
 
 NOT_OFFERED: Final = "is not offered: "
@@ -39,7 +46,7 @@ class RefusedModule(BaseModel):
 
 
 class ModuleDescription(BaseModel):
-    """A module of `--modules`, as the worker found it.
+    """A module of `--modules`, or of an installed package, as the worker found it.
 
     Attributes:
         parameters: From the signature of `build` (or of `train`'s declared parameters).
@@ -55,7 +62,9 @@ class ModuleDescription(BaseModel):
     name: str
     description: str = ""
     parameters: tuple[Option, ...] = ()
-    defines: tuple[Literal["build", "loss", "metrics", "load_data", "train"], ...] = ()
+    defines: tuple[
+        Literal["build", "loss", "metrics", "load_data", "train", "sampler", "pruner"], ...
+    ] = ()
     source_hash: str
     open: bool = False
     metrics: tuple[str, ...] = ()
@@ -69,12 +78,28 @@ class ModuleDescription(BaseModel):
     @property
     def is_network(self) -> bool:
         """Whether `network: {type: …}` may name it: a network, or a loop in its place."""
-        return bool({"build", "train"} & set(self.defines)) or "load_data" not in self.defines
+        return bool({"build", "train"} & set(self.defines)) or not (
+            {"load_data", "sampler", "pruner"} & set(self.defines)
+        )
 
     @property
     def is_data(self) -> bool:
         """Whether `dataset: {name: …}` may name it."""
         return "load_data" in self.defines
+
+    @property
+    def sampler(self) -> SamplerEntry | None:
+        """The sampler that it is; None: it is none."""
+        return self._named(BROUGHT_SAMPLER) if "sampler" in self.defines else None
+
+    @property
+    def pruner(self) -> PrunerEntry | None:
+        """The pruner that it is; None: it is none."""
+        return self._named(BROUGHT_PRUNER) if "pruner" in self.defines else None
+
+    def _named(self, entry: EntryT) -> EntryT:
+        own = {"name": self.name, "description": self.description, "options": self.parameters}
+        return entry.model_copy(update=own)
 
     @property
     def network(self) -> Network:

@@ -150,10 +150,11 @@ def waits_for(device: str, needed: Collection[str], live: Sequence[LiveWorker]) 
         plural = "s" if len(missing) > 1 else ""
         wanted.append(f"the module{plural} {', '.join(missing)}")
         files = frozenset[str]().union(*(one.refused for one in fitting))
-        broken = [f"{name}.py" for name in missing if f"{name}.py" in files]
+        broken = [file for name in missing for file in (f"{name}.py", name) if file in files]
         why = f"; not offered: {', '.join(broken)}, see `tuner catalogue networks`" * bool(broken)
-        return f"waiting for a worker with {' and '.join(wanted)} (--modules DIR){why}"
+        return f"waiting for a worker with {' and '.join(wanted)} {_HOW}{why}"
     return f"waiting for a worker with {wanted[0]}" if wanted else "waiting for a worker"
 
 
+_HOW = "(--modules DIR, or its package installed)"
 _DEVICES = {"cuda": "CUDA", "cpu": "a CPU"}

@@ -6,8 +6,8 @@ from typing import Any
 from tuner_service.definition import StudyDefinition, most_epochs, space_of
 from tuner_service.search.distributions import distributions
 from tuner_service.search.history import History, HistoryState, HistoryTrial
-from tuner_service.search.pruners.registry import PRUNERS, PrunerContext
-from tuner_service.search.samplers.registry import SAMPLERS
+from tuner_service.search.installed import pruner_of, sampler_of
+from tuner_service.search.pruners.registry import PrunerContext
 
 
 class StudySearch:
@@ -18,11 +18,15 @@ class StudySearch:
         self._seed = definition.sampler.seed
         self._history = History(distributions(self._space))
         maximize = [objective.direction == "maximize" for objective in definition.objective]
-        self._sampler = SAMPLERS[definition.sampler.type](
-            self._space, self._seed, maximize, definition.sampler.settings
+        self._sampler = sampler_of(
+            definition.sampler.type,
+            self._space,
+            seed=self._seed,
+            maximize=maximize,
+            settings=definition.sampler.settings,
         )
         context = PrunerContext(study_name, maximize[0], most_epochs(definition))
-        self._pruner = PRUNERS[definition.pruner.type](definition.pruner.settings, context)
+        self._pruner = pruner_of(definition.pruner.type, definition.pruner.settings, context)
 
     @property
     def last_trial_id(self) -> int:

@@ -22,6 +22,7 @@ from tuner_service.lifecycle.workers import (
 )
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
+from workers.offers import offers_of
 from workers.settings import WorkerSettings
 from workers.supervisor.database_store import DatabaseSlotStore
 from workers.supervisor.environment import scrubbed
@@ -29,7 +30,7 @@ from workers.supervisor.heartbeat import Heartbeat
 from workers.supervisor.restarts import START_SECONDS, TrainerRestarter
 from workers.supervisor.supervisor import Status, Supervisor
 from workers.supervisor.trainer_process import TrainerCommand, TrainerProcess
-from workers.user_modules import ModuleFolder, open_folder
+from workers.user_modules import ModuleFolder
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class DatabaseWorkerRegistry:
     queue: Literal["cpu", "cuda"]
     device: str
     lanes: int
-    modules: ModuleFolder | None = None
+    modules: ModuleFolder
     listed: bool = False
 
     def heartbeat(self, status: Status) -> None:
@@ -116,12 +117,11 @@ class DatabaseWorkerRegistry:
             lanes=self.lanes,
         )
         self.listed = True
-        if self.modules is not None:
-            self.modules.forget()  # what was published went with the old entry
+        self.modules.forget()  # what was published went with the old entry
 
     def _publish_modules(self) -> None:
         """Say what modules there are, as soon as a file has changed."""
-        found = None if self.modules is None else self.modules.changed()
+        found = self.modules.changed()
         if found is None:
             return
         try:
@@ -135,7 +135,7 @@ class DatabaseWorkerRegistry:
                 {one.file: one.reason for one in found.refused},
             )
         except BaseException:
-            self.modules = self.modules and ModuleFolder(self.modules.directory)
+            self.modules.forget()
             raise
 
     def reconcile(self) -> None:
@@ -185,7 +185,7 @@ class Worker:
             queue=self.queue,
             device=trainer.ready["device"],
             lanes=trainer.ready["lanes"],
-            modules=folder_of(worker_settings),
+            modules=offers_of(worker_settings.modules_dir),
         )
         self._heartbeat = Heartbeat(
             register,
@@ -203,7 +203,7 @@ class Worker:
             is no directory of modules where one was named.
             UnavailableError: The database cannot be reached.
         """
-        folder_of(worker_settings)
+        offers_of(worker_settings.modules_dir)  # what is wrong with it is said at the start
         settings.prepare_data_dir()
         worker_id = new_worker_id()
         db = Database.open(settings.resolved_database_url)
@@ -239,16 +239,6 @@ class Worker:
         self._restarter.close(TRAINER_SECONDS)
         self._ringer.close()
         self._db.close()
-
-
-def folder_of(worker_settings: WorkerSettings) -> ModuleFolder | None:
-    """Return the worker's directory of modules, if it has one.
-
-    Raises:
-        SettingsError: There is no such directory.
-    """
-    directory = worker_settings.modules_dir
-    return None if directory is None else open_folder(directory)
 
 
 def wait_ready(restarter: TrainerRestarter) -> None:

@@ -26,7 +26,7 @@ from workers.training.nets import networks
 from workers.training.nets.losses import LOSSES, Loss, RowLoss, TargetKind
 from workers.training.nets.metrics import OwnMetric
 from workers.training.nets.networks import Family, InputShape
-from workers.user_modules import GIVEN, source_hash
+from workers.user_modules import GIVEN, installed_sources, source_hash
 
 MARK = "@"
 HASH_LETTERS = 12
@@ -37,7 +37,7 @@ UserLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class UserModules:
-    """The modules of one directory, by name and source."""
+    """The modules of one directory and of installed packages, by name and source."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
@@ -95,8 +95,11 @@ class UserModules:
     def _load(self, name: str, part: str) -> tuple[str, ModuleType]:
         path = None if self._directory is None else self._directory / f"{name}.py"
         if path is None or not path.is_file():
+            path = installed_sources().get(name)
+        if path is None or not path.is_file():
             raise LookupError(
-                f"this worker has no module {name!r}; start every worker with --modules DIR"
+                f"this worker has no module {name!r}; start every worker with --modules DIR, or "
+                "install its package beside every worker"
             )
         raw = path.read_bytes()
         key = f"{name}{MARK}{source_hash(raw)[:HASH_LETTERS]}"

@@ -260,8 +260,18 @@ def needing(db: Database, module: str, **changes: Any) -> StudyView:
 @pytest.mark.parametrize(
     ("device", "queues", "has", "reason"),
     [
-        ("auto", ["cpu"], [], "waiting for a worker with the module net (--modules DIR)"),
-        ("auto", ["cpu"], ["other"], "waiting for a worker with the module net (--modules DIR)"),
+        (
+            "auto",
+            ["cpu"],
+            [],
+            "waiting for a worker with the module net (--modules DIR, or its package installed)",
+        ),
+        (
+            "auto",
+            ["cpu"],
+            ["other"],
+            "waiting for a worker with the module net (--modules DIR, or its package installed)",
+        ),
         ("auto", ["cuda", "cpu"], ["net"], None),  # only the CPU's worker, named last, has it
         ("cuda", ["cpu"], ["net"], "waiting for a worker with CUDA and the module net"),
         ("auto", [], [], "waiting for a worker with the module net"),
@@ -290,7 +300,8 @@ def test_a_study_whose_module_was_broken_later_is_told_where_the_reason_is(db: D
     study = needing(db, "net")
     publish_modules(db, "one", {}, {"net.py": "the file is not Python", "other.py": "nor this"})
     assert get_study(db, study.id).reason == (
-        "waiting for a worker with the module net (--modules DIR); not offered: net.py, see "
+        "waiting for a worker with the module net (--modules DIR, or its package installed); not "
+        "offered: net.py, see "
         "`tuner catalogue networks`"
     )
     assert not Hand(db, "one").claim(1).leases

@@ -19,11 +19,11 @@ STRUCTURAL = {
     "no name", "empty name", "name with slash", "unknown key", "priority is text", "data is text",
     "unknown data option", "network option out of range", "dropout of one", "bound is text",
     "bound is true", "empty choices", "unknown type", "a bare value", "unknown parameter key",
-    "unknown sampler", "unknown sampler option", "epochs as text", "epochs of zero",
+    "unknown sampler option", "epochs as text", "epochs of zero",
     "unknown optimizer", "unknown schedule", "unknown loss", "zero trials",
     "trials as text", "timeout in words", "unknown device", "no lanes", "unknown training key",
     "absolute path", "path of home", "backslashes", "csv without path",
-    "tag name with space", "enqueued list", "four objectives", "direction", "unknown pruner",
+    "tag name with space", "enqueued list", "four objectives", "direction",
 }  # fmt: skip
 
 
@@ -73,3 +73,4 @@ def test_every_option_is_described() -> None:
 
 def test_modules_of_workers_fit_it() -> None:
     VALIDATOR.validate(definition(network={"type": "my_net", "depth": 3}))
+    VALIDATOR.validate(definition(sampler={"type": "theirs", "anew": 0.5}, pruner={"type": "own"}))

@@ -1,5 +1,6 @@
 """What there is to use: networks, optimizers, data, …, workers, and the definition's schema."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 from tuner_service.api.auth import CallerDep
 from tuner_service.api.http.openapi import errors
 from tuner_service.api.http.responses import json_answer
-from tuner_service.api.service import ServiceDep
-from tuner_service.definition import catalogue_view, study_schema
+from tuner_service.api.service import Service, ServiceDep
+from tuner_service.definition import ModuleDescription, catalogue_view, study_schema
+from tuner_service.definition.catalogue import Entry
 from tuner_service.definition.user_modules import RefusedModule
 from tuner_service.reads.views import WorkerView
 from tuner_service.reads.workers import list_workers, listed_modules
@@ -18,8 +20,7 @@ from tuner_service.reads.workers import list_workers, listed_modules
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
 KINDS = (
-    "activations", "losses", "metrics", "optimizers", "pruners", "samplers",
-    "schedules", "training",
+    "activations", "losses", "metrics", "optimizers", "schedules", "training",
 )  # fmt: skip
 
 
@@ -65,6 +66,27 @@ def _add(kind: str) -> None:
 
 for _kind in KINDS:
     _add(_kind)
+
+
+@router.get("/samplers", response_model=Entries, responses=errors(), summary="List samplers")
+def list_samplers(service: ServiceDep, _: CallerDep) -> Response:
+    """Return the built-in samplers, and those that workers bring."""
+    return _with_brought("samplers", (m.sampler for m in _modules(service)))
+
+
+@router.get("/pruners", response_model=Entries, responses=errors(), summary="List pruners")
+def list_pruners(service: ServiceDep, _: CallerDep) -> Response:
+    """Return the built-in pruners, and those that workers bring."""
+    return _with_brought("pruners", (m.pruner for m in _modules(service)))
+
+
+def _modules(service: Service) -> Iterable[ModuleDescription]:
+    return listed_modules(service.db).known.values()
+
+
+def _with_brought(kind: str, entries: Iterable[Entry | None]) -> Response:
+    brought = [one.model_dump(mode="json") for one in entries if one is not None]
+    return json_answer(Entries(items=[*catalogue_view(kind), *brought]))
 
 
 @router.get("/workers", response_model=Workers, responses=errors(), summary="List workers")

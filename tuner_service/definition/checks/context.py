@@ -1,12 +1,12 @@
 """What the rules look at: the readable part of a definition and the catalogue's entries for it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tuner_service.definition import catalogue
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Group
-from tuner_service.definition.catalogue import NETWORKS
+from tuner_service.definition.catalogue import NETWORKS, PRUNERS, SAMPLERS
 from tuner_service.definition.faults import Faults, Path
 from tuner_service.definition.limits import Limits
 from tuner_service.definition.options import Option, option_fault
@@ -52,6 +52,7 @@ class CheckContext:
         uploads: Data that was uploaded, by name.
         refused: Modules that workers do not offer, by name.
         loaders: Modules that load data.
+        samplers: Every sampler there is, by name; likewise `pruners`.
         metrics: Metrics of the network's module.
         loop: The worker's module that is to train by itself; None for a network.
     """
@@ -65,6 +66,8 @@ class CheckContext:
     uploads: Mapping[str, Upload]
     refused: Mapping[str, RefusedModule]
     loaders: tuple[str, ...] = ()
+    samplers: Mapping[str, catalogue.SamplerEntry] = field(default_factory=lambda: SAMPLERS)
+    pruners: Mapping[str, catalogue.PrunerEntry] = field(default_factory=lambda: PRUNERS)
     metrics: tuple[str, ...] = ()
     loop: ModuleDescription | None = None
 
@@ -90,6 +93,8 @@ class CheckContext:
             limits=limits,
             dataset=_dataset(draft.dataset, uploads, loaders),
             loaders=tuple(loaders),
+            samplers={**{k: m.sampler for k, m in modules.items() if m.sampler}, **SAMPLERS},
+            pruners={**{k: m.pruner for k, m in modules.items() if m.pruner}, **PRUNERS},
             network=networks.get(draft.network.type) if draft.network else None,
             networks=networks,
             uploads=uploads,

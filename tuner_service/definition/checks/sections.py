@@ -7,8 +7,6 @@ from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Group, bind, o
 from tuner_service.definition.catalogue import (
     DATASETS,
     OPTIMIZERS,
-    PRUNERS,
-    SAMPLERS,
     SCHEDULES,
     UPLOAD_FORMATS,
     Entry,
@@ -128,8 +126,8 @@ def check_network(context: CheckContext) -> None:
 
 def check_methods(context: CheckContext) -> None:
     """Sampler and pruner are known, and their options are their own."""
-    _check_method(context, context.draft.sampler, SAMPLERS, "sampler")
-    _check_method(context, context.draft.pruner, PRUNERS, "pruner")
+    _check_method(context, context.draft.sampler, context.samplers, "sampler")
+    _check_method(context, context.draft.pruner, context.pruners, "pruner")
 
 
 def _check_method(
@@ -139,7 +137,7 @@ def _check_method(
         return
     entry = entries.get(method.type)
     if entry is None:
-        context.faults.unknown((key, "type"), key, method.type, entries)
+        context.add_unknown((key, "type"), key, method.type, entries)
         return
     _check_named(context, entry, method.options, (key,), own=("type",))
 

@@ -1,11 +1,14 @@
-"""Samplers by name: what proposes the parameters of a slot that has none yet."""
+"""Samplers by name: what proposes the parameters of a slot that has none yet.
+
+Those of installed packages are found by their entry points (`installed.py`).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tuner_service.definition.space import Space
 from tuner_service.search.history import History
-from tuner_service.search.samplers.optuna_tpe import OptunaTpe
+from tuner_service.search.samplers.optuna_adapter import optuna_tpe
 from tuner_service.search.samplers.tpe.search import TpeSearch
 from tuner_service.search.samplers.uniform import draw
 
@@ -41,7 +44,7 @@ def _random(
 
 def _tpe(space: Space, seed: int, maximize: Sequence[bool], settings: Mapping[str, Any]) -> Sampler:
     if len(maximize) > 1:
-        return OptunaTpe(space, seed=seed, maximize=list(maximize), settings=settings)
+        return optuna_tpe(space, seed=seed, maximize=maximize, settings=settings)
     return TpeSearch(
         space,
         seed=seed,

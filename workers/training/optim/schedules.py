@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner_service.definition import catalogue
+
 Options = Mapping[str, Any]
 Vector = NDArray[np.float64]
 
@@ -44,31 +46,31 @@ def _constant(options: Options, span: Span) -> Vector:
 
 def _step(options: Options, span: Span) -> Vector:
     # γ^⌊e / step_size⌋, the same in each step of an epoch.
-    drops = span.epoch // int(options.get("step_size", 10))
-    return np.full(span.steps, float(options.get("gamma", 0.1)) ** drops)
+    drops = span.epoch // int(options["step_size"])
+    return np.full(span.steps, float(options["gamma"]) ** drops)
 
 
 def _exponential(options: Options, span: Span) -> Vector:
-    return np.full(span.steps, float(options.get("gamma", 0.95)) ** span.epoch)
+    return np.full(span.steps, float(options["gamma"]) ** span.epoch)
 
 
 def _inverse_time(options: Options, span: Span) -> Vector:
-    return np.full(span.steps, 1.0 / (1.0 + float(options.get("decay_rate", 0.1)) * span.epoch))
+    return np.full(span.steps, 1.0 / (1.0 + float(options["decay_rate"]) * span.epoch))
 
 
 def _cosine(options: Options, span: Span) -> Vector:
     """Source: Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts."""
-    end = float(options.get("min_factor", 0.0))
+    end = float(options["min_factor"])
     return _anneal(1.0, end, span.numbers / (span.epochs * span.steps))
 
 
 def _one_cycle(options: Options, span: Span) -> Vector:
     """Source: Smith and Topin 2018, "Super-Convergence", in torch's two cosine phases."""
-    start = 1.0 / float(options.get("div_factor", 25.0))
-    end = start / float(options.get("final_div_factor", 1e4))
+    start = 1.0 / float(options["div_factor"])
+    end = start / float(options["final_div_factor"])
     total = span.epochs * span.steps
     # The step at which the rate is highest; torch counts it from 0, hence the 1.
-    peak = float(options.get("pct_start", 0.3)) * total - 1
+    peak = float(options["pct_start"]) * total - 1
     up = span.numbers / peak if peak > 0 else np.ones(span.steps)
     left = total - 1 - peak
     down = (span.numbers - peak) / left if left > 0 else np.ones(span.steps)
@@ -100,9 +102,12 @@ def learning_rates(schedule: Options, base: float, span: Span) -> Vector:
         base: The trial's learning rate, which the schedule scales.
         span: Where the epoch stands in the trial, the warm-up included.
     """
-    warmup = int(schedule.get("warmup_epochs", 0))
+    kind = str(schedule["type"])
+    given = {name: value for name, value in schedule.items() if name != "type"}
+    options = catalogue.SCHEDULES[kind].complete(given)
+    warmup = int(options.get("warmup_epochs", 0))  # one_cycle rises by itself
     if span.epoch < warmup:
         # From 1/(W·S), not from 0: a first step of rate 0 would be a batch that trains nothing.
         return base * (span.numbers + 1) / (warmup * span.steps)
     after = Span(span.epoch - warmup, span.epochs - warmup, span.steps)
-    return base * SCHEDULES[str(schedule["type"])](schedule, after)
+    return base * SCHEDULES[kind](options, after)

@@ -1,4 +1,6 @@
-"""Optuna's own TPE, asked on an in-memory study that follows the mirror: for several objectives.
+"""Optuna's own samplers, asked on an in-memory study that follows the mirror.
+
+TPE for several objectives is asked this way, and what packages bring as Optuna samplers.
 
 The in-memory study holds the mirror's trials under ids of its own. Every ask gets its own
 generator from (study seed, slot number), so that workers need share no state. That the sampler's
@@ -7,14 +9,14 @@ of Optuna 5.0: another version is refused, so that an upgrade is a decision and 
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
@@ -24,19 +26,29 @@ from tuner_service.definition.space import Space
 from tuner_service.search.distributions import distributions
 from tuner_service.search.history import History, MirroredTrial
 
+# Attributes that a sampler of Optuna leaves at a trial and does without: the mirror has none.
+NEEDLESS_ATTRIBUTES = ("tpe:",)
 
-class OptunaTpe:
-    """Asks `optuna.samplers.TPESampler` for parameters."""
+
+class OptunaSampler:
+    """Asks a sampler of Optuna for parameters.
+
+    Args:
+        sampler_for: A slot's number -> the sampler to ask, seeded for that slot.
+    """
 
     def __init__(
-        self, space: Space, *, seed: int, maximize: list[bool], settings: Mapping[str, Any]
+        self,
+        space: Space,
+        *,
+        maximize: Sequence[bool],
+        sampler_for: Callable[[int], BaseSampler],
     ) -> None:
         if not optuna.__version__.startswith("5.0."):
             raise RuntimeError(f"Optuna 5.0 is needed here, but this is {optuna.__version__}")
         self._space = space
         self._by_name = distributions(space)
-        self._seed = seed
-        self._sampler = _sampler(seed, settings, group=space.conditional)
+        self._sampler_for = sampler_for
         self._storage = InMemoryStorage()
         self._directions = [
             StudyDirection.MAXIMIZE if m else StudyDirection.MINIMIZE for m in maximize
@@ -47,18 +59,35 @@ class OptunaTpe:
         self._generation = 0
 
     def ask(self, history: History, *, slot: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
-        """Return parameters for a slot, learning from the mirror's trials."""
+        """Return parameters for a slot, learning from the mirror's trials.
+
+        Raises:
+            RuntimeError: The sampler keeps its state in trials' attributes, which no mirror has: it
+                would begin anew at every ask.
+        """
         self._catch_up(history)
         temporary = [self._add_running(params) for params in history.pending.values()]
-        _reseed(self._sampler, self._seed, slot)
+        self._study.sampler = self._sampler_for(slot)
         trial = self._study.ask()
         params: dict[str, Any] = {}
         for name, _ in self._space.parameters:
             if self._space.applies(name, params):
                 params[name] = self._value(trial, name, fixed)
+        self._refuse_kept_state(trial)
         for trial_id in [*temporary, trial._trial_id]:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
         return params
+
+    def _refuse_kept_state(self, trial: optuna.Trial) -> None:
+        kept = [
+            key
+            for key in self._storage.get_trial(trial._trial_id).system_attrs
+            if not key.startswith(NEEDLESS_ATTRIBUTES)
+        ]
+        kept += self._storage.get_study_system_attrs(self._study._study_id)
+        if kept:
+            sampler = type(self._study.sampler).__name__
+            raise RuntimeError(f"{sampler} keeps its state in attributes of trials: {kept[0]}")
 
     def _value(self, trial: optuna.Trial, name: str, fixed: Mapping[str, Any]) -> Any:
         distribution = self._by_name[name]
@@ -96,7 +125,7 @@ class OptunaTpe:
         # Not `optuna.create_study`, which logs a line.
         study_id = self._storage.create_new_study(self._directions)
         name = self._storage.get_study_name_from_id(study_id)
-        return optuna.Study(study_name=name, storage=self._storage, sampler=self._sampler)
+        return optuna.Study(study_name=name, storage=self._storage)
 
     def _add_running(self, params: Mapping[str, Any]) -> int:
         trial = create_trial(
@@ -107,7 +136,20 @@ class OptunaTpe:
         return self._storage.create_new_trial(self._study._study_id, template_trial=trial)
 
 
-def _sampler(seed: int, settings: Mapping[str, Any], *, group: bool) -> TPESampler:
+def optuna_tpe(
+    space: Space, *, seed: int, maximize: Sequence[bool], settings: Mapping[str, Any]
+) -> OptunaSampler:
+    """Return Optuna's TPE, with its generators started anew for each slot."""
+    sampler = _tpe(seed, settings, group=space.conditional)
+
+    def reseeded(slot: int) -> BaseSampler:
+        _reseed(sampler, seed, slot)
+        return sampler
+
+    return OptunaSampler(space, maximize=maximize, sampler_for=reseeded)
+
+
+def _tpe(seed: int, settings: Mapping[str, Any], *, group: bool) -> TPESampler:
     with warnings.catch_warnings():
         # Without `group`, conditional parameters fall out of the multivariate estimator.
         warnings.simplefilter("ignore", ExperimentalWarning)

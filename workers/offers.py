@@ -1,0 +1,17 @@
+"""Everything that a worker brings: modules, and the samplers and pruners of installed packages."""
+
+from pathlib import Path
+
+from tuner_service.search import installed
+from workers.user_modules import Contents, ModuleFolder, open_folder
+
+
+def offers_of(directory: Path | None) -> ModuleFolder:
+    """Return what a worker with this directory of modules brings.
+
+    Raises:
+        SettingsError: There is no such directory.
+    """
+    found = installed.found()
+    sound = {one.name: one.description for one in found.sound.values()}
+    return open_folder(directory, Contents(sound, found.refused))
