@@ -310,14 +310,14 @@ def _domain(name: str, argument: ast.arg, value: object) -> dict[str, Any]:
         kind = _TYPES.get(type(value).__name__)
         return {"type": kind or "any"}
     also: tuple[None, ...] = (None,) if value is None else ()
-    if isinstance(note, ast.BinOp) and isinstance(note.op, ast.BitOr):
-        sides = [side for side in (note.left, note.right) if ast.unparse(side) != "None"]
-        if len(sides) == 1:
-            note, also = sides[0], (None,)
-    text = ast.unparse(note).removeprefix("typing.").strip("'\"")
+    sides = _alternatives(note)
+    others = [side for side in sides if ast.unparse(side) != "None"]
+    if len(others) == 1:
+        note, also = others[0], (None,) if len(sides) > 1 else also
+    text = ast.unparse(note)
     if text in _TYPES:
         return {"type": _TYPES[text], "also": also}
-    if isinstance(note, ast.Subscript) and text.startswith("Literal["):
+    if isinstance(note, ast.Subscript) and _last_name(note.value) == "Literal":
         items = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
         return {"type": "any", "choices": tuple(_plain(item) for item in items), "also": also}
     raise ModuleFaultError(
@@ -325,6 +325,30 @@ def _domain(name: str, argument: ast.arg, value: object) -> dict[str, Any]:
         f"the parameter {argument.arg!r} must be of type int, float, bool, str, Literal[…] or "
         f"one of these | None, but got {text}",
     )
+
+
+def _alternatives(note: ast.expr) -> list[ast.expr]:
+    """Return the types of `X | Y`, `Optional[X]` or `Union[X, Y]`, each in quotes or not."""
+    if isinstance(note, ast.Constant) and isinstance(note.value, str):
+        try:
+            return _alternatives(ast.parse(note.value.strip(), mode="eval").body)
+        except SyntaxError:
+            return [note]
+    if isinstance(note, ast.BinOp) and isinstance(note.op, ast.BitOr):
+        return [*_alternatives(note.left), *_alternatives(note.right)]
+    name = _last_name(note.value) if isinstance(note, ast.Subscript) else None
+    if isinstance(note, ast.Subscript) and name in ("Optional", "Union"):
+        items = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
+        found = [one for item in items for one in _alternatives(item)]
+        return [*found, ast.Constant(None)] if name == "Optional" else found
+    return [note]
+
+
+def _last_name(node: ast.expr) -> str | None:
+    """Return `Literal` of `Literal`, `typing.Literal` and `t.Literal`."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else None
 
 
 def _plain(node: ast.expr) -> object:

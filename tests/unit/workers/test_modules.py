@@ -73,6 +73,35 @@ def test_parameters_come_from_the_signature(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("note", "type_", "choices", "also"),
+    [
+        ("'int'", "int", None, ()),
+        ("'int | None'", "int", None, (None,)),
+        ("'Optional[int]'", "int", None, (None,)),
+        ("Optional[int]", "int", None, (None,)),
+        ("typing.Optional[float]", "float", None, (None,)),
+        ("t.Union[str, None]", "string", None, (None,)),
+        ("Optional['bool']", "boolean", None, (None,)),
+        ("t.Literal['a', 'b']", "any", ("a", "b"), ()),
+        ("Optional[t.Literal['a', 'b']]", "any", ("a", "b"), (None,)),
+        ("'Literal[1, 2] | None'", "any", (1, 2), (None,)),
+    ],
+)
+def test_annotations_are_read_however_they_are_written(
+    tmp_path: Path, note: str, type_: str, choices: Any, also: Any
+) -> None:
+    (option,) = describe(write(tmp_path, f"def build(width: {note}): pass")).parameters
+    assert (option.type, option.choices or None, option.also) == (type_, choices, also)
+
+
+@pytest.mark.parametrize(
+    "note", ["'int |'", "int | str", "Optional[list]", "Union[int, str, None]"]
+)
+def test_an_annotation_of_no_parameter_says_what_would_do(tmp_path: Path, note: str) -> None:
+    assert "must be of type int" in fault(tmp_path, f"def build(width: {note}): pass")
+
+
+@pytest.mark.parametrize(
     ("source", "said"),
     [
         ("def build(inputs, **options): pass", "no **kwargs"),

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import math
 import os
 import random
 import signal
@@ -158,11 +159,12 @@ def _ended(trial: Trial, returned: Any, objectives: int) -> dict[str, Any]:
             f"train must return as many numbers as the study has objectives, {objectives}, "
             f"but got {values}"
         )
-    return {
-        "type": "finished",
-        "values": values if finite(values) == values else None,
-        "record": trial.metrics,
-    }
+    if not all(map(math.isfinite, values)):
+        got = values[0] if len(values) == 1 else values
+        message = f"the final value must be a finite number, but got {got}"
+        failure = {"type": "failed", "kind": "diverged", "message": message, "step": trial.step}
+        return {**failure, "record": trial.metrics}
+    return {"type": "finished", "values": values, "record": trial.metrics}
 
 
 def _stopped(trial: Trial) -> dict[str, Any]:
@@ -170,6 +172,8 @@ def _stopped(trial: Trial) -> dict[str, Any]:
 
 
 def _failed(error: BaseException, trial: Trial | None) -> dict[str, Any]:
+    if trial is not None and not trial.stopping and _is_pruned(error):
+        return {"type": "pruned", "record": trial.metrics}
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
@@ -184,6 +188,12 @@ def _failed(error: BaseException, trial: Trial | None) -> dict[str, Any]:
         "step": trial.step if trial is not None else None,
         "traceback": text[-MAX_TRACEBACK:],
     }
+
+
+def _is_pruned(error: BaseException) -> bool:
+    """Return whether the loop raised Optuna's `TrialPruned`; Optuna may not be there."""
+    optuna = sys.modules.get("optuna")
+    return optuna is not None and isinstance(error, optuna.TrialPruned)
 
 
 def save(

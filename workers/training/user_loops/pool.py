@@ -207,7 +207,7 @@ class UserLoopPool:
                 self._report(run, message, events)
             case "saved":
                 events.append({"kind": "checkpointed", "trial": run.trial, "step": run.saved()})
-            case "finished" | "failed" | "stopped":
+            case "finished" | "failed" | "stopped" | "pruned":
                 run.ending = message
 
     def _report(self, run: UserLoopRun, message: dict[str, Any], events: list[Event]) -> None:

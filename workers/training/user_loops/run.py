@@ -117,7 +117,9 @@ def outcome(run: UserLoopRun, code: int, keep: Callable[[UserLoopRun], str | Non
     match said.get("type"):
         case "finished":
             run.values = said["values"]
-            return _event(run, "finished", values=said["values"] or [], model=keep(run), **where)
+            return _event(run, "finished", values=said["values"], model=keep(run), **where)
+        case "pruned":  # by the loop itself
+            return _stopped(run, where, mode="prune")
         case "failed":
             parts = ("kind", "message", "step", "traceback")
             failure = {name: said.get(name) for name in parts}
@@ -128,8 +130,8 @@ def outcome(run: UserLoopRun, code: int, keep: Callable[[UserLoopRun], str | Non
     return _event(run, "failed", failure=_silent(run, code), alone=True, **where)
 
 
-def _stopped(run: UserLoopRun, where: dict[str, Any]) -> Event:
-    more: dict[str, Any] = {"mode": run.stop}
+def _stopped(run: UserLoopRun, where: dict[str, Any], *, mode: StopMode | None = None) -> Event:
+    more: dict[str, Any] = {"mode": mode or run.stop}
     step = run.saved_step if run.stop == "checkpoint" else run.reported
     if step is not None:
         more["step"] = step

@@ -6,6 +6,7 @@ loop without torch starts at once.
 
 import contextlib
 import math
+import operator
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -103,8 +104,7 @@ class Trial:
             ValueError: The step or the value is none, or there are more than 100,000 reports.
         """
         self._refuse_forks()  # a fork's words would be taken for the trial's
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise ValueError(f"a step must be a whole number from 0, but got {step!r}")
+        step = whole(step)
         values = numbers(value)
         bad = next((one for one in values if not math.isfinite(one)), None)
         if bad is not None:
@@ -197,15 +197,33 @@ class Trial:
             raise RuntimeError("only the process that train was called in can use the trial")
 
 
+def whole(step: Any) -> int:
+    """Return a step as an int, also if NumPy or torch has it.
+
+    Raises:
+        ValueError: It is no whole number from 0.
+    """
+    try:
+        found = _scalar(step)
+        index = -1 if isinstance(found, bool) else operator.index(found)
+    except (TypeError, ValueError):
+        index = -1
+    if index < 0:
+        raise ValueError(f"a step must be a whole number from 0, but got {step!r}")
+    return index
+
+
 def numbers(value: Any) -> list[float]:
     """Return one objective or several as floats.
 
     Raises:
         ValueError: It is no number.
     """
-    several = value if isinstance(value, (list, tuple)) else [value]
+    several = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(several, (list, tuple)):
+        several = [several]
     try:
-        return [float(one) for one in several]
+        return [float(_scalar(one)) for one in several]
     except (TypeError, ValueError) as error:
         kind = type(value).__name__
         raise ValueError(f"the objective must be a number, but got {value!r} ({kind})") from error
@@ -217,15 +235,24 @@ def plain(value: Any) -> bool | float | int | str | None:
     Raises:
         ValueError: It is neither.
     """
-    if value is None or isinstance(value, (bool, int)):
-        return value
     if isinstance(value, str):
         return value[:1000]
     try:
-        number = float(value)
+        found = _scalar(value)
+        if found is None or isinstance(found, (bool, int)):
+            return found
+        number = float(found)
     except (TypeError, ValueError) as error:
         raise ValueError(f"a metric must be a number or a text, but got {value!r}") from error
     return finite(number)  # type: ignore[no-any-return]
+
+
+def _scalar(value: Any) -> Any:
+    """Return the one element of an array, a tensor or a list of one; else the value itself."""
+    found = value.tolist() if hasattr(value, "tolist") else value
+    while isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    return found
 
 
 def _after(step: int | None, report_log: ReportLog) -> list[Entry]:

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tuner_service.definition import load_yaml, parse_definition, resolve_user_loop
 from workers.protocol.messages import Event, TrialStart
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.checkpoints import read_tensors
 from workers.training.user_loops.pool import UserLoopPool
+from workers.training.user_loops.trial import numbers, plain, whole
 from workers.user_modules import describe
 
 LAST_WORDS = ("finished", "stopped", "failed")
@@ -107,6 +110,12 @@ def test_a_loop_from_its_parameters_to_its_result(tmp_path: Path) -> None:
         ("def train(trial): import os; os.kill(os.getpid(), 11)", "user_code", "by SIGSEGV"),
         ("import nothing_like_it\ndef train(trial): pass", "user_code", "ModuleNotFoundError"),
         ("def train(trial): return 'much'", "user_code", "must be a number, but got 'much'"),
+        ("def train(trial): return float('nan')", "diverged", "a finite number, but got nan"),
+        (
+            "import numpy\ndef train(trial): return numpy.arange(2.0)",
+            "user_code",
+            "1, but got [0.0, 1.0]",
+        ),
         ("def train(trial): return [1, 2]", "user_code", "as many numbers as the study has"),
         ("def train(trial): pass", "user_code", "must return the objective, or report it"),
         ("def train(trial, y): return y", "user_code", "train has no parameter 'x'; it has y"),
@@ -140,6 +149,72 @@ def test_what_a_loop_does_wrong_fails_its_trial_alone(
     assert failed["failure"]["kind"] == failure
     assert message in failed["failure"]["message"]
     assert trials.idle
+
+
+def test_a_loop_that_raises_trial_pruned_is_pruned_with_what_it_reported(tmp_path: Path) -> None:
+    source = "import optuna\ndef train(trial):\n trial.report(1, 0.25)\n raise optuna.TrialPruned"
+    trials = loops(tmp_path, source)
+    trials.submit(start(tmp_path))
+    *_, last = until(trials, ends())
+    assert (last["kind"], last["mode"], last["values"]) == ("stopped", "prune", [0.25])
+    assert last["step"] == 1
+
+
+@pytest.mark.parametrize(
+    "step", [3, np.int64(3), torch.tensor(3), np.array([3]), torch.tensor([3])]
+)
+def test_a_step_is_a_whole_number_of_any_kind(step: Any) -> None:
+    assert whole(step) == 3
+    assert type(whole(step)) is int
+
+
+@pytest.mark.parametrize(
+    "step", [1.0, np.float32(1), True, np.True_, torch.tensor(True), "1", -1, None, np.arange(2)]
+)
+def test_what_is_no_step_is_refused(step: Any) -> None:
+    with pytest.raises(ValueError, match="a step must be a whole number from 0"):
+        whole(step)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.5, [0.5]),
+        (np.float32(0.5), [0.5]),
+        (np.array([0.5]), [0.5]),
+        (np.array([[0.5]]), [0.5]),
+        (np.array(0.5), [0.5]),
+        (torch.tensor(0.5, requires_grad=True), [0.5]),
+        (torch.tensor([0.5]), [0.5]),
+        (np.array([0.5, 1.0]), [0.5, 1.0]),
+        ((np.array([0.5]), torch.tensor([1.0])), [0.5, 1.0]),
+    ],
+)
+def test_an_objective_is_a_number_of_any_kind(value: Any, expected: list[float]) -> None:
+    assert numbers(value) == expected
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "much", np.ones((2, 2)), None])
+def test_what_is_no_objective_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="the objective must be a number, but got"):
+        numbers(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (torch.tensor([2.0]), 2.0),
+        (np.True_, True),
+        (float("inf"), None),
+        (None, None),
+        ("fine", "fine"),
+    ],
+)
+def test_a_metric_is_a_number_or_a_text_of_any_kind(value: Any, expected: Any) -> None:
+    assert plain(value) == expected
+    assert type(plain(value)) is type(expected)
 
 
 def test_a_traceback_names_the_line_and_is_in_the_log(tmp_path: Path) -> None:
