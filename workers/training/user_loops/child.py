@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from tuner_service.json_values import finite
 from workers.priority import weigh_session
 from workers.protocol.pipes import MessageWriter
 from workers.training.user_loops.report_log import ReportLog
