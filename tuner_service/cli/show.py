@@ -131,6 +131,7 @@ def status(study: StudyStatus, failures: Sequence[str] = ()) -> None:
     lines = [("id", study.id), ("trials", counts(study))]
     if study.reason:
         lines.append(("reason", study.reason))
+    lines += [("note", warning) for warning in study.warnings]
     lines += titled("failures", failures)
     if study.best_trial is not None:
         lines.append(("best", best_sentence(study.best_trial)))

@@ -161,6 +161,8 @@ def _summary(row: Row, best: TrialView | None, waits: str | None, now: float) ->
             pruned=row["trials_pruned"],
         ),
         best_trial=best,
+        # What was found in the data when it was read for that trial.
+        warnings=[] if best is None else best.record.get("warnings", []),
         eta_seconds=_eta(row, now),
     )
 

@@ -223,3 +223,11 @@ def test_a_flush_of_reports_waits_for_postgresql_twice(
         monkeypatch.setattr(module, name, counted)
     hand.flush(reports=[Report(x, started[x.key].trial_id, 1, 0.1, {}) for x in leases])
     assert waits == ["sync", "commit"]
+
+
+def test_what_is_doubtful_in_the_data_is_a_warning_of_the_study(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    lease, trial_id = hand.claim_and_start()
+    record = {"warnings": ["3 of 40 rows were left out"]}
+    hand.flush(finishes=[Finish(lease, trial_id, "COMPLETE", (0.5,), record)])
+    assert get_study(db, study.id).warnings == record["warnings"]

@@ -26,6 +26,7 @@ Ranks = Callable[[TrialStart, float, Direction], bool]
 
 _LAST_WORDS = ("finished", "stopped", "failed")
 _SUMS = ("seconds",)
+_PARTLY_DEFINED = ("val_auroc", "test_auroc", "val_r2", "test_r2")  # null where a fold has none
 _MOST = ("parameter_count", "epochs_run", "peak_memory_bytes", "resumed_from")
 
 
@@ -274,7 +275,9 @@ def _joined(name: str, records: Sequence[Record]) -> Any:
         return values[0]
     if name in _SUMS:
         return sum(present)
-    return max(present) if name in _MOST else _mean(values)
+    if name in _MOST:
+        return max(present)
+    return _mean(present if name in _PARTLY_DEFINED else values)
 
 
 def _total(matrices: Sequence[Any]) -> list[list[int]] | None:

@@ -7,10 +7,12 @@
 
 Every metric maps a `Scores` to [K] float64. Where a denominator is zero the value is 0, as in
 scikit-learn with `zero_division=0`; a class that is neither true nor predicted in any row has no
-part in a macro average.
+part in a macro average. A metric that is not defined on the rows is NaN: of one class only there is
+no ROC curve, of one row no spread.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -150,13 +152,13 @@ def auroc(scores: Scores) -> Tensor:
     """Return the area under the ROC curve: of class 1 for two classes, else the mean one-vs-rest.
 
     Computed by ranks (Mann–Whitney), ties at their middle rank. Classes without rows, or with all
-    rows, have no curve and no part in the mean; 0 where no class has one.
+    rows, have no curve and no part in the mean; NaN where no class has one.
     """
     classes = scores.outputs.shape[-1]
     chosen = [1] if classes == 2 else range(classes)
     areas = [_area(scores, c) for c in chosen if _has_curve(scores.targets == c)]
     if not areas:
-        return scores.outputs.new_zeros(scores.outputs.shape[0], dtype=torch.float64)
+        return scores.outputs.new_full(scores.outputs.shape[:1], math.nan, dtype=torch.float64)
     return torch.stack(areas).mean(0)
 
 
@@ -200,13 +202,45 @@ def mean_absolute_error(scores: Scores) -> Tensor:
 
 
 def r2(scores: Scores) -> Tensor:
-    """Return 1 - SS_res/SS_tot, averaged over target columns; a constant target scores 1 or 0."""
+    """Return 1 - SS_res/SS_tot, averaged over target columns; a constant target scores 1 or 0.
+
+    NaN for a single row.
+    """
+    if len(scores.targets) < 2:
+        return scores.outputs.new_full(scores.outputs.shape[:1], math.nan, dtype=torch.float64)
     # As distances from one of them: the rounded mean of a constant column may lie beside it.
     targets = scores.targets.double() - scores.targets[:1].double()
     residual = scores.errors.square().sum(-2)  # [K, T]
     total = (targets - targets.mean(0)).square().sum(0)  # [T]
     constant = torch.where(residual == 0, 1.0, 0.0).to(residual)
     return torch.where(total > 0, 1 - residual / total.clamp(min=1e-300), constant).mean(-1)
+
+
+def check_defined(names: Iterable[str], targets: Tensor, *, classes: Sequence[str] | None) -> None:
+    """Refuse objectives that are not defined on the validation part.
+
+    Args:
+        names: Of metrics, without prefix.
+        targets: [R] classes, [R, 1] zeros and ones, or [R, T] numbers.
+        classes: Labels by class number; None for numbers.
+
+    Raises:
+        DataError: One is not defined on these rows.
+    """
+    wanted = set(names)
+    if "auroc" in wanted and classes is not None:
+        present = sorted(set(targets.flatten().long().tolist()))
+        if len(present) < 2:
+            raise DataError(
+                f"the validation part has rows of one class only ({classes[present[0]]!r}); "
+                "val_auroc is not defined: take a larger validation part, fewer folds, or another "
+                "objective"
+            )
+    if "r2" in wanted and len(targets) < 2:
+        raise DataError(
+            "the validation part has one row only; val_r2 is not defined: take a larger validation "
+            "part, fewer folds, or another objective"
+        )
 
 
 Metric = Callable[[Scores], Tensor]

@@ -11,7 +11,7 @@ from tuner_service.errors import DataError
 from workers.training import user_modules
 from workers.training.data import DatasetCache, PreparedData
 from workers.training.nets.losses import LOSSES, TargetKind
-from workers.training.nets.metrics import MetricSet, metric_set
+from workers.training.nets.metrics import MetricSet, check_defined, metric_set
 from workers.training.steps.groups import GroupNetwork, GroupSpec, dtype_of, group_of
 from workers.training.trials.failures import is_out_of_memory
 
@@ -46,6 +46,8 @@ def prepare_trial(
     kind = LOSSES[spec.loss].targets
     spec = user_module.versioned_data(spec)
     data = _read(spec, cache, kind)
+    judged = [key.removeprefix("val_") for key, _ in spec.objective if key.startswith("val_")]
+    check_defined(judged, data.validation.targets, classes=data.classes)
     spec = user_module.versioned(spec, data)
     own = user_modules.metrics_of(spec.network)
     return Prepared(

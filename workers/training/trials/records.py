@@ -68,6 +68,8 @@ def final_record(run: TrialRun, device: torch.device, test: Mapping[str, Any]) -
         "data_hash": run.data.data_hash,
         "seed": run.spec.seed,
     }
+    if run.data.warnings:
+        record["warnings"] = list(run.data.warnings)
     _, mark, source = str(run.spec.network["type"]).partition("@")
     if mark:
         record["source_hash"] = source
