@@ -4,6 +4,7 @@ The image is built from it. It is installed here without a network: the distribu
 requirements name are taken, and only those, from the environment in which this test runs.
 """
 
+import json
 import os
 import re
 import shutil
@@ -155,6 +156,15 @@ def test_what_needs_an_extra_says_which(
     assert "is not installed here" in done.stderr
     assert one in done.stderr
     assert done.stderr.endswith(f": pip install 'tuner-service[{extra}]'\n")
+
+
+def test_the_doctor_of_a_light_installation_names_what_is_missing(light: Path) -> None:
+    done = tuner(light, "doctor", "--json", "--port", "0", "--data-dir", str(light / "data"))
+    states = {one["name"]: one["state"] for one in json.loads(done.stdout)}
+    absent = {name for name, state in states.items() if state == "absent"}
+    assert absent == {"server", "worker", "torch", "database", "broker", "trial"}
+    assert done.returncode == 0, "the client alone is a sound installation"
+    assert not (light / "data").exists()
 
 
 def test_an_extra_has_what_its_part_needs_and_no_more(wheel: zipfile.ZipFile) -> None:
