@@ -83,16 +83,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(error: TunerError) -> None:
     if isinstance(error, DefinitionError):
-        _tell_faults([fault.as_dict() for fault in error.faults])
+        show.faults([fault.as_dict() for fault in error.faults])
     elif isinstance(error, ApiError) and error.errors and error.code == DefinitionError.code:
-        _tell_faults(error.errors)
+        show.faults(error.errors)
     elif isinstance(error, AccessError):
         show.err.print(f"tuner: {error} (--api-key, or TUNER_API_KEY)")
     else:
         show.err.print(f"tuner: {error}")
-
-
-def _tell_faults(errors: Sequence[dict[str, object]]) -> None:
-    places = "one place" if len(errors) == 1 else f"{len(errors)} places"
-    show.err.print(f"tuner: the definition is wrong in {places}:")
-    show.faults(errors)

@@ -215,7 +215,25 @@ def failures(coverage: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def faults(errors: Sequence[Mapping[str, Any]]) -> None:
-    """Print what is wrong with a definition: a pointer and a sentence each."""
+def faults(
+    errors: Sequence[Mapping[str, Any]], file: str = "", lines: Mapping[str, int] | None = None
+) -> None:
+    """Print what is wrong with a definition: where it stands, a pointer and a sentence each.
+
+    Args:
+        file: What it was read from.
+        lines: Where values begin in it, by pointer; of one that is missing, what it belongs into.
+    """
+    places = "one place" if len(errors) == 1 else f"{len(errors)} places"
+    err.print(f"tuner: the definition is wrong in {places}:")
     for fault in errors:
-        err.print(Text(f"  {fault.get('pointer') or '/'}", style="bold"), f"{fault.get('detail')}")
+        where = str(fault.get("pointer") or "")
+        line = _line_of(where, lines or {})
+        place = f"{file}:{line} " if line else ""
+        err.print(Text(f"  {place}{where or '/'}", style="bold"), f"{fault.get('detail')}")
+
+
+def _line_of(where: str, lines: Mapping[str, int]) -> int | None:
+    while where and where not in lines:
+        where = where.rpartition("/")[0]
+    return lines.get(where)

@@ -1,13 +1,15 @@
 """`tuner submit` and `tuner validate`: what is done with a study file."""
 
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tuner_service.cli import show
+from tuner_service.cli.codes import BAD_INPUT
 from tuner_service.cli.options import (
     ApiKey,
     AsJson,
@@ -22,8 +24,14 @@ from tuner_service.cli.options import (
     url_option,
 )
 from tuner_service.cli.watch import watch_to_end
-from tuner_service.client import DEFAULT_URL, AddressError, ConnectionFailedError, StudyStatus
-from tuner_service.errors import InputError
+from tuner_service.client import (
+    DEFAULT_URL,
+    AddressError,
+    ApiError,
+    ConnectionFailedError,
+    StudyStatus,
+)
+from tuner_service.errors import DefinitionError, InputError
 
 
 def submit(
@@ -36,9 +44,12 @@ def submit(
 ) -> None:
     """Submit a study."""
     check_timeout(timeout, watching)
-    definition = _read(file)
+    text = _text(file)
+    with _faults_located(file, text):
+        definition = _study(text)
     with closing(connect(url, api_key)) as client:
-        study = client.submit(definition)
+        with _faults_located(file, text):
+            study = client.submit(definition)
         if not as_json:
             _announce(study.last_status, url, watching)
         if watching:
@@ -60,19 +71,21 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a study file and say what it would do, without submitting it."""
-    definition = _read(file)
-    if run:
-        _try_here(definition, file, modules, device, as_json)
-        return
-    _refuse_modules(given, modules)
-    try:
-        with closing(connect(url, api_key)) as client:
-            plan = client.validate(definition)
-    except AddressError:
-        raise
-    except ConnectionFailedError:
-        _validate_here(definition, file, as_json)
-        return
+    text = _text(file)
+    with _faults_located(file, text):
+        definition = _study(text)
+        if run:
+            _try_here(definition, file, modules, device, as_json)
+            return
+        _refuse_modules(given, modules)
+        try:
+            with closing(connect(url, api_key)) as client:
+                plan = client.validate(definition)
+        except AddressError:
+            raise
+        except ConnectionFailedError:
+            _validate_here(definition, file, as_json)
+            return
     if as_json:
         show.as_json(plan)
         return
@@ -90,13 +103,36 @@ def _refuse_modules(given: typer.Context, modules: Path | None) -> None:
         )
 
 
-def _read(file: Path) -> dict[Any, Any]:
+@contextmanager
+def _faults_located(file: Path, text: str) -> Iterator[None]:
+    """Tell the faults of a definition with their lines in the file."""
+    from tuner_service.definition import lines_of  # noqa: PLC0415 - keeps `tuner status` quick
+
+    try:
+        yield
+    except DefinitionError as error:
+        faults = [fault.as_dict() for fault in error.faults]
+    except ApiError as error:
+        if error.code != DefinitionError.code or not error.errors:
+            raise
+        faults = error.errors
+    else:
+        return
+    show.faults(faults, "stdin" if str(file) == "-" else str(file), lines_of(text))
+    raise typer.Exit(BAD_INPUT)
+
+
+def _study(text: str) -> dict[Any, Any]:
     from tuner_service.definition import load_study  # noqa: PLC0415 - keeps `tuner status` quick
 
+    return load_study(text)
+
+
+def _text(file: Path) -> str:
     if str(file) == "-":
-        return load_study(sys.stdin.read())
+        return sys.stdin.read()
     try:
-        return load_study(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"Cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:

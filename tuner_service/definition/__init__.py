@@ -43,7 +43,7 @@ from tuner_service.definition.trial_spec import (
 )
 from tuner_service.definition.uploads import Upload, upload_path
 from tuner_service.definition.user_modules import ModuleDescription
-from tuner_service.definition.yaml12 import load_study, load_yaml
+from tuner_service.definition.yaml12 import lines_of, load_study, load_yaml
 
 __all__ = [
     "Budget",
@@ -73,6 +73,7 @@ __all__ = [
     "fusing",
     "grid_count",
     "grid_values",
+    "lines_of",
     "load_study",
     "load_yaml",
     "most_epochs",

@@ -12,6 +12,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tuner_service.definition.checks.json_tree import show_kind
+from tuner_service.definition.faults import Path, pointer
 from tuner_service.errors import DefinitionError, Fault
 
 MAX_TEXT_BYTES = 1_000_000
@@ -144,6 +145,34 @@ def load_yaml(text: str) -> Any:
         raise _error(_with_place(error)) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _error(str(error)) from error
+
+
+def lines_of(text: str) -> dict[str, int]:
+    """Return the lines on which the values of a YAML (or JSON) text begin, by JSON pointer.
+
+    What an alias stands for has the line at which it is written out. Of a text that is no YAML
+    nothing is known.
+    """
+    try:
+        root = yaml.compose(text, CoreLoader)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    lines: dict[str, int] = {}
+    waiting: list[tuple[Path, Node]] = [] if root is None else [((), root)]
+    seen: set[int] = set()
+    while waiting:
+        path, node = waiting.pop()
+        lines.setdefault(pointer(path), node.start_mark.line + 1)
+        if id(node) in seen:  # an alias: a small text may stand for a huge tree
+            continue
+        seen.add(id(node))
+        if isinstance(node, MappingNode):
+            for key, value in reversed(node.value):  # the next to be popped is the first
+                lines.setdefault(pointer((*path, str(key.value))), key.start_mark.line + 1)
+                waiting.append(((*path, str(key.value)), value))
+        elif isinstance(node, SequenceNode):
+            waiting += [((*path, at), node.value[at]) for at in reversed(range(len(node.value)))]
+    return lines
 
 
 def load_study(text: str) -> dict[Any, Any]:

@@ -299,12 +299,14 @@ def test_every_answer_comes_as_json_too(
     json.loads(capsys.readouterr().out)
 
 
-def test_faults_are_told_with_pointer_and_sentence(
+def test_faults_are_told_with_line_pointer_and_sentence(
     tuner: Tuner, service: FakeService, study_file: str, capsys: Shown
 ) -> None:
+    Path(study_file).write_text("name: digits\nsampler:\n  type: tpee\nbudget: {}\n")
     faults = [
         {"pointer": "/sampler/type", "detail": "there is no 'tpee': did you mean 'tpe'?"},
-        {"pointer": "", "detail": "`budget` is missing"},
+        {"pointer": "/budget/trials", "detail": "trials is required"},
+        {"pointer": "", "detail": "`network` is missing"},
     ]
     service.failures = [
         httpx2.Response(200, json={"status": "ok"}),
@@ -313,9 +315,10 @@ def test_faults_are_told_with_pointer_and_sentence(
 
     assert tuner("submit", study_file) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "tuner: the definition is wrong in 2 places:",
-        "  /sampler/type there is no 'tpee': did you mean 'tpe'?",
-        "  / `budget` is missing",
+        "tuner: the definition is wrong in 3 places:",
+        f"  {study_file}:3 /sampler/type there is no 'tpee': did you mean 'tpe'?",
+        f"  {study_file}:4 /budget/trials trials is required",
+        f"  {study_file}:1 / `network` is missing",
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner_service.definition import load_yaml
+from tuner_service.definition import lines_of, load_yaml
 from tuner_service.errors import DefinitionError
 
 
@@ -120,3 +120,44 @@ def test_bombs_of_aliases_stay_small() -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 20)]
     loaded = load_yaml("\n".join(lines))
     assert loaded["a19"][0] is loaded["a18"]
+
+
+LINES = """name: digits
+training:
+  optimizer: adam
+  "a/b~c": 1
+parameters:
+  - low: 1
+    high: 2
+  - &one
+    low: 3
+again: *one
+"""
+
+
+def test_every_value_has_the_line_of_its_key() -> None:
+    assert lines_of(LINES) == {
+        "": 1,
+        "/name": 1,
+        "/training": 2,
+        "/training/optimizer": 3,
+        "/training/a~1b~0c": 4,
+        "/parameters": 5,
+        "/parameters/0": 6,
+        "/parameters/0/low": 6,
+        "/parameters/0/high": 7,
+        "/parameters/1": 8,
+        "/parameters/1/low": 9,
+        "/again": 10,
+    }
+
+
+@pytest.mark.parametrize("text", ["a: [", "", "\x00", "[" * 1000])
+def test_what_is_no_yaml_has_no_lines(text: str) -> None:
+    assert lines_of(text) == {}
+
+
+def test_lines_of_a_bomb_of_aliases_are_few() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 20)]
+    assert len(lines_of("\n".join(lines))) < 1000
