@@ -252,6 +252,9 @@ NETWORKS = by_name(
 NATIVE_LIMITS: Mapping[str, Mapping[str, int]] = {
     "mlp": {"hidden_units": 1024},
     "cnn": {"hidden_units": 1024, "channels": 64},
+    "rnn": {"hidden_units": 256},
+    "gru": {"hidden_units": 256},
+    "lstm": {"hidden_units": 256},
 }
 """Networks with native code for a CPU, and up to which widths it trains any of them in one group.
 

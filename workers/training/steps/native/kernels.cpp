@@ -9,13 +9,13 @@
 // dispatched, allocated or padded in between. Arithmetic follows PyTorch's formulas; sums differ in
 // order.
 //
-// A network is a chain of layers, each: convolution → normalisation → activation → dropout → 2×2 max
+// A network is a chain of layers, after recurrent ones perhaps (recurrent.h), each: convolution → normalisation → activation → dropout → 2×2 max
 // pooling, all but the first optional. A linear layer is a convolution with k = 1 on one position.
 //
 // Images lie as [B, H, W, C], framed with k/2 zeros on each side, so that a kernel's row is one run of
 // memory and no layer needs its patches copied out. A weight is [k, k, C, stride(O)] (PyTorch's
 // transposed), a bias [stride(O)]: rows meet whole vector registers. Columns from O to stride(O) are
-// zero, and every optimizer leaves them zero. Where each tensor stands is native.py's business.
+// zero, and every optimizer leaves them zero. Where each tensor stands is layout.py's business.
 
 #include <algorithm>
 #include <cmath>
@@ -81,9 +81,13 @@ struct Optimizer {
   double l2, momentum, beta2, eps, beta1;  // beta2 is alpha for rmsprop
 };
 
+struct Cells;  // recurrent.h: one direction of a recurrent layer, before the layers
+
 template <typename T> struct Trial {
   const Layer *layers;
   i64 count, activation, size;  // size: P
+  const Cells *cells;
+  i64 cell_count;
   Optimizer optimizer;
   T *weights, *average, *square;        // [P]
   T *statistics;                        // of batch normalisation
@@ -116,6 +120,16 @@ constexpr u32 kMaskDomain = 2;
 inline u32 layer_key(i64 seed, i64 step, u32 salt) {
   const u32 high = mix(static_cast<u32>(seed >> 32) + kMaskDomain + (salt << 8));
   return mix(static_cast<u32>(step) + mix(static_cast<u32>(seed) ^ high));
+}
+
+// The word at a position of the stream with keys (first, second).
+inline u32 word(u32 first, u32 second, u32 position) {
+  u32 x = position ^ first;
+  x ^= x >> 16;
+  x = x * 0x21F0AAADu + second;
+  x ^= x >> 15;
+  x *= 0x735A2D97u;
+  return x ^ (x >> 15);
 }
 
 // ------------------------------------------------------------------------------------- products
@@ -154,15 +168,15 @@ struct Rows {
   }
 };
 
-// Rows r of C[MR, NV vectors] = bias + sum over i < taps, j < run of A_r[i·line + j]·B[i·run + j, …].
+// Rows r of C[MR, NV vectors] = bias_r + sum over i < taps, j < run of A_r[i·line + j]·B[i·run + j, …].
 template <typename T, int MR, int NV>
 inline void tile(const T *const *A, i64 taps, i64 line, i64 run, const T *B, i64 ldb, T *C, i64 ldc,
-                 const T *bias) {
+                 const T *bias, i64 bias_step) {
   const T *a[MR];
   Vec<T> sum[MR][NV];
   for (int r = 0; r < MR; ++r) {
     a[r] = A[r];
-    for (int v = 0; v < NV; ++v) sum[r][v] = bias ? vec(bias + v * kWidth<T>) : Vec<T>{};
+    for (int v = 0; v < NV; ++v) sum[r][v] = bias ? vec(bias + r * bias_step + v * kWidth<T>) : Vec<T>{};
   }
   for (i64 i = 0; i < taps; ++i) {
     for (i64 j = 0; j < run; ++j, B += ldb) {
@@ -197,14 +211,15 @@ template <int Most, typename Body> inline void with_constant(i64 count, const Bo
 
 template <typename T, int NV>
 inline void column(i64 images, const Grid &grid, i64 taps, i64 run, const T *A, const T *B, i64 ldb,
-                   T *C, i64 ldc, const T *bias) {
+                   T *C, i64 ldc, const T *bias, i64 bias_step) {
   const T *rows[kRows];
   int held = 0;
   const auto flush = [&] {
     with_constant<kRows>(held, [&](auto count) {
-      tile<T, count, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias);
+      tile<T, count, NV>(rows, taps, grid.line, run, B, ldb, C, ldc, bias, bias_step);
     });
     C += held * ldc;
+    if (bias) bias += held * bias_step;
     held = 0;
   };
   for (i64 image = 0; image < images; ++image, A += grid.image)
@@ -216,17 +231,17 @@ inline void column(i64 images, const Grid &grid, i64 taps, i64 run, const T *A, 
   flush();
 }
 
-// C[R, N] = bias[N] + A·B: each position's patch of k runs by B [k·run, N]. All of C's columns up to
+// C[R, N] = bias[N] + A·B, with `bias_step` bias[R, N]: each position's patch of k runs by B [k·run, N]. All of C's columns up to
 // whole registers are written; they are zero where B's and the bias's are.
 template <typename T>
 KERNEL void patches(i64 many, const Grid &of, i64 taps, i64 run, i64 N, const T *A, const T *B,
-                    i64 ldb, T *C, i64 ldc, const T *bias) {
+                    i64 ldb, T *C, i64 ldc, const T *bias, i64 bias_step = 0) {
   const Rows all(many, of);
   i64 vectors = 0;
   for (i64 left = round_up(N, kWidth<T>) / kWidth<T>; left > 0; left -= vectors) {
     vectors = tile_columns(left);
     with_constant<kColumns>(vectors, [&](auto count) {
-      column<T, count>(all.images, all.grid, taps, run, A, B, ldb, C, ldc, bias);
+      column<T, count>(all.images, all.grid, taps, run, A, B, ldb, C, ldc, bias, bias_step);
     });
     B += vectors * kWidth<T>;
     C += vectors * kWidth<T>;
@@ -236,10 +251,11 @@ KERNEL void patches(i64 many, const Grid &of, i64 taps, i64 run, i64 N, const T 
 
 // C[MR, NV vectors] = sum over images and positions of A[…, r]·E[…, …].
 template <typename T, int MR, int NV>
-inline void outer(i64 images, const Grid &in, const Grid &out, const T *A, const T *E, T *C, i64 ldc) {
+inline void outer(i64 images, const Grid &in, const Grid &out, const T *A, const T *E, T *C, i64 ldc,
+                  bool add) {
   Vec<T> sum[MR][NV];
   for (int r = 0; r < MR; ++r)
-    for (int v = 0; v < NV; ++v) sum[r][v] = Vec<T>{};
+    for (int v = 0; v < NV; ++v) sum[r][v] = add ? vec(C + r * ldc + v * kWidth<T>) : Vec<T>{};
   for (i64 image = 0; image < images; ++image, A += in.image, E += out.image)
     for (i64 y = 0; y * in.width < in.positions; ++y) {
       const T *a = A + y * in.line, *e = E + y * out.line;
@@ -256,26 +272,26 @@ inline void outer(i64 images, const Grid &in, const Grid &out, const T *A, const
 
 template <typename T, int MR>
 inline void outer_row(i64 N, i64 images, const Grid &in, const Grid &out, const T *A, const T *E, T *C,
-                      i64 ldc) {
+                      i64 ldc, bool add) {
   i64 vectors = 0;
   for (i64 left = round_up(N, kWidth<T>) / kWidth<T>; left > 0; left -= vectors) {
     vectors = tile_columns(left);
     with_constant<kColumns>(vectors, [&](auto count) {
-      outer<T, MR, count>(images, in, out, A, E, C, ldc);
+      outer<T, MR, count>(images, in, out, A, E, C, ldc, add);
     });
     E += vectors * kWidth<T>;
     C += vectors * kWidth<T>;
   }
 }
 
-// C[M, N] = sum over positions of the patch's numbers A[0 … M) by the error's E[0 … N).
+// C[M, N] = (with `add`, +=) sum over positions of the patch's numbers A[0 … M) by the error's E[0 … N).
 template <typename T>
 KERNEL void outer_products(i64 M, i64 N, i64 many, const Grid &from, const Grid &to, const T *A,
-                           const T *E, T *C, i64 ldc) {
+                           const T *E, T *C, i64 ldc, bool add = false) {
   const Rows in(many, from), out(many, to);
   for (i64 m = 0; m < M; m += kRows, A += kRows, C += kRows * ldc)
     with_constant<kRows>(std::min<i64>(M - m, kRows), [&](auto count) {
-      outer_row<T, count>(N, in.images, in.grid, out.grid, A, E, C, ldc);
+      outer_row<T, count>(N, in.images, in.grid, out.grid, A, E, C, ldc, add);
     });
 }
 
@@ -388,12 +404,7 @@ void drop(const Trial<T> &trial, const Layer &layer, i64 step, i64 rows, T *a, T
   for (i64 r = 0; r < rows; ++r, a += layer.stride, slope += layer.stride) {
     const u32 first = mix(static_cast<u32>(r) * kGolden + key);
     for (i64 c = 0; c < layer.outputs; ++c) {
-      u32 x = static_cast<u32>(c) ^ first;
-      x ^= x >> 16;
-      x = x * 0x21F0AAADu + second;
-      x ^= x >> 15;
-      x *= 0x735A2D97u;
-      x ^= x >> 15;
+      const u32 x = word(first, second, static_cast<u32>(c));
       // A select, not a product: what is dropped is zero even where it was infinite.
       a[c] = x >= threshold ? a[c] * scale : T(0);
       slope[c] = x >= threshold ? slope[c] * scale : T(0);
@@ -733,6 +744,15 @@ struct Cutter {
   }
 };
 
+template <typename T>
+void sum_rows(i64 R, i64 columns, i64 stride, const T *__restrict rows, T *__restrict sums) {
+  std::memset(sums, 0, sizeof(T) * stride);
+  for (i64 r = 0; r < R; ++r)
+    for (i64 c = 0; c < columns; ++c) sums[c] += rows[r * stride + c];
+}
+
+#include "recurrent.h"
+
 // One layer's arrays for a batch.
 template <typename T> struct Room {
   T *input;  // framed [B, …]; of a linear layer after a linear one: that one's output itself
@@ -751,12 +771,15 @@ template <typename T> struct Workspace {
   T *gradient, *turned;
   Room<T> rooms[kMostLayers];
   char *layers, *end;  // where the rooms begin and end
+  SequenceSpace<T> sequences;
 
-  Workspace(const Trial<T> &trial, i64 batch, char *buffer) {
-    Cutter cutter{buffer};
+  Workspace(const Trial<T> &trial, i64 batch, char *buffer) : Workspace(trial, batch, Cutter{buffer}) {}
+
+  Workspace(const Trial<T> &trial, i64 batch, Cutter cutter)
+      : sequences(trial, batch, cutter) {
     gradient = cutter.take<T>(trial.size);
     i64 most = 0;
-    for (i64 l = 1; l < trial.count; ++l) most = std::max(most, turned_size(trial.layers[l]));
+    for (i64 l = trial.cell_count ? 0 : 1; l < trial.count; ++l) most = std::max(most, turned_size(trial.layers[l]));
     turned = cutter.take<T>(most);
     layers = cutter.next;
     for (i64 l = 0; l < trial.count; ++l) furnish(trial, l, batch, cutter);
@@ -782,7 +805,7 @@ template <typename T> struct Workspace {
     room.error_size = layer.kernel == 1 ? 0 : batch * room.out.image;
     room.error = layer.kernel == 1 ? room.dz : cutter.take<T>(room.error_size);
     room.back_stride = stride_of<T>(layer.channels);
-    room.back = cutter.take<T>(l ? R * room.back_stride : 0);
+    room.back = cutter.take<T>(l || trial.cell_count ? R * room.back_stride : 0);
     room.normal.standard = cutter.take<T>(layer.norm == kNone ? 0 : R * layer.stride);
     room.normal.inverse = cutter.take<T>(layer.norm == kNone ? 0 : std::max(R, layer.stride));
     room.normal.sums = cutter.take<double>(layer.norm == kNone ? 0 : layer.stride);
@@ -861,14 +884,19 @@ KERNEL void hand_back(const Trial<T> &trial, i64 l, i64 images, const Workspace<
   }
 }
 
+// The same for the recurrent layers, from the gradient by the first layer's input.
 template <typename T>
-void sum_rows(i64 R, i64 columns, i64 stride, const T *__restrict rows, T *__restrict sums) {
-  std::memset(sums, 0, sizeof(T) * stride);
-  for (i64 r = 0; r < R; ++r)
-    for (i64 c = 0; c < columns; ++c) sums[c] += rows[r * stride + c];
+void backward_and_update_cells(const Trial<T> &trial, i64 rows, Workspace<T> &space, const double *pace) {
+  const i64 last = trial.layers[0].weight;
+  std::memset(space.gradient, 0, sizeof(T) * last);
+  back_sequences<T>(trial, space.sequences, rows, space.rooms[0].back, space.rooms[0].back_stride,
+                    space.gradient);
+  if (trial.l1 > 0.0) penalise<T>(trial, 0, last, space.gradient);
+  if (trial.clip < 0.0) update<T>(trial, pace, 0, last, space.gradient);
 }
 
-// Take one step against the gradient of the outputs' error, which stands in the last layer's output.
+// Take one step against the gradient of the outputs' error, which stands in the last layer's output. The
+// recurrent layers' weights, which stand before the others, are left to `backward_and_update_cells`.
 template <typename T>
 void backward_and_update(const Trial<T> &trial, i64 images, Workspace<T> &space, const double *pace) {
   T *gradient = space.gradient;
@@ -891,7 +919,7 @@ void backward_and_update(const Trial<T> &trial, i64 images, Workspace<T> &space,
       error = to;
     }
     sum_rows<T>(R, layer.outputs, layer.stride, dz, gradient + layer.bias);
-    if (l > 0) {  // before the weights change
+    if (l > 0 || trial.cell_count) {  // before the weights change
       turn<T>(layer, layer.kernel == 1 ? layer.channels : layer.pitch, trial.weights + layer.weight,
               space.turned, room.back_stride);
       const i64 run = layer.kernel == 1 ? layer.outputs : layer.kernel * layer.stride;
@@ -909,6 +937,7 @@ void backward_and_update(const Trial<T> &trial, i64 images, Workspace<T> &space,
     // At once, while the gradient is in the cache; a norm over all of them must wait for all.
     if (trial.clip < 0.0) update<T>(trial, pace, layer.weight, last, gradient);
   }
+  if (trial.cell_count) backward_and_update_cells<T>(trial, images, space, pace);
   if (trial.clip >= 0.0) {
     clip<T>(trial, gradient);
     update<T>(trial, pace, 0, trial.size, gradient);
@@ -927,17 +956,27 @@ void gather(const Layer &layer, const Room<T> &room, const T *data, const i64 *o
   }
 }
 
+// The rows of a batch as the first layer's input: copied there, or read by the recurrent layers.
+template <typename T>
+void read(const Trial<T> &trial, Workspace<T> &space, const T *data, const i64 *order, i64 rows, i64 step,
+          bool training) {
+  if (!trial.cell_count) return gather<T>(trial.layers[0], space.rooms[0], data, order, rows);
+  gather_sequences<T>(trial.cells[0], space.sequences.layers[0].input, data, order, rows);
+  forward_sequences<T>(trial, space.sequences, rows, step, training, space.rooms[0].input,
+                       space.rooms[0].in.pitch);
+}
+
 template <typename T> double train(const Trial<T> &trial, const Slice<T> &slice, char *buffer) {
   Workspace<T> space(trial, slice.batch, buffer);
   std::memset(buffer, 0, space.end - buffer);  // the frames, and nothing of the lane before
-  const Layer &first = trial.layers[0], &last = trial.layers[trial.count - 1];
+  const Layer &last = trial.layers[trial.count - 1];
   const T smoothing = static_cast<T>(trial.smoothing);
   double total = 0.0;
   i64 step = 0;
   for (i64 start = 0; start < slice.rows_in_slice; start += slice.batch, ++step) {
     const i64 rows = std::min(slice.batch, slice.rows_in_slice - start);
     const i64 *order = slice.order + start;
-    gather<T>(first, space.rooms[0], slice.rows, order, rows);
+    read<T>(trial, space, slice.rows, order, rows, trial.steps + step, true);
     forward<T>(trial, rows, space, trial.steps + step, true);
     T *out = space.rooms[trial.count - 1].output;
     total += slice.loss == kCrossEntropy
@@ -957,10 +996,11 @@ void evaluate(const Trial<T> &trial, const T *rows, i64 count, T *outputs, char 
   Workspace<T> space(trial, kEvaluationRows, buffer);
   std::memset(space.layers, 0, space.end - space.layers);
   const Layer &first = trial.layers[0], &last = trial.layers[trial.count - 1];
+  const i64 numbers = trial.cell_count ? trial.cells[0].steps * trial.cells[0].features
+                                       : first.height * first.width * first.channels;
   for (i64 start = 0; start < count; start += kEvaluationRows) {
     const i64 many = std::min(kEvaluationRows, count - start);
-    gather<T>(first, space.rooms[0], rows + start * first.height * first.width * first.channels,
-              nullptr, many);
+    read<T>(trial, space, rows + start * numbers, nullptr, many, 0, false);
     forward<T>(trial, many, space, 0, false);
     for (i64 r = 0; r < many; ++r)
       std::memcpy(outputs + (start + r) * last.outputs,

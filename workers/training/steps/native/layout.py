@@ -1,4 +1,4 @@
-"""Where the tensors of a network stand in the flat memory of native.cpp.
+"""Where the tensors of a network stand in the flat memory of kernels.cpp.
 
     k     side of a kernel       C, O   a layer's channels in and out
     H, W  of a layer's image     P      numbers of a trial's weights
@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from workers.training.nets.layers import SMALLEST_POOLED, InputShape
-from workers.training.steps.native.library import LayerStruct
+from workers.training.steps.native.library import CellsStruct, LayerStruct
+from workers.training.steps.native.recurrent import KINDS, CellPlace, cell_places
 
 NORMS = {"none": 0, "batch": 1, "layer": 2}
 NOT_DROPPED = -1
@@ -50,6 +51,7 @@ class Layout:
 
     Attributes:
         layers: As the library reads them.
+        cells: The recurrent ones before them, likewise.
         size: P.
         statistics: Numbers of running statistics.
         shapes: Name -> canonical shape of every parameter.
@@ -57,19 +59,32 @@ class Layout:
         positions: Name of such a count -> H·W of its layer.
     """
 
-    def __init__(self, places: Sequence[_Place], norm: str, stride: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        places: Sequence[_Place],
+        norm: str,
+        stride: Callable[[int], int],
+        recurrent: Sequence[CellPlace] = (),
+    ) -> None:
         self.layers = (LayerStruct * len(places))()
+        self.cells = (CellsStruct * len(recurrent))()
         self.size = self.statistics = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.counters: list[str] = []
         self.positions: dict[str, int] = {}
         self._places = places
+        self._recurrent = recurrent
+        for cells, cell_place in zip(self.cells, recurrent, strict=True):
+            self.size = cell_place.fill(cells, self.size, stride)
+            self.shapes |= cell_place.shapes
         for layer, place in zip(self.layers, places, strict=True):
             self._add(layer, place, NORMS[norm] if place.norm_name else 0, stride(place.outputs))
 
     def parameters(self, flat: Tensor) -> dict[str, Tensor]:
         """Return each parameter's place in `flat` [P]."""
         views: dict[str, Tensor] = {}
+        for cells, cell_place in zip(self.cells, self._recurrent, strict=True):
+            views |= cell_place.views(flat, cells)
         for layer, place in zip(self.layers, self._places, strict=True):
             views[f"{place.name}.weight"] = _weight(flat, layer, place)
             views[f"{place.name}.bias"] = flat[layer.bias :][: place.outputs]
@@ -131,6 +146,12 @@ def layout_of(
     stride: Callable[[int], int],
 ) -> Layout:
     """Return the layout of a network that `native.suits`."""
+    if network["type"] in KINDS:
+        recurrent = cell_places(network, inputs)
+        last = recurrent[-1]
+        wide = last.directions * last.units
+        head = _linear("output", wide, stride(wide), outputs, None, NOT_DROPPED, None)
+        return Layout([head], "none", stride, recurrent)
     norm = str(network.get("norm", "none"))
     make = _cnn if network["type"] == "cnn" else _mlp
     return Layout(make(network, inputs, outputs, stride), norm, stride)

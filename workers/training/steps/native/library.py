@@ -1,4 +1,4 @@
-"""The compiled library of native.cpp: its structures, and how it is built.
+"""The compiled library of kernels.cpp: its structures, and how it is built.
 
 Compiled once per machine by the C++ compiler that inductor would need too, in five seconds, and
 kept under a name that says what it was compiled from and for.
@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+INCLUDED = (Path(__file__).with_name("recurrent.h"),)
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math")
 COMPILERS = ("g++", "clang++", "c++")
 COMPILE_SECONDS = 120.0
-MOST_LAYERS = 64  # kMostLayers of native.cpp
+MOST_LAYERS = 64  # kMostLayers of kernels.cpp
 
 _i64, _f64, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -30,7 +31,7 @@ class NativeError(RuntimeError):
 
 
 class LayerStruct(ctypes.Structure):
-    """`Layer` of native.cpp."""
+    """`Layer` of kernels.cpp."""
 
     _fields_ = [
         (name, _i64)
@@ -41,8 +42,20 @@ class LayerStruct(ctypes.Structure):
     ]  # fmt: skip
 
 
+class CellsStruct(ctypes.Structure):
+    """`Cells` of recurrent.h."""
+
+    _fields_ = [
+        (name, _i64)
+        for name in (
+            "kind", "features", "pitch", "units", "stride", "gates", "steps", "backward",
+            "directions", "dropped", "weight_ih", "weight_hh", "bias_ih", "bias_hh",
+        )
+    ]  # fmt: skip
+
+
 class OptimizerStruct(ctypes.Structure):
-    """`Optimizer` of native.cpp."""
+    """`Optimizer` of kernels.cpp."""
 
     _fields_ = [("kind", _i64)] + [
         (name, _f64) for name in ("l2", "momentum", "beta2", "eps", "beta1")
@@ -50,11 +63,13 @@ class OptimizerStruct(ctypes.Structure):
 
 
 class TrialStruct(ctypes.Structure):
-    """`Trial` of native.cpp."""
+    """`Trial` of kernels.cpp."""
 
     _fields_ = [
         ("layers", _pointer),
         *[(name, _i64) for name in ("count", "activation", "size")],
+        ("cells", _pointer),
+        ("cell_count", _i64),
         ("optimizer", OptimizerStruct),
         *[(name, _pointer) for name in ("weights", "average", "square", "statistics")],
         *[(name, _f64) for name in ("dropout", "smoothing", "l1", "clip")],
@@ -63,7 +78,7 @@ class TrialStruct(ctypes.Structure):
 
 
 class SliceStruct(ctypes.Structure):
-    """`Slice` of native.cpp."""
+    """`Slice` of kernels.cpp."""
 
     _fields_ = [
         *[(name, _pointer) for name in ("rows", "targets", "order", "pace")],
@@ -129,7 +144,13 @@ def _fingerprint(compiler: str) -> str:
     version = subprocess.run(  # noqa: S603  as above
         [compiler, "--version"], capture_output=True, text=True, check=False
     )
-    parts = [SOURCE.read_text(), *FLAGS, version.stdout, platform.machine(), _processor()]
+    parts = [
+        *(each.read_text() for each in (SOURCE, *INCLUDED)),
+        *FLAGS,
+        version.stdout,
+        platform.machine(),
+        _processor(),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

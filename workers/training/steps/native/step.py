@@ -1,4 +1,4 @@
-"""Small networks on a CPU: many trials per call, in our own C++ (native.cpp).
+"""Small networks on a CPU: many trials per call, in our own C++ (kernels.cpp).
 
     K   lanes            n   rows of the call        S   steps of the call
     P   numbers of a trial's weights
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tuner_service.definition.catalogue import NATIVE_LIMITS
 from workers.training.nets import networks
 from workers.training.optim import fused
 from workers.training.optim.registry import entry_of
@@ -30,6 +31,8 @@ from workers.training.steps.native.library import (
     SliceStruct,
     TrialStruct,
 )
+from workers.training.steps.native.recurrent import KINDS as KINDS_OF_CELLS
+from workers.training.steps.native.recurrent import too_large
 from workers.training.steps.step import LaneHyper, LaneState
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
@@ -39,7 +42,13 @@ ROLES = ("weights", "average", "square")
 
 def suits(network: Mapping[str, Any]) -> bool:
     """Whether there is native code for the network, at any width."""
-    layers = {"mlp": "hidden_layers", "cnn": "conv_layers"}.get(str(network["type"]))
+    kind = str(network["type"])
+    layers = {"mlp": "hidden_layers", "cnn": "conv_layers"}.get(kind)
+    if kind in KINDS_OF_CELLS:
+        return (
+            network.get("activation", "tanh") in ACTIVATIONS
+            and 2 * int(network.get("hidden_layers", 1)) <= MOST_LAYERS
+        )
     return (
         layers is not None
         and network.get("activation", "relu") in ACTIVATIONS
@@ -60,10 +69,18 @@ def unsuitable(group: GroupSpec) -> str | None:
         return "streamed images of several channels have no native code"  # it copies their rows
     if not suits(group.network):
         return "the network has no native code"
+    if str(group.network["type"]) in KINDS_OF_CELLS and _is_too_large(group):
+        return "its batches of sequences are too large for native code"
     # tf32 is a GPU's shorter float32: a CPU has no such thing, and float32 is what it computes.
     if group.precision not in ("float32", "float64", "tf32"):
         return f"precision {group.precision} has no native code"
     return None if group.loss in LOSSES else f"loss {group.loss} has no native code"
+
+
+def _is_too_large(group: GroupSpec) -> bool:
+    # Widths may differ within a group: the widest that may share one stands for all.
+    kind = str(group.network["type"])
+    return too_large({**NATIVE_LIMITS[kind], **group.network}, group.inputs, group.batch_size)
 
 
 @dataclass(slots=True)
@@ -235,8 +252,10 @@ class NativeStep:
         trial = TrialStruct(
             layers=ctypes.addressof(layout.layers),
             count=len(layout.layers),
-            activation=ACTIVATIONS.index(network.get("activation", "relu")),
+            activation=ACTIVATIONS.index(network.get("activation", _default_activation(network))),
             size=layout.size,
+            cells=ctypes.addressof(layout.cells),
+            cell_count=len(layout.cells),
             optimizer=_optimizer(hyper),
             **{role: flat[role].data_ptr() for role in ROLES},
             statistics=statistics.data_ptr(),
@@ -257,6 +276,10 @@ class NativeStep:
         if len(self._buffer) < size:  # one for all lanes, which never train at once
             self._buffer = torch.zeros(size, dtype=torch.uint8)
         return self._buffer
+
+
+def _default_activation(network: Mapping[str, Any]) -> str:
+    return "tanh" if str(network["type"]) in KINDS_OF_CELLS else "relu"
 
 
 def channels_last(inputs: Tensor) -> Tensor:
