@@ -10,12 +10,13 @@
 A sequence is a row of shape (T, F). An image (channels, height, width) is read as its `height`
 lines, each of channels x width numbers; a row of a table as one number per step.
 
-The recurrent cells are written out, since vmap cannot take torch's own; weights have torch's names,
-layout and initial distribution.
+The recurrent cells and attention are written out, since vmap cannot take torch's own; weights have
+torch's names, layout and initial distribution. One trial at a time takes torch's kernels
+(`use_torch_kernels`), which compute the same.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +36,7 @@ class Cells(nn.Module):
 
     gates: ClassVar[int] = 1
     states: ClassVar[int] = 1
+    written_out: bool = True
 
     def __init__(self, features: int, units: int, activation: Activation) -> None:
         super().__init__()
@@ -54,6 +56,22 @@ class Cells(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, F] -> [B, T, H]."""
+        kernel = None if self.written_out else self.kernel()
+        if kernel is not None:
+            zeros = x.new_zeros(1, len(x), self.units)
+            weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+            state = zeros if self.states == 1 else (zeros,) * self.states
+            # with biases, one layer, no dropout, training, one direction, batch first
+            outputs: Tensor = kernel(x, state, weights, True, 1, 0.0, self.training, False, True)[0]
+            return outputs
+        return self._steps(x)
+
+    def kernel(self) -> Callable[..., Any] | None:
+        """Return torch's function for this cell; None where it has none."""
+        name = {torch.tanh: "rnn_tanh", F.relu: "rnn_relu"}.get(self.activation)
+        return None if name is None else getattr(torch, name)
+
+    def _steps(self, x: Tensor) -> Tensor:
         inputs = F.linear(x, self.weight_ih, self.bias_ih)  # [B, T, G·H], all steps at once
         state: State = (inputs.new_zeros(len(x), self.units),) * self.states  # each [B, H]
         outputs = []
@@ -75,6 +93,10 @@ class GruCells(Cells):
 
     gates = 3
 
+    def kernel(self) -> Callable[..., Any] | None:
+        """Return torch's function for this cell."""
+        return torch.gru
+
     def step(self, inputs: Tensor, state: State) -> State:
         """Return h' = (1 - z)·n + z·h."""
         reset_x, keep_x, new_x = inputs.chunk(3, -1)
@@ -90,6 +112,10 @@ class LstmCells(Cells):
 
     gates = 4
     states = 2
+
+    def kernel(self) -> Callable[..., Any] | None:
+        """Return torch's function for this cell."""
+        return torch.lstm
 
     def step(self, inputs: Tensor, state: State) -> State:
         """Return h' = o·tanh(c'), c' = f·c + i·g."""
@@ -162,6 +188,8 @@ class EncoderBlock(nn.Module):
     Source: Vaswani et al. 2017, with the norms before, as in Xiong et al. 2020.
     """
 
+    written_out: bool = True
+
     def __init__(self, network: Mapping[str, Any], block: int) -> None:
         super().__init__()
         width, self.heads = int(network.get("width", 64)), int(network.get("heads", 4))
@@ -181,15 +209,17 @@ class EncoderBlock(nn.Module):
         return x + self.dropouts[1](inner)  # type: ignore[no-any-return]
 
     def _attention(self, x: Tensor) -> Tensor:
-        # Written out: vmap takes no fused attention, and sequences are short.
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, T, channels]
             for part in self.queries_keys_values(x).chunk(3, -1)
         )
-        # softmax(q·kᵀ / √channels): unscaled products grow with the channels, and saturate it.
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # [B, heads, T, T]
-        weights = scores.softmax(-1)
-        return self.joined((weights @ v).transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+        if self.written_out:
+            # softmax(q·kᵀ / √channels): unscaled products grow with the channels, and saturate it.
+            scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # [B, heads, T, T]
+            mixed = scores.softmax(-1) @ v  # [B, heads, T, channels]
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.joined(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -215,6 +245,13 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.output(self.norm(x).mean(1))  # type: ignore[no-any-return]
+
+
+def use_torch_kernels(module: nn.Module) -> None:
+    """Let every part of a network that has one use torch's own kernel: not under vmap."""
+    for part in module.modules():
+        if isinstance(part, Cells | EncoderBlock):
+            part.written_out = False
 
 
 def sequence_shape(inputs: InputShape) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from workers.training.nets import networks
 from workers.training.nets.augmentation import augmented
 from workers.training.nets.losses import row_losses
+from workers.training.nets.sequences import use_torch_kernels
 from workers.training.optim import plain
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.steps.step import LaneHyper, LaneState
@@ -122,6 +123,7 @@ class PlainStep:
         group = self._group
         self._template = networks.build(network, inputs=group.inputs, outputs=group.outputs)
         module = copy.deepcopy(self._template)
+        use_torch_kernels(module)
         self._module = module.to(device=group.device, dtype=dtype_of(group.precision))
         self._dropouts = list(networks.dropouts(self._module).values())
         self._user_module = networks.NETWORKS[str(network["type"])].user_module

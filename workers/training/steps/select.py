@@ -154,6 +154,8 @@ class BackendSelector:
             return False
         if self._native is not None and self._native.takes(group):
             return False  # nothing to trace
+        if _untraceable(group) is not None:
+            return False
         return self._patience.holds(group)
 
     def _decide(self, group: GroupSpec) -> FusionDecision:
@@ -180,6 +182,9 @@ class BackendSelector:
         return FusionDecision(refusal) if native.is_mixed(group) else None
 
     def _fused(self, group: GroupSpec) -> FusionDecision:
+        untraceable = _untraceable(group)
+        if untraceable is not None:
+            return FusionDecision(untraceable)
         small, full = lane_budget.group_sizes(group)
         # An optimizer with its own update is probed as SGD: it is the network that may not fuse.
         probed = dataclasses.replace(group, optimizer=None)
@@ -196,4 +201,10 @@ def _declared(group: GroupSpec) -> str | None:
     family = networks.NETWORKS.get(str(group.network["type"]))
     if family is not None and not family.fusible:
         return family.reason or f"network {group.network['type']} cannot be fused"
+    return None
+
+
+def _untraceable(group: GroupSpec) -> str | None:
+    """Return why vmap is not to take the network on rows of this shape; native code may."""
+    family = networks.NETWORKS.get(str(group.network["type"]))
     return family.refuses(group.inputs) if family is not None else None

@@ -9,7 +9,7 @@ from tuner_service.errors import DataError
 from workers.training.bundle import predict
 from workers.training.nets import networks
 from workers.training.nets.layers import Dropout, GroupNorm
-from workers.training.nets.sequences import EncoderBlock, Transformer
+from workers.training.nets.sequences import EncoderBlock, Transformer, use_torch_kernels
 
 SHAPES = {"mlp": (64,), "cnn": (1, 8, 8), "resnet": (2, 8, 8)}  # the others: (6, 3)
 TORCHS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -203,3 +203,28 @@ def test_long_sequences_run_plain_and_say_why():
     assert family.refuses((200,)) == (
         "a recurrent network over 200 steps is not fused; the most is 128"
     )
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"type": "rnn"},
+        {"type": "rnn", "activation": "relu"},
+        {"type": "rnn", "activation": "gelu"},  # torch has no kernel for it
+        {"type": "gru", "hidden_layers": 2, "bidirectional": True},
+        {"type": "lstm", "hidden_layers": 2, "bidirectional": True},
+        {"type": "transformer", "width": 10, "heads": 3},
+    ],
+)
+def test_torchs_kernels_compute_what_is_written_out(network):
+    x = torch.randn(4, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    written, torchs = (
+        networks.initialise(networks.build(network, inputs=(6, 3), outputs=2), 1).double()
+        for _ in range(2)
+    )
+    use_torch_kernels(torchs)
+    torch.testing.assert_close(torchs(x), written(x), rtol=1e-12, atol=1e-12)
+    for module in (written, torchs):
+        module(x).square().sum().backward()
+    for one, other in zip(torchs.parameters(), written.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-12)

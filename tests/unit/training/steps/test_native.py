@@ -57,6 +57,49 @@ def test_native_cnns_equal_plain_cnns_for_every_optimizer(assert_equal_plain):
     assert_equal_plain(spec, lanes.every_optimizer(), epochs=10)
 
 
+RECURRENT_HYPERS = [
+    lanes.hyper("adam", dropout=0.2),
+    lanes.hyper("nesterov", {"momentum": 0.9}, seed=2, l1=1e-3, dropout=0.3),
+    lanes.hyper("rmsprop", seed=3, gradient_clip=0.1),
+]
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((10, 3), {"hidden_units": 8}),
+        ((10,), {"hidden_units": 5}),
+        ((140, 2), {"hidden_units": 4}),  # more steps than vmap is given
+        ((5, 3), {"hidden_units": 7, "hidden_layers": 2}),
+        # A line of several channels: rows come channels last, weights channels first.
+        ((2, 6, 5), {"hidden_units": 9, "hidden_layers": 3, "bidirectional": True}),
+        ((1, 7, 4), {"hidden_units": 33, "bidirectional": True}),
+    ],
+)
+def test_native_recurrent_networks_equal_plain_ones(kind, shape, options, assert_equal_plain):
+    spec = lanes.group({"type": kind, **options}, shape=shape)
+    assert_equal_plain(spec, RECURRENT_HYPERS, epochs=2)
+
+
+@pytest.mark.parametrize("activation", native_step.ACTIVATIONS)
+def test_native_rnns_equal_plain_rnns_for_every_activation(activation, assert_equal_plain):
+    spec = lanes.group({"type": "rnn", "hidden_units": 9, "activation": activation}, shape=(6, 5))
+    assert_equal_plain(spec, RECURRENT_HYPERS, epochs=2)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_native_recurrent_networks_equal_plain_ones_in_float32(kind, assert_equal_plain):
+    spec = lanes.group({"type": kind, "hidden_units": 20}, shape=(10, 3), precision="float32")
+    hypers = [lanes.hyper("sgd", {"momentum": 0.9}), lanes.hyper("adam", seed=2, dropout=0.2)]
+    assert_equal_plain(spec, hypers, epochs=2, tolerance=1e-5)
+
+
+def test_batches_of_long_sequences_are_left_to_torch():
+    spec = lanes.group({"type": "lstm"}, shape=(4000, 3), rows=4, batch_size=1024)
+    assert native_step.unsuitable(spec) == "its batches of sequences are too large for native code"
+
+
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
 @pytest.mark.parametrize(
     ("shape", "options"),
