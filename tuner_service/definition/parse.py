@@ -60,12 +60,19 @@ def parse_definition(
         refused=refused,
     )
     faults.raise_if_any()
-    definition = _with_canonical_points(StudyDefinition.model_validate(clean))
+    definition = _with_canonical_points(StudyDefinition.model_validate(clean | _sections(draft)))
     dataset = definition.dataset
     upload = None if dataset is None else uploads.get(dataset.name)
     if dataset is None or upload is None:
         return definition
     return definition.model_copy(update={"dataset": pinned_to(dataset, upload)})
+
+
+def _sections(draft: PartialDefinition) -> dict[str, Any]:
+    """Return what was read of a definition without faults: pydantic takes models as they are."""
+    given = {key: getattr(draft, key) for key in _SECTIONS}
+    read = {key: section for key, section in given.items() if section is not None}
+    return {**read, "objective": draft.objectives, "parameters": dict(draft.parameters)}
 
 
 def _with_canonical_points(definition: StudyDefinition) -> StudyDefinition:

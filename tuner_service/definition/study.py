@@ -89,11 +89,6 @@ class StudyDefinition(Model):
         """Whether a worker's module trains by itself; only then is there no data set."""
         return self.dataset is None
 
-    @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """The objectives, as a tuple also when there is one."""
-        return self.objective
-
     @field_serializer("objective")
     def _one_or_list(self, objective: tuple[Objective, ...]) -> Any:
         dumped = [one.model_dump(mode="json") for one in objective]
