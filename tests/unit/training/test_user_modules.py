@@ -371,3 +371,36 @@ def test_a_worker_without_the_module_says_so(tmp_path: Path) -> None:
     for directory in (None, tmp_path):
         events = run_all(engine(directory), [start(1, spec(network=net()), folder=tmp_path)])
         assert "--modules" in failure(events)["message"]
+
+
+OWN_RATES = """
+from torch import nn
+from workers.nets import Dropout
+
+def build(inputs, outputs, first: float = 0.0, second: float = 0.0) -> nn.Module:
+    hidden = nn.Linear(inputs[0], 8)
+    last = nn.Linear(8, outputs)
+    return nn.Sequential(hidden, Dropout(first, salt=0), nn.Tanh(), Dropout(second, salt=1), last)
+"""
+
+
+def losses_of(folder: Path, tmp_path: Path, fused: bool, **rates: float) -> list[float]:
+    write(folder, OWN_RATES)
+    selector = BackendSelector(torch.device("cpu"), compile=False, probe=False)
+    trained = spec(network=net(**rates), epochs=3, fuse=fused, precision="float64")
+    events = run_all(
+        engine(folder, steps=selector) if fused else engine(folder),
+        [start(1, trained, folder=tmp_path)],
+    )
+    assert only(events, 1, "finished")["backend"] == ("traced" if fused else "plain")
+    return [one["record"]["train_loss"] for one in of(events, 1, "report")]
+
+
+def test_dropout_of_ours_in_a_users_network_has_the_rates_it_was_built_with(
+    folder: Path, tmp_path: Path
+) -> None:
+    cases: list[dict[str, float]] = [{}, {"first": 0.5}, {"second": 0.5}, {"first": 0.2}]
+    plain = [losses_of(folder, tmp_path, False, **rates) for rates in cases]
+    assert len({tuple(curve) for curve in plain}) == len(cases)
+    for rates, curve in zip(cases, plain, strict=True):
+        assert losses_of(folder, tmp_path, True, **rates) == pytest.approx(curve, rel=1e-9)

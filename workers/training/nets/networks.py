@@ -226,10 +226,15 @@ def dropouts(module: nn.Module) -> dict[str, Dropout]:
     return {name: part for name, part in module.named_modules() if isinstance(part, Dropout)}
 
 
-def arm(module: nn.Module, *, rate: float, seed: int, step: int) -> None:
-    """Set every dropout's rate, seed and step (optimizer steps taken) before a plain step."""
+def arm(module: nn.Module, *, rate: float | None, seed: int, step: int) -> None:
+    """Set every dropout's rate, seed and step (optimizer steps taken) before a plain step.
+
+    Args:
+        rate: None leaves the rates that the network was built with, as a user's network wants.
+    """
     for part in dropouts(module).values():
-        part.rate.fill_(rate)
+        if rate is not None:
+            part.rate.fill_(rate)
         part.seed.fill_(seed)
         part.step.fill_(step)
 

@@ -66,7 +66,8 @@ class PlainStep:
             load_weights(module, state)
             plain.load_state(hyper.optimizer, optimizer, module.named_parameters(), state)
             steps = int(state["optimizer/steps"])
-        networks.arm(module, rate=hyper.dropout, seed=hyper.seed, step=steps)
+        rate = None if self._user_module else hyper.dropout
+        networks.arm(module, rate=rate, seed=hyper.seed, step=steps)
         self._trial = _Trial(hyper, optimizer, steps)
         self._kept = {}  # the weights of whoever was here before are nobody's best
 
@@ -93,7 +94,7 @@ class PlainStep:
         self._module.train()
         for dropout in self._dropouts:
             # A mask at rate 0 keeps everything, and costs as much as the rest of a small step.
-            dropout.train(self._trial.hyper.dropout > 0)
+            dropout.train(float(dropout.rate) > 0)
         rates = learning_rates[0].tolist()  # [S] floats: torch.optim takes no tensor per step
         with precision(self._group.precision, self._group.device):
             for batch, rate in zip(_batches(self._group, orders[0]), rates, strict=True):
@@ -136,8 +137,8 @@ class PlainStep:
         """
         hyper, module, taken = trial.hyper, self._module, trial.steps
         trial.steps += 1  # first: a step that breaks midway is not taken for none
-        if hyper.dropout > 0:
-            for dropout in self._dropouts:
+        for dropout in self._dropouts:
+            if dropout.training:
                 dropout.step.fill_(taken)
         if self._user_module:
             # Its dropout draws from torch's generator: the same masks wherever the trial runs.

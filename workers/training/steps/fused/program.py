@@ -267,6 +267,7 @@ class Program:
             f"{path}.{name}": value
             for path in dropouts(self.template)
             for name, value in drawn_from.items()
+            if f"{path}.{name}" not in self.stacked.buffers  # a user's network's own rate
         }
 
     def _update(self, stacked: StackedLanes, gradients: Named) -> None:

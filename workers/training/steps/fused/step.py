@@ -78,7 +78,10 @@ class FusedStep:
         self._hypers: list[LaneHyper | None] = [None] * lanes
         self._shapes: list[Mapping[str, torch.Size]] = [{}] * lanes
         self._seeded: dict[str, nn.Module] = {}  # networks in which initial weights are drawn
-        self._features = Features()
+        # A user's network keeps the rates that it was built with, the same in every lane.
+        self._own_rates = user_module
+        rates = [float(part.rate) for part in networks.dropouts(self._template).values()]
+        self._features = Features(dropout=user_module and any(rates))
         self._programs: dict[tuple[int, Features], Program] = {}
         self._stacked = self._new_stack()
         self._source = torch.zeros(lanes, len(fused.PACE_COLUMNS), dtype=torch.float64)
@@ -260,11 +263,14 @@ class FusedStep:
             name: tensor.detach().expand(K, *tensor.shape).clone()  # P -> [K, P]
             for name, tensor in self._template.named_parameters()
         }
-        dropouts = set(networks.dropouts(self._template))  # theirs are lane inputs (LaneInputs)
+        lane_inputs = ("seed", "step") if self._own_rates else ("rate", "seed", "step")
+        of_lanes = {
+            f"{path}.{n}" for path in networks.dropouts(self._template) for n in lane_inputs
+        }
         buffers = {
             name: tensor.expand(K, *tensor.shape).clone()
             for name, tensor in self._template.named_buffers()
-            if name.rpartition(".")[0] not in dropouts
+            if name not in of_lanes
         }
         return StackedLanes(
             parameters=parameters,
