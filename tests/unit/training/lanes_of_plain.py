@@ -27,7 +27,8 @@ class PlainLanes:
         self.steps[lane].put(0, hyper, state)
 
     def take(self, lane: int) -> LaneState:
-        assert lane in self.taken
+        if lane not in self.taken:
+            raise LookupError(f"lane {lane} is idle")
         return self.steps[lane].take(0)
 
     def clear(self, lane: int) -> None:

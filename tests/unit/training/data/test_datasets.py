@@ -285,16 +285,6 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         load(dataset("csv", path="t.csv", target=0), tmp_path)
 
 
-def test_a_link_out_of_the_data_directory_is_refused(tmp_path: Path) -> None:
-    inside, outside = tmp_path / "in", tmp_path / "out"
-    inside.mkdir()
-    outside.mkdir()
-    csv(outside, TABLE)
-    (inside / "t.csv").symlink_to(outside / "t.csv")
-    with pytest.raises(DataError, match="leaves the data directories"):
-        load(dataset("csv", path="t.csv", target="label"), inside)
-
-
 def test_a_directory_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "t.csv").mkdir()
     with pytest.raises(DataError, match="is not a file"):
@@ -331,16 +321,20 @@ def idx(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     return header + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """A tiny MNIST: 60 + 20 images of 28×28, each filled with its own number."""
-    folder = tmp_path / "mnist"
+def write_idx(folder: Path) -> None:
+    """Write a tiny MNIST: 60 + 20 images of 28×28, each filled with its own number."""
     folder.mkdir()
     for part, n in (("train", 60), ("t10k", 20)):
         pixels = np.tile(np.arange(n, dtype=np.uint8)[:, None, None], (1, 28, 28))
         labels = (np.arange(n) % 10).astype(np.uint8)
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels)))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "mnist"
+    write_idx(folder)
     return folder
 
 
@@ -352,12 +346,6 @@ def test_idx_files_gzipped_or_not(images: Path) -> None:
     pixel = data.test.inputs[:, 0, 5, 5] * 255
     assert pixel.round().tolist() == list(range(20))
     assert data.test.targets.tolist() == [i % 10 for i in range(20)]
-
-
-def test_a_missing_idx_file_is_named(images: Path) -> None:
-    (images / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz"):
-        load(dataset("mnist"), images.parent)
 
 
 @pytest.mark.parametrize(

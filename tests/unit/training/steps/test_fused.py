@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.unit.training import lanes
+from tests.unit.training.steps.contract import ManyLanesContract, TrainStepContract
 from workers.training.optim.registry import OPTIMIZERS
 from workers.training.steps.fused.executors import Compiled, Traced
 from workers.training.steps.fused.step import FusedStep
@@ -116,115 +117,14 @@ def test_single_precision_stays_close_over_fifty_steps():
     assert_lanes_equal_plain(spec, hypers, epochs=10, tolerance=1e-5)
 
 
+class TestTracedStep(ManyLanesContract):
+    @pytest.fixture
+    def make(self):
+        return lambda spec, count: FusedStep(spec, count, Traced())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
-def test_compiled_trials_equal_plain_trials():
-    spec = lanes.group({"type": "mlp", "hidden_units": 8, "norm": "batch"})
-    assert_lanes_equal_plain(spec, lanes.every_optimizer(dropout=0.2), epochs=3, runner=Compiled())
-
-
-def test_trial_does_not_depend_on_its_lane_or_neighbours():
-    spec = lanes.group({"type": "mlp", "hidden_units": 8})
-    hyper = lanes.hyper(dropout=0.2)
-    first = FusedStep(spec, 4, Traced())
-    crowded = lanes.curve(first, spec, [lanes.hyper("sgd", seed=s) for s in (5, 6, 7)] + [hyper], 3)
-    second = FusedStep(spec, 4, Traced())
-    second.put(0, hyper, None)
-    alone = torch.stack([lanes.epoch(second, spec, [1, 1, 1, 1], e) for e in range(3)])
-    assert torch.allclose(crowded[:, 3], alone[:, 0], rtol=1e-12)
-    assert torch.equal(alone[:, 1:], torch.zeros(3, 3, dtype=torch.float64))
-
-
-def test_lane_that_diverges_changes_no_bit_of_the_others():
-    spec = lanes.group({"type": "mlp", "hidden_units": 8}, precision="float32")
-    hypers = [lanes.hyper(seed=s, dropout=0.1) for s in (1, 2, 3)]
-    sane, broken = (FusedStep(spec, 3, Traced()) for _ in range(2))
-    healthy = lanes.curve(sane, spec, hypers, 3)
-    poisoned = {name: value.clone() for name, value in PlainState.fresh(spec).items()}
-    poisoned["parameters/output.bias"][0] = float("nan")
-    for lane, hyper in enumerate(hypers):
-        broken.put(lane, hyper, poisoned if lane == 1 else None)
-    seeds = [h.seed for h in hypers]
-    losses = torch.stack([lanes.epoch(broken, spec, seeds, e) for e in range(3)])
-    assert losses[:, 1].isnan().all()
-    for lane in (0, 2):
-        assert torch.equal(losses[:, lane], healthy[:, lane])
-        assert lanes.same_state(broken.take(lane), sane.take(lane))
-
-
-@pytest.mark.parametrize(("kind", "options"), lanes.OPTIMIZERS)
-def test_state_moves_between_fused_and_plain(kind, options):
-    spec = lanes.group({"type": "mlp", "hidden_units": 8, "norm": "batch"})
-    hyper = lanes.hyper(kind, options, dropout=0.2)
-    reference, plain = lanes.plain_curve(spec, hyper, 4)
-    fused, late = FusedStep(spec, 2, Traced()), PlainStep(spec)
-    start = PlainStep(spec)
-    lanes.curve(start, spec, [hyper], 1)
-    fused.put(1, hyper, start.take(0))
-    second = [lanes.epoch(fused, spec, [9, hyper.seed], e)[1] for e in (1, 2)]
-    late.put(0, hyper, fused.take(1))
-    third = lanes.epoch(late, spec, [hyper.seed], 3)
-    assert torch.allclose(torch.stack([*second, third[0]]), reference[1:], rtol=1e-9)
-    assert lanes.same_state(late.take(0), plain.take(0), tolerance=1e-7)
-
-
-def test_refilled_lane_continues_bit_for_bit():
-    spec = lanes.group({"type": "mlp", "hidden_units": 8}, precision="float32")
-    hypers = [lanes.hyper(seed=1, dropout=0.1), lanes.hyper("sgd", {"momentum": 0.9}, seed=2)]
-    straight = FusedStep(spec, 2, Traced())
-    lanes.curve(straight, spec, hypers, 2)
-    middle = [straight.take(lane) for lane in (0, 1)]
-    lanes.epoch(straight, spec, [1, 2], 2)
-    resumed = FusedStep(spec, 2, Traced())
-    for lane in (0, 1):
-        resumed.put(lane, hypers[lane], middle[lane])
-    lanes.epoch(resumed, spec, [1, 2], 2)
-    for lane in (0, 1):
-        assert lanes.same_state(resumed.take(lane), straight.take(lane))
-
-
-def test_epoch_in_slices_equals_epoch_in_one():
-    spec = lanes.group({"type": "mlp", "hidden_units": 8, "norm": "batch"})
-    hypers = [lanes.hyper(seed=1, dropout=0.3), lanes.hyper("sgd", seed=2)]
-    whole, sliced = (FusedStep(spec, 2, Traced()) for _ in range(2))
-    expected = lanes.curve(whole, spec, hypers, 1)[0]
-    for lane, hyper in enumerate(hypers):
-        sliced.put(lane, hyper, None)
-    orders = lanes.epoch_orders(torch.tensor([1, 2]), torch.zeros(2, dtype=torch.int64), 70)
-    rates = torch.full((2, 5), 0.01, dtype=torch.float64)
-    parts = [(0, 32), (32, 48), (48, 70)]
-    sums = [sliced.train_epoch(orders[:, a:b], rates[:, a // 16 : -(-b // 16)]) for a, b in parts]
-    assert torch.allclose(torch.stack(sums).sum(0), expected, rtol=1e-14)
-    assert lanes.same_state(sliced.take(0), whole.take(0), tolerance=1e-14)
-
-
-def test_remembered_weights_outlive_training():
-    spec = lanes.group({"type": "mlp", "hidden_units": 8})
-    step = FusedStep(spec, 2, Traced())
-    lanes.curve(step, spec, [lanes.hyper(seed=1), lanes.hyper(seed=2)], 1)
-    then = [step.take(lane) for lane in (0, 1)]
-    step.remember([0, 1])
-    lanes.epoch(step, spec, [1, 2], 1)
-    step.remember([1])
-    now = step.take(1)
-    lanes.epoch(step, spec, [1, 2], 2)
-    assert torch.equal(step.recall(0)["parameters/output.bias"], then[0]["parameters/output.bias"])
-    assert torch.equal(step.recall(1)["parameters/output.bias"], now["parameters/output.bias"])
-    assert all(name.startswith(("parameters/", "buffers/")) for name in step.recall(0))
-
-
-def test_idle_lane_cannot_be_taken():
-    step = FusedStep(lanes.group({"type": "mlp"}), 2, Traced())
-    step.put(0, lanes.hyper(), None)
-    step.clear(0)
-    with pytest.raises(ValueError, match="lane 0 is idle"):
-        step.take(0)
-
-
-class PlainState:
-    """A fresh canonical state."""
-
-    @staticmethod
-    def fresh(spec):
-        step = PlainStep(spec)
-        step.put(0, lanes.hyper(), None)
-        return step.take(0)
+class TestCompiledStep(TrainStepContract):
+    @pytest.fixture
+    def make(self):
+        return lambda spec, count: FusedStep(spec, count, Compiled())

@@ -1,16 +1,17 @@
 """The native step against the plain step, lane by lane."""
 
 import shutil
+from typing import ClassVar
 
 import pytest
 import torch
 
 from tests.unit.training import lanes
+from tests.unit.training.steps.contract import ManyLanesContract
 from workers.training.steps.native import library as native_library
 from workers.training.steps.native import step as native_step
 from workers.training.steps.native.library import NativeError
 from workers.training.steps.native.step import NativeStep
-from workers.training.steps.plain import PlainStep
 from workers.training.steps.probe import probe
 from workers.training.steps.select import BackendSelector
 
@@ -52,7 +53,7 @@ def test_native_trials_equal_plain_trials_for_every_optimizer(activation, assert
 
 
 def test_native_cnns_equal_plain_cnns_for_every_optimizer(assert_equal_plain):
-    network = {"type": "cnn", "channels": 2, "hidden_units": 6, "norm": "batch"}
+    network: ClassVar = {"type": "cnn", "channels": 2, "hidden_units": 6, "norm": "batch"}
     spec = lanes.group(network, shape=(1, 6, 6))
     assert_equal_plain(spec, lanes.every_optimizer(), epochs=10)
 
@@ -112,7 +113,7 @@ def test_batches_of_long_sequences_are_left_to_torch():
     ],
 )
 def test_native_cnn_equals_plain_cnn(shape, options, norm, assert_equal_plain):
-    network = {"type": "cnn", "channels": 4, "hidden_units": 6, "norm": norm, **options}
+    network: ClassVar = {"type": "cnn", "channels": 4, "hidden_units": 6, "norm": norm, **options}
     spec = lanes.group(network, shape=shape)
     hypers = [
         lanes.hyper("adam", dropout=0.2),
@@ -157,94 +158,6 @@ def test_lanes_may_have_any_width(precision, assert_equal_plain):
     hypers = [lanes.hyper(seed=w, dropout=0.1, network=mlp(hidden_units=w)) for w in widths]
     tolerance = 1e-5 if precision == "float32" else 1e-9
     assert_equal_plain(spec, hypers, epochs=10, tolerance=tolerance)
-
-
-def test_lane_that_diverges_changes_no_bit_of_the_others(library):
-    spec = lanes.group(mlp(), precision="float32")
-    hypers = [lanes.hyper("sgd", seed=s, dropout=0.1) for s in (1, 2, 3)]
-    sane, broken = (NativeStep(spec, 3, library) for _ in range(2))
-    healthy = lanes.curve(sane, spec, hypers, 3)
-    for lane, hyper in enumerate(hypers):
-        broken.put(lane, hyper, None)
-    seeds = [h.seed for h in hypers]
-    orders = lanes.epoch_orders(torch.tensor(seeds), torch.zeros(3, dtype=torch.int64), spec.rows)
-    rates = torch.full((3, spec.steps), 0.01, dtype=torch.float64)
-    rates[1] = float("inf")
-    losses = [broken.train_epoch(orders, rates)]
-    losses += [lanes.epoch(broken, spec, seeds, e) for e in (1, 2)]
-    assert torch.stack(losses)[:, 1].isnan().all()
-    for lane in (0, 2):
-        assert torch.equal(torch.stack(losses)[:, lane], healthy[:, lane])
-        assert lanes.same_state(broken.take(lane), sane.take(lane))
-
-
-def test_trial_does_not_depend_on_its_lane_or_neighbours(library):
-    spec, hyper = lanes.group(mlp(), precision="float32"), lanes.hyper(dropout=0.2)
-    crowded, alone = NativeStep(spec, 3, library), NativeStep(spec, 1, library)
-    others = [lanes.hyper("sgd", seed=5, network=mlp(hidden_units=w)) for w in (3, 40)]
-    first = lanes.curve(crowded, spec, [*others, hyper], 3)
-    second = lanes.curve(alone, spec, [hyper], 3)
-    assert torch.equal(first[:, 2], second[:, 0])
-    assert lanes.same_state(crowded.take(2), alone.take(0))
-
-
-@pytest.mark.parametrize(("kind", "options"), lanes.OPTIMIZERS)
-def test_state_moves_between_native_and_plain(kind, options, library):
-    network = {"type": "cnn", "channels": 3, "hidden_units": 5, "norm": "batch"}
-    spec = lanes.group(network, shape=(2, 6, 6))
-    hyper = lanes.hyper(kind, options, dropout=0.2)
-    reference, plain = lanes.plain_curve(spec, hyper, 4)
-    middle, start, late = NativeStep(spec, 1, library), PlainStep(spec), PlainStep(spec)
-    lanes.curve(start, spec, [hyper], 1)
-    middle.put(0, hyper, start.take(0))
-    second = [lanes.epoch(middle, spec, [hyper.seed], e)[0] for e in (1, 2)]
-    late.put(0, hyper, middle.take(0))
-    third = lanes.epoch(late, spec, [hyper.seed], 3)
-    assert torch.allclose(torch.stack([*second, third[0]]), reference[1:], rtol=1e-9)
-    assert lanes.same_state(late.take(0), plain.take(0), tolerance=1e-7)
-
-
-def test_resumed_lane_continues_bit_for_bit(library):
-    spec, hyper = lanes.group(mlp(), precision="float32"), lanes.hyper(dropout=0.1)
-    straight, resumed = NativeStep(spec, 1, library), NativeStep(spec, 2, library)
-    lanes.curve(straight, spec, [hyper], 2)
-    resumed.put(1, hyper, straight.take(0))
-    lanes.epoch(straight, spec, [1], 2)
-    lanes.epoch(resumed, spec, [9, 1], 2)
-    assert lanes.same_state(resumed.take(1), straight.take(0))
-
-
-def test_epoch_in_slices_equals_epoch_in_one(library):
-    spec, hyper = lanes.group(mlp()), lanes.hyper(dropout=0.3)
-    whole, sliced = NativeStep(spec, 1, library), NativeStep(spec, 1, library)
-    expected = lanes.curve(whole, spec, [hyper], 1)[0]
-    sliced.put(0, hyper, None)
-    orders = lanes.epoch_orders(torch.tensor([1]), torch.tensor([0]), 70)
-    rates = torch.full((1, 5), 0.01, dtype=torch.float64)
-    parts = [(0, 32), (32, 48), (48, 70)]
-    sums = [sliced.train_epoch(orders[:, a:b], rates[:, a // 16 : -(-b // 16)]) for a, b in parts]
-    assert torch.allclose(torch.stack(sums).sum(0), expected, rtol=1e-14)
-    assert lanes.same_state(sliced.take(0), whole.take(0))
-
-
-def test_remembered_weights_outlive_training(library):
-    spec = lanes.group(mlp())
-    step = NativeStep(spec, 1, library)
-    lanes.curve(step, spec, [lanes.hyper()], 1)
-    then = step.take(0)["parameters/hidden.0.weight"]
-    step.remember([0])
-    lanes.epoch(step, spec, [1], 1)
-    assert torch.equal(step.recall(0)["parameters/hidden.0.weight"], then)
-
-
-def test_idle_lane_is_left_alone_and_cannot_be_taken(library):
-    spec = lanes.group(mlp())
-    step = NativeStep(spec, 2, library)
-    step.put(1, lanes.hyper(), None)
-    step.clear(1)
-    assert lanes.epoch(step, spec, [1, 1], 0).tolist() == [0.0, 0.0]
-    with pytest.raises(ValueError, match="lane 1 is idle"):
-        step.take(1)
 
 
 def test_probe_finds_native_code_faithful(library, monkeypatch):
@@ -321,3 +234,14 @@ def test_library_is_compiled_once(tmp_path, library, monkeypatch):
     assert path == library
     monkeypatch.setattr(native_library, "_compile", None)
     assert native_library.build(library.parent) == library
+
+
+class TestNativeStep(ManyLanesContract):
+    @pytest.fixture
+    def make(self, library):
+        return lambda spec, count: NativeStep(spec, count, library)
+
+
+class TestNativeStepOfImages(TestNativeStep):
+    network: ClassVar = {"type": "cnn", "channels": 3, "hidden_units": 5, "norm": "batch"}
+    shape = (2, 6, 6)

@@ -1,13 +1,12 @@
 """The plain step against the loop that everyone writes, and its canonical state."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.unit.training.builders import mlp, regression, spec
+from tests.unit.training.lanes_of_plain import PlainLanes
+from tests.unit.training.steps.contract import Make, ManyLanesContract, TrainStepContract
 from tuner_service.definition.trial_spec import TrialSpec
 from workers.training.data import DatasetCache, PreparedData
 from workers.training.nets import networks
@@ -95,62 +94,6 @@ def test_the_step_is_the_usual_loop(name: str) -> None:
     assert int(state["optimizer/steps"]) == EPOCHS * of_group.steps
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"network": mlp(dropout=0.4)}, {"network": mlp(norm="batch")}, {"precision": "float64"}],
-    ids=str,
-)
-def test_a_state_put_into_another_step_continues_bit_for_bit(changes: Mapping[str, Any]) -> None:
-    one = spec(**changes)
-    of_group, data = group(one)
-    whole, first, second = (PlainStep(of_group) for _ in range(3))
-    whole.put(0, hyper_of(one), None)
-    expected = train(whole, one, of_group, range(4))
-    first.put(0, hyper_of(one), None)
-    sums = train(first, one, of_group, range(2))
-    second.put(0, hyper_of(one), first.take(0))
-    sums += train(second, one, of_group, range(2, 4))
-    assert [float(s) for s in sums] == [float(s) for s in expected]
-    inputs = data.validation.inputs
-    assert torch.equal(second.evaluate(inputs), whole.evaluate(inputs))
-
-
-def test_a_used_step_is_as_good_as_a_new_one() -> None:
-    one, other = spec(network=mlp(norm="batch"), seed=3), spec(network=mlp(norm="batch"), seed=4)
-    of_group, _ = group(one)
-    used, fresh = PlainStep(of_group), PlainStep(of_group)
-    used.put(0, hyper_of(other), None)
-    train(used, other, of_group, range(2))
-    used.clear(0)
-    used.put(0, hyper_of(one), None)
-    fresh.put(0, hyper_of(one), None)
-    again, expected = (train(step, one, of_group, range(2)) for step in (used, fresh))
-    assert [float(s) for s in again] == [float(s) for s in expected]
-
-
-def test_taken_state_and_remembered_weights_are_copies() -> None:
-    one = spec()
-    of_group, _ = group(one)
-    step = PlainStep(of_group)
-    step.put(0, hyper_of(one), None)
-    step.remember([0])
-    before = step.take(0)
-    train(step, one, of_group, range(1))
-    remembered = step.recall(0)
-    assert set(remembered) == {k for k in before if k.startswith(("parameters/", "buffers/"))}
-    moved = step.take(0)
-    for name, tensor in remembered.items():
-        assert torch.equal(tensor, before[name])
-        assert not torch.equal(tensor, moved[name])
-
-
-def test_an_idle_step_trains_nothing() -> None:
-    one = spec()
-    of_group, _ = group(one)
-    step = PlainStep(of_group)
-    assert train(step, one, of_group, range(1))[0].tolist() == [0.0]
-
-
 def test_dropout_masks_depend_on_the_seed_only() -> None:
     of_group, _ = group(spec())
     sums = {}
@@ -207,3 +150,19 @@ def test_the_hyperparameters_of_a_lane_come_from_its_specification() -> None:
         seed=7,
         network=one.network,
     )
+
+
+class TestPlainStep(TrainStepContract):
+    most_lanes = 1
+
+    @pytest.fixture
+    def make(self) -> Make:
+        return lambda of_group, _: PlainStep(of_group)
+
+
+class TestPlainLanes(ManyLanesContract):
+    """The stand-in for a fused step, by which the engine is tested."""
+
+    @pytest.fixture
+    def make(self) -> Make:
+        return PlainLanes
