@@ -101,6 +101,7 @@ class UserModules:
                 f"this worker has no module {name!r}; start every worker with --modules DIR, or "
                 "install its package beside every worker"
             )
+        # The bytes that are hashed are those that are run, whatever is saved over them meanwhile.
         raw = path.read_bytes()
         key = f"{name}{MARK}{source_hash(raw)[:HASH_LETTERS]}"
         if key not in self._modules:
@@ -136,6 +137,8 @@ class UserModules:
         if key in self._tried:
             return
         inputs = data.train.inputs[:TRIAL_ROWS].cpu()
+        # On two rows, before the group is made: a fault is this trial's, told with its shapes, not
+        # that of a step which others share.
         with networks.seeded(0):
             built = networks.build(network, inputs=data.shape, outputs=data.outputs)
             outputs = built.to(inputs.dtype).eval()(inputs)

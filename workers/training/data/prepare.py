@@ -133,15 +133,18 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
     raw, room = read_raw(request), request.room
     parts = _split(raw, spec)
     train = parts[0]
+    # Encoding and scaling are fitted on the training part alone: what they knew of the others would
+    # make the validation better than new data will be.
     encoder = Encoder.fit(train.rows.inputs[train.index], raw.table) if raw.table else None
     train, *others = (Chosen(part.rows, part.index, encoder) for part in parts)
     scaling = Scaling.fit(train, standardize=bool(spec.options.get("standardize", True)))
     if encoder is not None:
-        scaling = scaling.only(encoder.scaled)
+        scaling = scaling.only(encoder.scaled)  # zeros and ones of categories stay what they are
     size = sum(map(len, parts)) * prod(train.shape) * dtype.itemsize
     streamed = not room.fits_device(size)
 
     def part(chosen: Chosen) -> Part:
+        # [n, …]; the training part is read in a new order each epoch, the others from end to end.
         inputs = room.tensor(
             (len(chosen), *chosen.shape), dtype, streamed=streamed, scattered=chosen is train
         )
@@ -201,9 +204,9 @@ def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling, name: str) -> None:
 
 def _targets(chosen: Chosen, request: Request, called: str, *, dtype: torch.dtype) -> Tensor:
     targets = np.ascontiguousarray(chosen.targets)
-    if request.targets == "classes":
+    if request.targets == "classes":  # [n] int64
         return torch.from_numpy(targets)
-    made = torch.from_numpy(targets if targets.ndim > 1 else targets[:, None]).to(dtype)
+    made = torch.from_numpy(targets if targets.ndim > 1 else targets[:, None]).to(dtype)  # [n, T]
     _check_fits(made.numpy(), chosen.index, f"{called}: the target")
     return made
 

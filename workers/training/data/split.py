@@ -56,6 +56,7 @@ def split_rows(
         order = _stratified_order(classes, (test, validation, train), generator)
     else:
         order = generator.permutation(rows)
+    # Sorted, for files are read from end to end: the order of training is each epoch's own.
     return SplitRows(
         train=np.sort(order[test + validation :]),
         validation=np.sort(order[test : test + validation]),
@@ -73,6 +74,7 @@ def _fold_rows(
             f"{rows} rows, {test} of them for the test, are too few for {folds} folds; bring more "
             "rows or take fewer folds"
         )
+    # The test part first, so that it is the same rows in every fold; the folds differ by one row.
     sizes = [test, *(left // folds + (fold < left % folds) for fold in range(folds))]
     generator = np.random.Generator(np.random.PCG64(spec.seed))
     if spec.stratify and classes is not None:
@@ -105,6 +107,7 @@ def _stratified_order(
     """Return row numbers, part after part (test first), each with its class shares."""
     pools = [generator.permutation(np.flatnonzero(classes == one)) for one in np.unique(classes)]
     parts: list[Index] = []
+    # In proportion to what is left, part by part: rounding never asks a class for more than it has.
     for size in sizes:
         left = np.array([len(pool) for pool in pools])
         take = _shares(left, size)
@@ -115,7 +118,7 @@ def _stratified_order(
 
 def _shares(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Divide `size` in proportion to `counts`, largest remainders first; sums to `size`."""
-    exact = counts * (size / max(int(counts.sum()), 1))
+    exact = counts * (size / max(int(counts.sum()), 1))  # Hamilton's method
     take: Index = np.minimum(np.floor(exact).astype(np.int64), counts)
     # Stable: equal remainders go to the lower class number, whatever NumPy's sort does.
     order = np.argsort(-(exact - take), kind="stable")

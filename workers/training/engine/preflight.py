@@ -187,6 +187,7 @@ def _start(spec: UserLoopSpec, folder: str) -> TrialStart:
 def usual_seconds(work: Callable[[], object]) -> float:
     """Return the median of the seconds that something takes which has been done before."""
     seconds: list[float] = []
+    # The median: a machine that does something else for a moment is no part of the estimate.
     while not seconds or (sum(seconds) < TIMED_SECONDS and len(seconds) < TIMED_RUNS):
         begun = time.perf_counter()
         work()

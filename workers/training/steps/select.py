@@ -176,6 +176,7 @@ class BackendSelector:
             return None
         refusal = self._native.refusal(group)
         if refusal is None:
+            # Two sizes although nothing is compiled: each lane holds an order of rows, idle or not.
             small, full = lane_budget.native_sizes(group)
             return FusionDecision(None, small, full, native=True)
         # Nothing else takes lanes of different networks.

@@ -28,6 +28,8 @@ class TrialLog(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         """Append the text as far as there is room."""
+        # Counted in characters, for what is cut inside a character is no text; the bound may be
+        # passed by what UTF-8 adds.
         if self._left > 0 and text:
             part = text[: self._left]
             self._left -= len(part)

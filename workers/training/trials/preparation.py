@@ -44,6 +44,7 @@ def prepare_trial(
         TypeError: The module lacks a part, or returns what cannot be trained.
     """
     kind = LOSSES[spec.loss].targets
+    # By their sources' hashes from here on: a module that is edited meanwhile is another group's.
     spec = user_module.versioned_data(spec)
     data = _read(spec, cache, kind)
     judged = [key.removeprefix("val_") for key, _ in spec.objective if key.startswith("val_")]

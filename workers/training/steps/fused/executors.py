@@ -163,14 +163,16 @@ class _CudaGraph:
     def __init__(self, run: CompiledStep, stacked: StackedLanes) -> None:
         tensors = stacked.flat()
         fixed = {id(tensor) for tensor in stacked.inputs.read_only}
+        # Warming up trains: what the program writes is put back after. The data is not copied.
         before = [(t, t.clone()) for t in tensors if id(t) not in fixed]
         try:
             self._record(run, tensors, stacked)
-        finally:  # when memory runs out, too: the lanes are salvaged from these tensors
+        finally:  # when memory runs out, too: lanes are taken out of these tensors
             for tensor, value in before:
                 tensor.copy_(value)
 
     def _record(self, run: CompiledStep, tensors: Sequence[Tensor], stacked: StackedLanes) -> None:
+        # On a stream of its own: what is recorded must not wait for the default one.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -32,6 +32,7 @@ def bucketed(network: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def paddable(network: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the network's widths that may be padded."""
+    # Layer norm's mean is over all units, silent ones included; sigmoid(0) is 1/2, not silent.
     exact = network.get("activation", "relu") in ZERO_PRESERVING and network.get("norm") != "layer"
     family = NETWORKS.get(str(network["type"]))
     return family.widths if family and exact else ()
@@ -47,7 +48,7 @@ def corner(wide: Tensor, shape: Sequence[int]) -> Tensor:
 def embed(wide: Tensor, narrow: Tensor) -> None:
     """Write `narrow` into the low corner of `wide`, and zero into the rest."""
     if wide.shape != narrow.shape:
-        wide.zero_()
+        wide.zero_()  # the lane may have been a wider network's
     corner(wide, narrow.shape).copy_(narrow)
 
 

@@ -104,4 +104,5 @@ def _shape(tensor: torch.Tensor) -> tuple[tuple[int, ...], str]:
 
 
 def _zeros(shape: tuple[tuple[int, ...], str], device: torch.device) -> torch.Tensor:
+    # Zeros do: a compiled program depends on shapes and types, never on the data.
     return torch.zeros(tuple(shape[0]), dtype=getattr(torch, shape[1]), device=device)

@@ -89,7 +89,7 @@ class Layout:
             views[f"{place.name}.weight"] = _weight(flat, layer, place)
             views[f"{place.name}.bias"] = flat[layer.bias :][: place.outputs]
             if layer.norm:
-                scale = flat[layer.scale :]
+                scale = flat[layer.scale :]  # a scale and, a stride further, a shift
                 views[f"{place.norm_name}.weight"] = scale[: place.outputs]
                 views[f"{place.norm_name}.bias"] = scale[layer.stride :][: place.outputs]
         return views
@@ -105,8 +105,9 @@ class Layout:
         return views
 
     def _add(self, layer: Any, place: _Place, norm: int, stride: int) -> None:
+        # A kernel runs over whole pixels, padding channels included; their weights stay zero.
         depth = place.channels if place.kernel == 1 else place.pitch
-        weight = self.size
+        weight = self.size  # [k, k, C, stride(O)] numbers from here
         bias = weight + place.kernel**2 * depth * stride
         scale = bias + stride
         for name, value in {
@@ -120,7 +121,7 @@ class Layout:
         self.size = scale + (2 * stride if norm else 0)
         self._add_shapes(place, norm)
         if norm == NORMS["batch"]:
-            self.statistics += 2 * stride
+            self.statistics += 2 * stride  # a mean and a variance: [2, stride(O)]
             self.counters.append(f"{place.norm_name}.num_batches_tracked")
             self.positions[self.counters[-1]] = place.image[0] * place.image[1]
 
@@ -223,8 +224,9 @@ def _weight(flat: Tensor, layer: Any, place: _Place) -> Tensor:
     numbers = flat[layer.weight : layer.bias]
     if place.before is not None:
         height, width, channels, pitch = place.before
+        # torch flattens channels first: canonical is [O, C·H·W], here it lies as [H, W, C, O].
         view = numbers.view(height, width, pitch, layer.stride)[:, :, :channels, : place.outputs]
         return view.permute(3, 2, 0, 1)
-    view = numbers.view(place.kernel, place.kernel, depth, layer.stride)
+    view = numbers.view(place.kernel, place.kernel, depth, layer.stride)  # [k, k, C, O], padded
     view = view[:, :, : place.channels, : place.outputs].permute(3, 2, 0, 1)
     return view if place.name.startswith("convolutions") else view[:, :, 0, 0]

@@ -30,6 +30,8 @@ class NativeError(RuntimeError):
     """The library cannot be built here; the message says why."""
 
 
+# The structures mirror kernels.cpp field by field, by hand: a field that is added or moved here
+# alone is read as another's number.
 class LayerStruct(ctypes.Structure):
     """`Layer` of kernels.cpp."""
 
@@ -90,6 +92,7 @@ class Library:
     """The compiled functions for one number type. Their calls release the interpreter lock."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        # CDLL, not PyDLL: calls let go of the interpreter, so that the trainer's threads are heard.
         library = ctypes.CDLL(str(path))
         kind = "double" if dtype == torch.float64 else "float"
         trial = ctypes.POINTER(TrialStruct)
