@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.unit.training import lanes
-from tests.unit.training.steps.contract import ManyLanesContract, TrainStepContract
+from tests.unit.training.steps.contract import ManyLanesContract
 from workers.training.optim.registry import OPTIMIZERS
 from workers.training.steps.fused.executors import Compiled, Traced
 from workers.training.steps.fused.step import FusedStep
@@ -117,14 +117,13 @@ def test_single_precision_stays_close_over_fifty_steps():
     assert_lanes_equal_plain(spec, hypers, epochs=10, tolerance=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
+def test_compiled_trials_equal_plain_trials():
+    spec = lanes.group({"type": "mlp", "hidden_units": 8, "norm": "batch"})
+    assert_lanes_equal_plain(spec, lanes.every_optimizer(dropout=0.2), epochs=3, runner=Compiled())
+
+
 class TestTracedStep(ManyLanesContract):
     @pytest.fixture
     def make(self):
         return lambda spec, count: FusedStep(spec, count, Traced())
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
-class TestCompiledStep(TrainStepContract):
-    @pytest.fixture
-    def make(self):
-        return lambda spec, count: FusedStep(spec, count, Compiled())
