@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+from tuner_service.definition import Pruner
 from tuner_service.errors import UnavailableError
 from tuner_service.lifecycle.claim import FairShare
 from tuner_service.lifecycle.messages import (
@@ -281,7 +282,7 @@ def open_fake_study(work: StudyWork) -> ActiveStudy:
     options = work.definition
     definition: Any = SimpleNamespace(
         is_user_loop=options.get("is_user_loop", False),
-        pruner=SimpleNamespace(type=options.get("pruner", "none")),
+        pruner=Pruner(type=options.get("pruner", "none")),
         budget=SimpleNamespace(trial_timeout=options.get("trial_timeout")),
         training=SimpleNamespace(keep_models=options.get("keep_models", 1)),
     )
