@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, bind
-from tuner_service.definition.catalogue import NATIVE_LIMITS, NETWORKS, PRUNERS, SAMPLERS, TRAINING
+from tuner_service.definition.catalogue import NETWORKS, PRUNERS, SAMPLERS, TRAINING
 from tuner_service.definition.grid import grid_size
 from tuner_service.definition.sections import objective_metric
 from tuner_service.definition.space import CategoricalParameter
@@ -106,7 +106,8 @@ def _is_networks(definition: StudyDefinition, name: str) -> bool:
 
 def _mixes_networks(definition: StudyDefinition) -> bool:
     """Whether native code trains any of the study's networks in one group on a CPU."""
-    limits = NATIVE_LIMITS.get(definition.network.type)
+    network = NETWORKS.get(definition.network.type)
+    limits = None if network is None else network.native_limits
     training = definition.training
     return (
         limits is not None

@@ -186,8 +186,10 @@ def test_bindings_and_what_may_differ_in_a_group() -> None:
         ({"training": {"epochs": 1, "optimizer": "lion"}}, [], ["hidden_units", "norm"]),
         ({"training": {"epochs": 1, "random_flip": 0.5}}, [], ["hidden_units", "norm"]),
         ({"parameters": {"hidden_units": ints(8, 2048)}}, [], ["hidden_units"]),
-        ({"network": {"type": "gru"}, "parameters": {"hidden_units": ints(8, 32)}}, [],
-         ["hidden_units"]),
+        ({"network": {"type": "gru"}, "parameters": {"hidden_units": ints(8, 32)}},
+         ["hidden_units"], []),
+        ({"network": {"type": "transformer"}, "parameters": {"width": ints(8, 32)}}, [],
+         ["width"]),
     ],
 )  # fmt: skip
 def test_only_native_code_mixes_networks(

@@ -37,7 +37,7 @@ from tuner_service.definition.catalogue.methods import (
     SAMPLERS,
 )
 from tuner_service.definition.catalogue.metrics import METRICS, RECORDS, TOP
-from tuner_service.definition.catalogue.networks import ACTIVATIONS, NATIVE_LIMITS, NETWORKS
+from tuner_service.definition.catalogue.networks import ACTIVATIONS, NETWORKS
 from tuner_service.definition.catalogue.optimizers import OPTIMIZERS
 from tuner_service.definition.catalogue.schedules import SCHEDULES
 from tuner_service.definition.catalogue.training import LOSSES, TRAINING
@@ -78,7 +78,6 @@ __all__ = [
     "DATASETS",
     "LOSSES",
     "METRICS",
-    "NATIVE_LIMITS",
     "NETWORKS",
     "OPTIMIZERS",
     "PRUNERS",

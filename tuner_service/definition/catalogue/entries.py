@@ -46,9 +46,16 @@ class Activation(Entry):
 
 
 class Network(Entry):
-    """A network family. `inputs`: the kinds of data it takes."""
+    """A network family.
+
+    Attributes:
+        inputs: The kinds of data it takes.
+        native_limits: Up to which widths native code trains any of its networks in one group on a
+            CPU; wider ones are probed one by one. None: there is no native code for it.
+    """
 
     inputs: tuple[Inputs, ...]
+    native_limits: Mapping[str, int] | None = None
 
 
 class Optimizer(Entry):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tuner_service.definition.catalogue import NATIVE_LIMITS
+from tuner_service.definition.catalogue import NETWORKS
 from workers.training.steps.groups import GroupSpec
 from workers.training.steps.native import library
 from workers.training.steps.native import step as native_step
@@ -38,7 +38,7 @@ class NativeBackend:
         """
         if not native_step.suits(network):
             return False
-        limits = NATIVE_LIMITS[str(network["type"])]
+        limits = NETWORKS[str(network["type"])].native_limits or {}
         return all(int(network.get(name, 0)) <= most for name, most in limits.items())
 
     def takes(self, group: GroupSpec) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tuner_service.definition.catalogue import NATIVE_LIMITS
+from tuner_service.definition.catalogue import NETWORKS
 from workers.training.nets import networks
 from workers.training.optim import fused
 from workers.training.optim.registry import entry_of
@@ -80,7 +80,9 @@ def unsuitable(group: GroupSpec) -> str | None:
 def _is_too_large(group: GroupSpec) -> bool:
     # Widths may differ within a group: the widest that may share one stands for all.
     kind = str(group.network["type"])
-    return too_large({**NATIVE_LIMITS[kind], **group.network}, group.inputs, group.batch_size)
+    return too_large(
+        {**(NETWORKS[kind].native_limits or {}), **group.network}, group.inputs, group.batch_size
+    )
 
 
 @dataclass(slots=True)
