@@ -41,7 +41,7 @@ from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from tuner_service.definition.trial_spec import TrialSpec  # noqa: E402
-from workers.protocol.messages import TrialStart  # noqa: E402
+from workers.protocol.messages import Failed, RunId, TrialStart  # noqa: E402
 from workers.training.data import DatasetCache, PreparedData  # noqa: E402
 from workers.training.engine.engine import Engine  # noqa: E402
 from workers.training.nets import networks  # noqa: E402
@@ -177,9 +177,9 @@ class Contestants:
                 engine.submit(_start(next(self._numbers), row, number, Path(folder)))
             while not engine.idle:
                 for event in engine.advance():
-                    backends.add(event.get("backend", ""))
-                    if event["kind"] == "failed":
-                        raise SystemExit(f"engine: a trial failed: {event['failure']}")
+                    backends.add(getattr(event, "backend", None) or "")
+                    if isinstance(event, Failed):
+                        raise SystemExit(f"engine: a trial failed: {event.failure}")
         return "/".join(sorted(backends - {""}))
 
     def _one_lane(self, row: Row, trials: int) -> str:
@@ -199,12 +199,12 @@ class Contestants:
 
 
 def _start(trial: int, row: Row, number: int, folder: Path) -> TrialStart:
-    return {
-        "trial": trial, "number": trial, "study": 1,
-        "spec": trial_spec(row, number).model_dump(mode="json"),
-        "checkpoint": str(folder / f"{trial}"), "resume": None, "model": None,
-        "keep_models": 0, "prunable": False, "alone": False, "log": None,
-    }  # fmt: skip
+    return TrialStart(
+        run=RunId(trial), number=trial, study=1,
+        spec=trial_spec(row, number).model_dump(mode="json"),
+        checkpoint=str(folder / f"{trial}"), resume=None, model=None,
+        keep_models=0, prunable=False, exclusive=False, log=None,
+    )  # fmt: skip
 
 
 def _prepare_loop(row: Row, data: PreparedData, number: int) -> tuple[nn.Module, Any]:

@@ -133,7 +133,7 @@ def test_out_of_memory_halves_the_group_and_goes_on(tmp_path):
         events = builders.run_all(engine, starts)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert {builders.only(events, n, "finished")["backend"] for n in range(64)} == {"traced"}
+    assert {builders.only(events, n, "finished").backend for n in range(64)} == {"traced"}
 
 
 def test_ladder_fuses_on_a_gpu():

@@ -25,7 +25,7 @@ _FILES: Final = {
     "rows": "tests/integration/storage/test_optuna_rows.py",
     "database": "tests/integration/storage/test_database.py",
     "pipeline": "tests/integration/storage/test_pipeline.py",
-    "serve": "tests/unit/workers/test_serve.py",
+    "serve": "tests/unit/workers/test_supervisor.py",
     "reconciler": "tests/unit/api/test_reconciler.py",
 }
 

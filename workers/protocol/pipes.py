@@ -3,20 +3,29 @@
 Standard output and error of such a child belong to user code and are never the channel.
 """
 
-import json
+import logging
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import IO, Any, Generic
 
-Commands = queue.SimpleQueue[dict[str, Any]]
+from workers.protocol.codec import COMMANDS, Codec, M
+from workers.protocol.messages import Command
+
+logger = logging.getLogger(__name__)
+
+Commands = queue.SimpleQueue[Command | None]
+"""What the trainer is to do; None only wakes it."""
 
 
 def read_commands(pipe: IO[bytes]) -> Commands:
-    """Return the queue of what comes in, filled by a thread; the pipe's end ends the process."""
+    """Return the queue of what comes in, filled by a thread; the pipe's end ends the process.
+
+    So does a line that is no command: supervisor and trainer are of different versions then.
+    """
     commands: Commands = queue.SimpleQueue()
     threading.Thread(target=_read, args=(pipe, commands), daemon=True).start()
     return commands
@@ -24,27 +33,33 @@ def read_commands(pipe: IO[bytes]) -> Commands:
 
 def _read(pipe: IO[bytes], commands: Commands) -> None:
     for line in pipe:
-        commands.put(json.loads(line))
+        try:
+            commands.put(COMMANDS.decode(line))
+        except ValueError:
+            logger.exception("the trainer got what is no command")
+            os._exit(1)
     # The supervisor is gone: what was on board belongs to others now. No cleaning up, which
     # could hang on the very thing that hangs.
     os._exit(0)
 
 
-class MessageWriter:
+class MessageWriter(Generic[M]):
     """Writes messages, one JSON line each; from any thread.
 
     Args:
+        codec: Of the messages.
         orphan_code: What the process exits with when the reader is gone.
     """
 
-    def __init__(self, pipe: IO[bytes], *, orphan_code: int) -> None:
+    def __init__(self, pipe: IO[bytes], codec: Codec[M], *, orphan_code: int) -> None:
         self._pipe = pipe
+        self._codec = codec
         self._orphan_code = orphan_code
         self._lock = threading.Lock()
 
-    def say(self, message: Mapping[str, Any]) -> None:
+    def say(self, message: M) -> None:
         """Write one message; a reader that is gone ends the process."""
-        line = json.dumps(message, allow_nan=False).encode() + b"\n"
+        line = self._codec.encode(message)
         try:
             with self._lock:
                 self._pipe.write(line)

@@ -139,8 +139,8 @@ class DatabaseSync:
         for key, started in flushed.started.items():
             run = held.of_lease(key)
             if run is not None and run.phase is Phase.STARTING:
-                run.trial_id, run.trial_number = started.trial_id, started.number
-                _make_ready(run)
+                run.created(started.trial_id, started.number)
+                run.ready()
         for key, reason in flushed.stop.items():
             if (run := held.of_lease(key)) is not None:
                 self._session.stop([run], _STOPS[reason])
@@ -275,30 +275,24 @@ class DatabaseSync:
         try:
             if run.parameters is None or study.prunes:
                 study.refresh(self._store, session.now())
-            if run.parameters is None:
-                run.parameters = study.ask(run.lease)
-            run.spec = study.spec(run.parameters)
+            parameters = study.ask(run.lease) if run.parameters is None else run.parameters
+            run.prepare(parameters, study.spec(parameters))
         except UnavailableError:
             raise
         except STUDY_ERRORS as error:
             session.close(run, _unaskable(run, error))
             return
         if run.trial_id is not None:
-            _make_ready(run)
+            run.ready()
         else:
-            run.phase = Phase.STARTING
-            start = Start(run.lease, run.parameters, device=session.device)
+            run.starting()
+            start = Start(run.lease, parameters, device=session.device)
             session.outbox.start(start, session.now())
 
     @property
     def _renew_seconds(self) -> float:
         # Once a second, so that a cancel is heard within two; sooner with very short leases.
         return min(RENEW_SECONDS, self._session.settings.lease_seconds / 3)
-
-
-def _make_ready(run: LeasedTrial) -> None:
-    run.phase = Phase.READY
-    run.study.search.started(run.trial, run.parameters or {})
 
 
 def _may_leave_files(run: LeasedTrial) -> bool:

@@ -1,9 +1,9 @@
 """What takes too much: a trial over its time, a stop unanswered, a trainer that hangs or grows."""
 
 from tuner_service.settings import Settings
+from workers.protocol.messages import Alive, RunId
 from workers.supervisor.blame import Cause
 from workers.supervisor.held_runs import HeldRuns, LeasedTrial, Phase
-from workers.supervisor.trainer_process import Message
 
 # A trainer says every second that it lives, and what its engine is at. One that does not was
 # stopped from outside, or holds the interpreter: whose turn it is, is not known then.
@@ -22,7 +22,7 @@ class Deadlines:
         self, settings: Settings, now: float, *, memory_limit_bytes: int | None = None
     ) -> None:
         self._memory_bytes = 0
-        self._turn: frozenset[int] = frozenset()
+        self._turn: frozenset[RunId] = frozenset()
         self._busy_seconds = 0.0
         self._alive_at = now
         self._memory_limit_bytes = memory_limit_bytes
@@ -35,10 +35,10 @@ class Deadlines:
         """Some trial moved."""
         self._progress_at = now
 
-    def alive(self, message: Message, now: float) -> None:
+    def alive(self, message: Alive, now: float) -> None:
         """The trainer said what it holds and what its engine is at."""
-        self._memory_bytes = message["memory_bytes"]
-        self._turn, self._busy_seconds = frozenset(message["turn"]), message["busy_seconds"]
+        self._memory_bytes = message.memory_bytes
+        self._turn, self._busy_seconds = frozenset(message.turn), message.busy_seconds
         self._alive_at = now
 
     def trainer_ended(self) -> None:
@@ -55,10 +55,10 @@ class Deadlines:
         return [
             run
             for run in held.of(Phase.SENT)
-            if _is_over(run, now, since=begun if run.key in turn else now)
+            if _is_over(run, now, since=begun if run.id in turn else now)
         ]
 
-    def _at_work(self, now: float) -> frozenset[int]:
+    def _at_work(self, now: float) -> frozenset[RunId]:
         """Return the runs whose turn it is, if the trainer can still say so."""
         return self._turn if now - self._alive_at < _ALIVE_SECONDS else frozenset()
 
@@ -80,7 +80,7 @@ class Deadlines:
                 return Cause(
                     "unanswered",
                     f"A trial did not stop within {self._answer_seconds:g} s of being asked.",
-                    culprit=run.key,
+                    culprit=run.id,
                     turn=self._at_work(now),
                 )
         if quiet > self._progress_seconds:
@@ -97,7 +97,7 @@ class Deadlines:
         if gap > _OWN_GAP_SECONDS:
             self._progress_at += gap
             for run in held:
-                run.stop_at += gap
+                run.shift_deadline(gap)
 
 
 def _is_over(run: LeasedTrial, now: float, *, since: float) -> bool:

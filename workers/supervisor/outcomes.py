@@ -1,52 +1,51 @@
 """From a trainer's event to what the database shall be told: pure functions, no state."""
 
 import math
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any
 
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Report
-from tuner_service.reads.views import Failure, FailureKind
-from workers.protocol.messages import Event
+from tuner_service.reads.views import Failure
+from workers.protocol.messages import Failed, Finished, Reported, RunEnd, RunFailure, Stopped
 from workers.supervisor.held_runs import LeasedTrial
 from workers.supervisor.outbox import Outcome
 
-_KINDS = get_args(FailureKind)
 
-
-def report_of(run: LeasedTrial, event: Event) -> Report:
+def report_of(run: LeasedTrial, event: Reported) -> Report:
     """Return one epoch's report; a value that is no number is recorded without one."""
-    value = event.get("value")
+    value = event.value
     return Report(
         run.lease,
         run.trial,
-        step=event["step"],
-        value=float(value) if value is not None and math.isfinite(value) else None,
-        record=event.get("record", {}),
+        step=event.step,
+        value=value if value is not None and math.isfinite(value) else None,
+        record=event.record,
     )
 
 
-def finished(run: LeasedTrial, event: Event, *, model: str | None) -> Finish:
+def finished(run: LeasedTrial, event: Finished, *, model: str | None) -> Finish:
     """Return the end of a trial that ran through; a NaN among its values means it diverged."""
-    values = tuple(float(v) for v in event.get("values", ()))
-    if values and all(math.isfinite(v) for v in values):
+    values = _finite(event.values)
+    if values is not None:
         return _finish(run, event, "COMPLETE", values=values, model=model)
     failure = Failure(
         kind="diverged",
-        message=f"The final value must be a finite number, but got {list(values)}",
+        message=f"The final value must be a finite number, but got {event.values}",
         step=run.last_step,
     )
     return _finish(run, event, "PRUNED", failure=failure)
 
 
-def stopped(run: LeasedTrial, event: Event) -> Outcome:
+def stopped(run: LeasedTrial, event: Stopped) -> Outcome:
     """Return the end of a trial that was asked to stop."""
-    match event.get("mode"):
+    match event.mode:
         case "prune":
-            return _finish(run, event, "PRUNED", values=_values(event))
+            return _finish(run, event, "PRUNED", values=_finite(event.values))
         case "timeout":
             return timed_out(run, event)
         case "checkpoint":
-            return HandBack(run.lease, event.get("step", run.checkpoint_step))
-        case _:
+            return HandBack(run.lease, run.checkpoint_step if event.step is None else event.step)
+        case "cancel":
             return cancelled(run)
 
 
@@ -56,7 +55,7 @@ def cancelled(run: LeasedTrial) -> Fail:
     return Fail(run.lease, run.trial_id, failure, blamed=False, retry=False)
 
 
-def timed_out(run: LeasedTrial, event: Event) -> Outcome:
+def timed_out(run: LeasedTrial, event: Stopped) -> Outcome:
     """Return the end of a trial whose time, or whose study's time, is over.
 
     What it reported stands, as PRUNED; one that reported nothing has no result to keep.
@@ -70,24 +69,24 @@ def timed_out(run: LeasedTrial, event: Event) -> Outcome:
     )
     if run.out_of_time and run.last_step is None:
         return Fail(run.lease, run.trial, failure, blamed=True, retry=False)
-    return _finish(run, event, "PRUNED", values=_values(event), failure=failure)
+    return _finish(run, event, "PRUNED", values=_finite(event.values), failure=failure)
 
 
-def failed(run: LeasedTrial, event: Event, *, alone: bool) -> Outcome:
+def failed(run: LeasedTrial, event: Failed, *, sole_suspect: bool) -> Outcome:
     """Return the end of a trial that failed by itself.
 
     Args:
         run: The trial's run.
-        event: The trainer's `failed` event.
-        alone: Whether no other trial was on board; only then does memory that ran out, or a
-            process that was lost, say something about this trial.
+        event: What the trainer said of it.
+        sole_suspect: Whether no other trial can be the cause; only then does memory that ran out,
+            or a process that was lost, say something about this trial.
     """
-    failure = failure_of(event)
-    nothing_trains = event.get("failure", {}).get("nothing_trains")
-    infeasible = failure.kind == "diverged" or (failure.kind == "out_of_memory" and alone)
+    failure = failure_of(event.failure)
+    nothing_trains = event.failure.nothing_trains
+    infeasible = failure.kind == "diverged" or (failure.kind == "out_of_memory" and sole_suspect)
     if infeasible and nothing_trains is None:
         return _finish(run, event, "PRUNED", failure=failure)
-    shared = failure.kind == "out_of_memory" or (failure.kind == "worker_lost" and not alone)
+    shared = failure.kind == "out_of_memory" or (failure.kind == "worker_lost" and not sole_suspect)
     return Fail(
         run.lease,
         run.trial,
@@ -100,26 +99,19 @@ def failed(run: LeasedTrial, event: Event, *, alone: bool) -> Outcome:
     )
 
 
-def failure_of(event: Event) -> Failure:
+def failure_of(said: RunFailure) -> Failure:
     """Return the trainer's failure as the lifecycle knows it."""
-    said: dict[str, Any] = event.get("failure", {})
-    kind = said.get("kind")
-    return Failure(
-        kind=kind if kind in _KINDS else "user_code",
-        message=str(said.get("message", "The trial failed without a message.")),
-        step=said.get("step"),
-        traceback=said.get("traceback"),
-    )
+    return Failure(kind=said.kind, message=said.message, step=said.step, traceback=said.traceback)
 
 
-def _values(event: Event) -> tuple[float, ...] | None:
-    values = tuple(float(v) for v in event.get("values") or ())
-    return values if values and all(math.isfinite(v) for v in values) else None
+def _finite(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Return the values; None if there are none, or any is no finite number."""
+    return tuple(values) if values and all(math.isfinite(v) for v in values) else None
 
 
 def _finish(
     run: LeasedTrial,
-    event: Event,
+    event: RunEnd,
     state: Any,
     *,
     values: tuple[float, ...] | None = None,
@@ -131,10 +123,10 @@ def _finish(
         run.trial,
         state,
         values,
-        record=event.get("record", {}),
+        record=event.record,
         failure=failure,
-        backend=event.get("backend"),
-        backend_reason=event.get("backend_reason"),
-        group=event.get("group"),
+        backend=event.backend,
+        backend_reason=event.backend_reason,
+        group=event.group,
         model_path=model,
     )

@@ -2,13 +2,12 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack
 from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
-from workers.protocol.messages import StopMode
+from workers.protocol.messages import Command, ForgetResults, RunId, Stop, StopMode
 from workers.supervisor import outcomes
 from workers.supervisor.data_directory import DataDirectory
 from workers.supervisor.held_runs import HeldRuns, LeasedTrial, Phase
@@ -31,7 +30,7 @@ class ServeSession:
         settings: Settings,
         restarter: TrainerRestarter,
         *,
-        keys: Iterator[int],
+        ids: Iterator[int],
         stopping: threading.Event,
         clock: Callable[[], float],
     ) -> None:
@@ -39,7 +38,7 @@ class ServeSession:
         self.restarter = restarter
         self.stopping = stopping
         self.now = clock
-        self.held = HeldRuns(keys)
+        self.held = HeldRuns(ids)
         self.outbox = Outbox(flush_seconds=settings.flush_seconds)
         self.closing: dict[tuple[int, int], LeasedTrial] = {}
         self.directory = DataDirectory(settings.data_dir)
@@ -48,24 +47,24 @@ class ServeSession:
     def lanes(self) -> int:
         """How many trials the trainer can usefully hold; 0 while there is none ready."""
         trainer = self.restarter.current
-        return trainer.ready["lanes"] if trainer is not None and trainer.ready else 0
+        return trainer.ready.lanes if trainer is not None and trainer.ready else 0
 
     @property
     def loops(self) -> int:
         """How many training loops the trainer runs at once."""
         trainer = self.restarter.current
-        return trainer.ready.get("loops", 1) if trainer is not None and trainer.ready else 0
+        return trainer.ready.user_loops if trainer is not None and trainer.ready else 0
 
     @property
     def device(self) -> str | None:
         """The trainer's device, once it is known."""
         trainer = self.restarter.current
-        return trainer.ready["device"] if trainer is not None and trainer.ready else None
+        return trainer.ready.device if trainer is not None and trainer.ready else None
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, command: Command) -> None:
         """Tell the trainer something; with none alive there is nobody who must know."""
         if self.restarter.current is not None:
-            self.restarter.current.send(message)
+            self.restarter.current.send(command)
 
     def close(self, run: LeasedTrial, outcome: Outcome) -> None:
         """End a run: its outcome is to be written, and its search learns of it at once."""
@@ -81,15 +80,15 @@ class ServeSession:
         One that the trainer has ends when the trainer says so; asked twice, the first word
         stands, but that a cancel overrules everything.
         """
-        asked: list[tuple[int, StopMode]] = []
+        asked: list[tuple[RunId, StopMode]] = []
         for run in runs:
             if run.phase is not Phase.SENT:
                 self._close_unsent(run, mode)
             elif run.is_free or (mode == "cancel" and run.stop_mode != "cancel"):
                 run.ask_stop(mode, self.now())
-                asked.append((run.key, mode))
+                asked.append((run.id, mode))
         if asked:
-            self.send({"type": "stop", "trials": asked})
+            self.send(Stop(asked))
 
     def offer(self, runs: Iterable[LeasedTrial]) -> None:
         """Hand runs back, those that the trainer has when it comes to it: nobody waits for it.
@@ -100,21 +99,21 @@ class ServeSession:
         offered = [run for run in runs if run.stop_mode is None]
         self.stop(offered, "checkpoint")
         for run in offered:
-            run.offered = True
+            run.offer()
 
     def forget(self, run: LeasedTrial) -> None:
         """The lease is lost: write no more of the run, and have the trainer throw it away."""
         logger.warning("lease lost", extra=run.log())
         if run.phase is Phase.SENT:
             self.stop([run], "cancel")
-            self.held.disown(run)
+            self.held.lose(run)
         else:
             self._withdraw(run)
             self.held.remove(run)
 
     def discount(self, run: LeasedTrial, model: str | None) -> None:
         """The run's result is not counted: its model goes, and no other is measured by it."""
-        self.send({"type": "forget", "study": run.study.work.study_id})
+        self.send(ForgetResults(run.study.work.study_id))
         if model is not None:
             self.directory.drop(model)
 

@@ -85,10 +85,10 @@ class ActiveStudy:
             return resolve_user_loop(self.definition, parameters).model_dump(mode="json")
         return resolve(self.definition, parameters).model_dump(mode="json")
 
-    def doubted(self, count: int) -> list[dict[str, Any]]:
+    def probe_specs(self, count: int) -> list[dict[str, Any]]:
         """Return the training instructions of up to `count` points all over the search space.
 
-        Empty where the study needs no trying, as it has results, or where no points can be had.
+        Empty where the study needs no probe, as it has results, or where no points can be had.
         """
         if self.search.has_results:
             return []

@@ -16,7 +16,7 @@ from typing import Any
 from tuner_service.lifecycle.messages import HandBack, StudyWork
 from tuner_service.processes import how_it_ended
 from tuner_service.settings import Settings
-from workers.protocol.messages import TrialStart
+from workers.protocol.messages import Shutdown, Start, TrialStart
 from workers.supervisor.blame import Cause, assign
 from workers.supervisor.database_sync import DatabaseSync
 from workers.supervisor.deadlines import Deadlines
@@ -76,7 +76,7 @@ class Supervisor:
         self._memory_limit_bytes = memory_limit_bytes
         self._clock = clock
         self._studies = Studies(open_study)
-        self._keys = itertools.count(1)
+        self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._begin()
 
@@ -102,7 +102,7 @@ class Supervisor:
         """Tell a trainer that serves nobody to end, once the worker is to stop."""
         if self._restarter.current is not None and self._lock.acquire(blocking=False):
             try:
-                self._restarter.current.send({"type": "shutdown"})
+                self._restarter.current.send(Shutdown())
             finally:
                 self._lock.release()
 
@@ -110,7 +110,7 @@ class Supervisor:
         self._session = ServeSession(
             self._settings,
             self._restarter,
-            keys=self._keys,
+            ids=self._ids,
             stopping=self._stopping,
             clock=self._clock,
         )
@@ -158,27 +158,26 @@ class Supervisor:
         ready = self._session.held.of(Phase.READY)
         if not ready or self._session.lanes == 0:
             return
-        self._session.send({"type": "start", "trials": [self._start_of(run) for run in ready]})
+        self._session.send(Start([self._start_of(run) for run in ready]))
         for run in ready:
-            run.phase = Phase.SENT
-            run.sendings, run.sent_at = run.sendings + 1, self._clock()
+            run.sent(self._clock())
             logger.info("trial sent to the trainer", extra=run.log())
 
     def _start_of(self, run: LeasedTrial) -> TrialStart:
         directory, work, lease = self._session.directory, run.study.work, run.lease
-        return {
-            "trial": run.key,
-            "number": run.number,
-            "study": work.study_id,
-            "spec": run.spec,
-            "checkpoint": str(directory.checkpoint(work, lease)),
-            "resume": run.checkpoint_step,
-            "model": str(directory.model(work, lease)) if run.study.keep_models else None,
-            "keep_models": run.study.keep_models,
-            "prunable": run.study.prunes,
-            "alone": run.is_exclusive,
-            "log": str(directory.log(work, lease)),
-        }
+        return TrialStart(
+            run=run.id,
+            number=run.number,
+            study=work.study_id,
+            spec=run.spec,
+            checkpoint=str(directory.checkpoint(work, lease)),
+            resume=run.checkpoint_step,
+            model=str(directory.model(work, lease)) if run.study.keep_models else None,
+            keep_models=run.study.keep_models,
+            prunable=run.study.prunes,
+            exclusive=run.is_exclusive,
+            log=str(directory.log(work, lease)),
+        )
 
     # Deadlines and deaths
 
@@ -196,7 +195,7 @@ class Supervisor:
         self._deadlines.notice_absence(held, now)
         late = self._deadlines.over_time(held, now)
         for run in late:
-            run.out_of_time = True
+            run.exceeded_timeout()
         self._session.stop(late, "timeout")
         if (cause := self._deadlines.fault(held, now)) is not None:
             self._end_trainer(cause)
@@ -209,14 +208,14 @@ class Supervisor:
             logger.error("trainer ended with %d on board: %s", len(on_board), cause.message)
         self._restarter.bury(self._clock())
         self._deadlines.trainer_ended()
-        verdicts = assign(on_board, cause)
+        ends = assign(on_board, cause)
         for run in on_board:
             if run.phase is Phase.LOST:
                 held.remove(run)
-            elif (outcome := verdicts[run.key]) is not None:
+            elif (outcome := ends[run.id]) is not None:
                 self._session.close(run, outcome)
             else:
-                run.phase, run.started_at = Phase.READY, None
+                run.send_again()
         if self._restarter.failed_starts >= GIVE_UP_STARTS:
             logger.error("the trainer does not start; handing back, the next ring tries again")
             self._restarter.failed_starts = 0
@@ -235,7 +234,7 @@ class Supervisor:
             for run in held.of(Phase.SENT):
                 if run.is_free:
                     run.ask_stop("checkpoint", self._drain_at)
-            self._session.send({"type": "shutdown"})  # guard: drain-checkpoints
+            self._session.send(Shutdown())  # guard: drain-checkpoints
         elif held.runs and self._is_past(_CHECKPOINT_SHARE):
             self._end_trainer(Cause("unanswered", "The worker was stopped."))
 

@@ -7,7 +7,6 @@ and error go to its log, whose end tells why it died.
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import queue
@@ -19,11 +18,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 
-from workers.protocol.messages import ReadyMessage
+from workers.protocol.codec import COMMANDS, TRAINER_MESSAGES
+from workers.protocol.messages import Command, Ready, TrainerMessage
 from workers.protocol.pipes import spawn
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ _TAIL_BYTES = 4000
 _UNREADABLE = re.compile(r"[\ufffd\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 _LOG_CAP_BYTES = 10_000_000
 _LOG_SECONDS = 7 * 24 * 3600.0  # a worker's log has its name, and no worker's name comes again
-
-Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +54,14 @@ class TrainerProcess:
     """A running trainer. `receive`, `wake` and `send` may be called from any thread."""
 
     def __init__(self, command: TrainerCommand) -> None:
-        self.ready: ReadyMessage | None = None
+        self.ready: Ready | None = None
         self.closed = False
         self.started_at = time.monotonic()
         self.heard_at = self.started_at
         self._log_path = command.log_path
         self._log_start = _prepare_log(command.log_path)
-        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[TrainerMessage | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         commands, events = self._spawn(command)
         self._threads = [
             threading.Thread(target=self._write, args=(commands,), daemon=True),
@@ -77,16 +75,16 @@ class TrainerProcess:
         """The child's process id."""
         return self._process.pid
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, command: Command) -> None:
         """Queue a command; one that a dead trainer never reads is dropped."""
-        self._outgoing.put(dict(message))
+        self._outgoing.put(COMMANDS.encode(command))
 
-    def receive(self, timeout: float) -> list[Message]:
+    def receive(self, timeout: float) -> list[TrainerMessage]:
         """Return what came in, waiting up to `timeout` seconds for the first message.
 
         After the end of the pipe, `closed` is true and everything sent before it was returned.
         """
-        messages: list[Message] = []
+        messages: list[TrainerMessage] = []
         with contextlib.suppress(queue.Empty):
             first = self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
             while True:
@@ -160,30 +158,27 @@ class TrainerProcess:
 
     def _write(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError), pipe:
-            while (message := self._outgoing.get()) is not None:
-                pipe.write(json.dumps(message).encode() + b"\n")
+            while (line := self._outgoing.get()) is not None:
+                pipe.write(line)
                 pipe.flush()
 
     def _read(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError), pipe:
             for message in _messages(pipe):
                 self.heard_at = time.monotonic()
-                if message.get("type") == "ready":
-                    self.ready = ReadyMessage(**message)  # type: ignore[typeddict-item]
+                if isinstance(message, Ready):
+                    self.ready = message
                 self._inbox.put(message)
         self.closed = True
         self._inbox.put(None)
 
 
-def _messages(pipe: IO[bytes]) -> Iterator[Message]:
+def _messages(pipe: IO[bytes]) -> Iterator[TrainerMessage]:
     for line in pipe:
         try:
-            message = json.loads(line)
-        except ValueError:  # the torn last line of a process that was killed
-            logger.warning("dropped a broken line of %d bytes from the trainer", len(line))
-            continue
-        if isinstance(message, dict):
-            yield message
+            yield TRAINER_MESSAGES.decode(line)
+        except ValueError as error:  # such as the torn last line of a process that was killed
+            logger.warning("dropped a line of %d bytes from the trainer: %s", len(line), error)
 
 
 def _prepare_log(path: Path) -> int:

@@ -165,7 +165,7 @@ class Worker:
         if trainer is None or trainer.ready is None:
             raise ValueError("a worker needs a trainer that is ready")
         self.id = worker_id
-        self.queue = trainer.ready["queue"]
+        self.queue = trainer.ready.queue
         self._db = db
         self._restarter = restarter
         self._stopping = threading.Event()
@@ -183,8 +183,8 @@ class Worker:
             settings,
             worker_id,
             queue=self.queue,
-            device=trainer.ready["device"],
-            lanes=trainer.ready["lanes"],
+            device=trainer.ready.device,
+            lanes=trainer.ready.lanes,
             modules=offers_of(worker_settings.modules_dir),
         )
         self._heartbeat = Heartbeat(

@@ -19,13 +19,28 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from workers.options import add_training_options, data_directories
 from workers.priority import let_others_go_first
-from workers.protocol.messages import Event, TrialStart
+from workers.protocol.codec import TRAINER_MESSAGES
+from workers.protocol.messages import (
+    Alive,
+    Allow,
+    Command,
+    Event,
+    Events,
+    ForgetResults,
+    ProbePoints,
+    ProbeRequest,
+    Ready,
+    Shutdown,
+    Start,
+    Stop,
+    TrainerMessage,
+)
 from workers.protocol.pipes import Commands, MessageWriter
 from workers.training.data import STREAMED, Room
 from workers.training.engine.engine import Engine, EngineSettings
@@ -39,8 +54,6 @@ logger = logging.getLogger(__name__)
 ALIVE_SECONDS = 1.0
 TRACING_SECONDS = 3.0  # about what tracing a network of some layers takes
 WAIT_SECONDS = 0.5  # between looks at the command queue while there is nothing to train
-
-Message = dict[str, Any]
 
 
 class Busy:
@@ -66,10 +79,14 @@ class Trainer:
     """The message loop: obey commands, advance the engine, say what happened."""
 
     def __init__(
-        self, engine: Engine, commands: Commands, speaker: MessageWriter, device: torch.device
+        self,
+        engine: Engine,
+        commands: Commands,
+        writer: MessageWriter[TrainerMessage],
+        device: torch.device,
     ) -> None:
         self._engine = engine
-        self._speaker = speaker
+        self._writer = writer
         self._device = device
         self._commands = commands
         self._busy = Busy()
@@ -77,7 +94,7 @@ class Trainer:
 
     def run(self) -> None:
         """Serve until told to shut down."""
-        self._speaker.say(self._ready())
+        self._writer.say(self._ready())
         threading.Thread(target=self._stay_alive, daemon=True).start()
         while not self._leaving:
             self._obey()
@@ -88,17 +105,15 @@ class Trainer:
             events = self._engine.shutdown()
         self._report(events)
 
-    def _ready(self) -> Message:
-        kind = self._device.type
-        return {
-            "type": "ready",
-            "pid": os.getpid(),
-            "device": device_name(self._device),
-            "queue": kind,
-            "versions": versions(),
-            "lanes": self._engine.lanes,
-            "loops": self._engine.user_loops,
-        }
+    def _ready(self) -> Ready:
+        return Ready(
+            pid=os.getpid(),
+            device=device_name(self._device),
+            queue="cuda" if self._device.type == "cuda" else "cpu",
+            versions=versions(),
+            lanes=self._engine.lanes,
+            user_loops=self._engine.user_loops,
+        )
 
     def _obey(self) -> None:
         """Do what was asked; wait for it while the engine has nothing to do."""
@@ -112,41 +127,40 @@ class Trainer:
         except queue.Empty:
             pass
 
-    def _do(self, message: Message) -> None:
-        match message["type"]:
-            case "start":
-                for start in message["trials"]:
-                    self._engine.submit(TrialStart(**start))  # type: ignore[typeddict-item]
-            case "stop":
-                for trial, mode in message["trials"]:
-                    self._engine.stop(trial, mode)
-            case "verdicts":
-                for trial, step in message["trials"]:
-                    self._engine.allow(trial, step)
-            case "try":
-                self._engine.try_points(message["study"], message["specs"])
-            case "forget":
-                self._engine.forget(message["study"])
-            case "shutdown":
+    def _do(self, command: Command | None) -> None:
+        match command:
+            case Start(trials):
+                for start in trials:
+                    self._engine.submit(start)
+            case Stop(runs):
+                for run, mode in runs:
+                    self._engine.stop(run, mode)
+            case Allow(steps):
+                for run, step in steps:
+                    self._engine.allow(run, step)
+            case ProbePoints(study, specs):
+                self._engine.probe(study, specs)
+            case ForgetResults(study):
+                self._engine.forget_results(study)
+            case Shutdown():
                 self._leaving = True
-            case "wake":
-                pass
-            case other:
-                logger.warning("dropped a command of the unknown type %r", other)
+            case None:
+                pass  # it was to wake
 
     def _report(self, events: Sequence[Event]) -> None:
         if events:
-            self._speaker.say({"type": "events", "events": list(events)})
+            self._writer.say(Events(list(events)))
 
     def _stay_alive(self) -> None:
         while True:
             time.sleep(ALIVE_SECONDS)
-            self._speaker.say({
-                "type": "alive",
-                "busy_seconds": self._busy.seconds,
-                "turn": self._engine.turn,
-                "memory_bytes": resident_bytes(),
-            })  # fmt: skip
+            self._writer.say(
+                Alive(
+                    busy_seconds=self._busy.seconds,
+                    turn=self._engine.turn,
+                    memory_bytes=resident_bytes(),
+                )
+            )
 
 
 def resident_bytes() -> int:
@@ -208,7 +222,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     # Compiled code outlives the trainer, and is shared by all of one data directory.
     compiled = options.data_dir / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
-    speaker = MessageWriter(os.fdopen(options.events, "wb"), orphan_code=0)
+    writer = MessageWriter(os.fdopen(options.events, "wb"), TRAINER_MESSAGES, orphan_code=0)
     selector = BackendSelector(device, cache=compiled, patience_seconds=TRACING_SECONDS)
     loops = UserLoopPool(
         str(device),
@@ -219,7 +233,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
         stop_seconds=options.loop_stop_seconds,
         progress_seconds=options.progress_seconds,
         memory_limit_bytes=options.memory_limit,
-        wake=lambda: commands.put({"type": "wake"}),
+        wake=lambda: commands.put(None),
     )
     engine = Engine(
         device.type,
@@ -237,11 +251,11 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
         ),
         steps=selector,
         user_loops=loops,
-        ask=lambda study: speaker.say({"type": "doubt", "study": study}),
+        ask=lambda study: writer.say(ProbeRequest(study)),
     )
     warm_up(device)
     gc.freeze()  # what torch brought stays: looking through it again took 2% of a study's time
-    Trainer(engine, commands, speaker, device).run()
+    Trainer(engine, commands, writer, device).run()
     selector.close()
     logging.shutdown()
     # Not a return: threads of user code must not keep the process.

@@ -67,11 +67,9 @@ def train(client: TestClient, settings: Settings, study: dict[str, Any]) -> Tria
         return flush(db, worker_id="w", batch=batch, lease_seconds=30.0, settings=settings)
 
     trial = send(starts=[Start(lease, parameters)]).started[lease.key].trial_id
-    values = tuple(event["values"])
-    kept = model if event["model"] else None
-    send(
-        finishes=[Finish(lease, trial, "COMPLETE", values, record=event["record"], model_path=kept)]
-    )
+    values = tuple(event.values)
+    kept = model if event.model else None
+    send(finishes=[Finish(lease, trial, "COMPLETE", values, record=event.record, model_path=kept)])
     db.close()
     return spec
 

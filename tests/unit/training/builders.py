@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tuner_service.definition.trial_spec import TrialSpec
-from workers.protocol.messages import Event, TrialStart
+from workers.protocol.messages import RunId, TrialStart
 from workers.training.engine.engine import Engine
 
 DATA = Path(os.environ.get("TUNER_TEST_DATA", Path(__file__).parents[3] / "../shared/data"))
@@ -66,29 +66,29 @@ def regression(**changes: Any) -> TrialSpec:
 
 
 def start(
-    trial: int, trial_spec: TrialSpec | None = None, *, folder: Path, **changes: Any
+    run: int, trial_spec: TrialSpec | None = None, *, folder: Path, **changes: Any
 ) -> TrialStart:
     fields: dict[str, Any] = {
-        "trial": trial,
-        "number": trial,
+        "run": RunId(run),
+        "number": run,
         "study": 1,
         "spec": (trial_spec or spec()).model_dump(mode="json"),
-        "checkpoint": str(folder / f"checkpoint-{trial}"),
+        "checkpoint": str(folder / f"checkpoint-{run}"),
         "resume": None,
         "model": None,
         "keep_models": 0,
         "prunable": False,
-        "alone": False,
+        "exclusive": False,
         "log": None,
     }
-    return TrialStart(**(fields | changes))  # type: ignore[typeddict-item]
+    return TrialStart(**(fields | changes))
 
 
-def run_all(engine: Engine, starts: Iterable[TrialStart] = (), turns: int = 10_000) -> list[Event]:
+def run_all(engine: Engine, starts: Iterable[TrialStart] = (), turns: int = 10_000) -> list[Any]:
     """Advance until nothing is on board."""
     for one in starts:
         engine.submit(one)
-    events: list[Event] = []
+    events: list[Any] = []
     for _ in range(turns):
         if engine.idle:
             return events
@@ -96,11 +96,11 @@ def run_all(engine: Engine, starts: Iterable[TrialStart] = (), turns: int = 10_0
     raise AssertionError(f"the engine is not idle after {turns} turns")
 
 
-def of(events: Iterable[Event], trial: int, kind: str | None = None) -> list[Event]:
-    return [e for e in events if e["trial"] == trial and kind in (None, e["kind"])]
+def of(events: Iterable[Any], run: int, kind: str | None = None) -> list[Any]:
+    return [e for e in events if e.run == run and kind in (None, e.type)]
 
 
-def only(events: Iterable[Event], trial: int, kind: str) -> Event:
-    found = of(events, trial, kind)
+def only(events: Iterable[Any], run: int, kind: str) -> Any:
+    found = of(events, run, kind)
     assert len(found) == 1, found
     return found[0]

@@ -9,7 +9,6 @@ import torch
 
 from tests.unit.registries import registries
 from tests.unit.training.builders import dataset, of, only, regression, run_all, spec, start
-from workers.protocol.messages import Event
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.nets import networks
 from workers.training.nets.losses import LOSSES
@@ -66,24 +65,24 @@ def engine(folder: Path | None, **options: Any) -> Engine:
     return Engine("cpu", settings=EngineSettings(modules_dir=folder), **options)
 
 
-def train(folder: Path, tmp_path: Path, source: str, **changes: Any) -> list[Event]:
+def train(folder: Path, tmp_path: Path, source: str, **changes: Any) -> list[Any]:
     write(folder, source)
     trained = spec(**{"network": net(), **changes})
     return run_all(engine(folder), [start(1, trained, folder=tmp_path, log=str(tmp_path / "log"))])
 
 
-def failure(events: list[Event]) -> dict[str, Any]:
+def failure(events: list[Any]) -> Any:
     failed = only(events, 1, "failed")
-    assert failed["failure"]["kind"] == "user_code"
-    return failed["failure"]
+    assert failed.failure.kind == "user_code"
+    return failed.failure
 
 
 def test_a_network_trains_and_learns(folder: Path, tmp_path: Path) -> None:
     events = train(folder, tmp_path, PLAIN_NET, epochs=30, network=net(width=12))
     final = only(events, 1, "finished")
-    assert final["record"]["test_accuracy"] > 0.85
-    assert final["record"]["parameter_count"] == 4 + (4 + 1) * 12 + (12 + 1) * 3
-    assert len(final["record"]["source_hash"]) == 12
+    assert final.record["test_accuracy"] > 0.85
+    assert final.record["parameter_count"] == 4 + (4 + 1) * 12 + (12 + 1) * 3
+    assert len(final.record["source_hash"]) == 12
 
 
 def test_initial_weights_are_those_that_its_code_draws(folder: Path, tmp_path: Path) -> None:
@@ -116,8 +115,8 @@ def test_it_is_fused_where_vmap_takes_it(folder: Path, tmp_path: Path) -> None:
     apart = run_all(engine(folder), [start(t, s, folder=tmp_path) for t, s in trials.items()])
     for trial in trials:
         fused, plain = only(together, trial, "finished"), only(apart, trial, "finished")
-        assert (fused["backend"], plain["backend"]) == ("traced", "plain")
-        assert fused["record"]["test_loss"] == pytest.approx(plain["record"]["test_loss"], rel=1e-4)
+        assert (fused.backend, plain.backend) == ("traced", "plain")
+        assert fused.record["test_loss"] == pytest.approx(plain.record["test_loss"], rel=1e-4)
 
 
 def test_it_runs_plain_with_the_reason_where_vmap_does_not(folder: Path, tmp_path: Path) -> None:
@@ -129,8 +128,8 @@ def test_it_runs_plain_with_the_reason_where_vmap_does_not(folder: Path, tmp_pat
         [start(t, s, folder=tmp_path) for t, s in enumerate(trials)],
     )
     final = only(events, 1, "finished")
-    assert final["backend"] == "plain"
-    assert "random" in final["backend_reason"]
+    assert final.backend == "plain"
+    assert "random" in final.backend_reason
 
 
 def test_the_compiling_child_finds_the_module(folder: Path, tmp_path: Path) -> None:
@@ -174,8 +173,8 @@ def test_dropout_is_a_matter_of_the_seed(folder: Path, tmp_path: Path) -> None:
     specs = [spec(network=net(dropout=0.5), seed=seed) for seed in (1, 1, 2)]
     alone = run_all(engine(folder), [start(0, specs[0], folder=tmp_path)])
     crowd = run_all(engine(folder), [start(t, s, folder=tmp_path) for t, s in enumerate(specs)])
-    losses = [only(crowd, t, "finished")["record"]["test_loss"] for t in range(3)]
-    assert losses[0] == losses[1] == only(alone, 0, "finished")["record"]["test_loss"]
+    losses = [only(crowd, t, "finished").record["test_loss"] for t in range(3)]
+    assert losses[0] == losses[1] == only(alone, 0, "finished").record["test_loss"]
     assert losses[0] != losses[2]
 
 
@@ -200,12 +199,12 @@ def test_a_changed_file_is_a_new_network(folder: Path, tmp_path: Path) -> None:
     after = only(run_all(one, [start(2, spec(network=net()), folder=tmp_path)]), 2, "finished")
     write(folder, PLAIN_NET)
     again = only(run_all(one, [start(3, spec(network=net()), folder=tmp_path)]), 3, "finished")
-    counts = [final["record"]["parameter_count"] for final in (before, after, again)]
+    counts = [final.record["parameter_count"] for final in (before, after, again)]
     assert counts[0] < counts[1]
     assert counts[0] == counts[2]
-    hashes = [final["record"]["source_hash"] for final in (before, after, again)]
+    hashes = [final.record["source_hash"] for final in (before, after, again)]
     assert hashes[0] == hashes[2] != hashes[1]
-    assert len({final["group"] for final in (before, after)}) == 2
+    assert len({final.group for final in (before, after)}) == 2
 
 
 @pytest.mark.parametrize("loss", ["output.square().sum(1)", "output.square().sum(1).mean()"])
@@ -217,12 +216,12 @@ def test_its_own_loss_is_trained_on(folder: Path, tmp_path: Path, loss: str) -> 
         network=net(), fuse=True, epochs=30, objective=(("val_loss", "minimize"),), batch_size=25
     )
     events = run_all(engine(folder, steps=selector), [start(1, trained, folder=tmp_path)])
-    values = [event["value"] for event in of(events, 1, "report")]
+    values = [event.value for event in of(events, 1, "reported")]
     assert values[-1] < 0.2 * values[0]  # outputs are pulled to zero
     final = only(events, 1, "finished")
     by_row = "mean" not in loss
-    assert final["backend"] == ("traced" if by_row else "plain")
-    assert by_row or "one number" in final["backend_reason"]
+    assert final.backend == ("traced" if by_row else "plain")
+    assert by_row or "one number" in final.backend_reason
 
 
 def test_regression_with_a_network_of_ones_own(folder: Path, tmp_path: Path) -> None:
@@ -256,11 +255,11 @@ def test_its_own_metrics_are_measured_and_may_be_the_objective(
     starts = [start(k, measured, folder=tmp_path) for k in (1, 2)]
     events = run_all(engine(folder, steps=selector), starts)
     for k in (1, 2):
-        last, final = of(events, k, "report")[-1], only(events, k, "finished")
-        assert 1 / 3 < last["value"] == last["record"]["val_confidence"] < 1
-        assert final["backend"] == "traced"
-        assert final["record"]["test_rows"] == 30
-        assert "test_accuracy" in final["record"]
+        last, final = of(events, k, "reported")[-1], only(events, k, "finished")
+        assert 1 / 3 < last.value == last.record["val_confidence"] < 1
+        assert final.backend == "traced"
+        assert final.record["test_rows"] == 30
+        assert "test_accuracy" in final.record
 
 
 DATA = """
@@ -280,8 +279,8 @@ def test_its_own_data_is_loaded_anew_when_the_file_changes(folder: Path, tmp_pat
         final = only(
             run_all(one, [start(k, spec(dataset=data, epochs=1), folder=tmp_path)]), k, "finished"
         )
-        hashes.append(final["record"]["data_hash"])
-        assert final["record"]["test_accuracy"] >= 0
+        hashes.append(final.record["data_hash"])
+        assert final.record["test_accuracy"] >= 0
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -301,8 +300,8 @@ def test_data_that_does_not_fit_says_so(
 ) -> None:
     write(folder, f"import torch\ndef load_data(): return {returned}\n", "moons")
     events = run_all(engine(folder), [start(1, spec(dataset=dataset("moons")), folder=tmp_path)])
-    said_of_it = only(events, 1, "failed")["failure"]
-    assert (said_of_it["kind"], said in said_of_it["message"]) == (kind, True)
+    said_of_it = only(events, 1, "failed").failure
+    assert (said_of_it.kind, said in said_of_it.message) == (kind, True)
 
 
 # Misbehaviour ------------------------------------------------------------------------------
@@ -340,8 +339,8 @@ def test_a_misbehaving_module_fails_its_own_trial(
         start(2, spec(), folder=tmp_path),
     ]
     events = run_all(engine(folder), starts)
-    assert said in failure(events)["message"]
-    assert "Traceback" in failure(events)["traceback"]
+    assert said in failure(events).message
+    assert "Traceback" in failure(events).traceback
     assert said.split(":")[-1].strip() in log.read_text()
     assert only(events, 2, "finished")
 
@@ -356,9 +355,9 @@ def test_a_forward_pass_that_raises_in_training_says_where(folder: Path, tmp_pat
         "def build(inputs, outputs): return Net(inputs[0], outputs)\n"
     )
     said = failure(train(folder, tmp_path, source))
-    assert "only in training" in said["message"]
-    assert "my_net.py" in said["traceback"]
-    assert "raise RuntimeError('only in training')" in said["traceback"]
+    assert "only in training" in said.message
+    assert "my_net.py" in said.traceback
+    assert "raise RuntimeError('only in training')" in said.traceback
 
 
 def test_a_flood_of_prints_is_cut(folder: Path, tmp_path: Path) -> None:
@@ -370,7 +369,7 @@ def test_a_flood_of_prints_is_cut(folder: Path, tmp_path: Path) -> None:
 def test_a_worker_without_the_module_says_so(tmp_path: Path) -> None:
     for directory in (None, tmp_path):
         events = run_all(engine(directory), [start(1, spec(network=net()), folder=tmp_path)])
-        assert "--modules" in failure(events)["message"]
+        assert "--modules" in failure(events).message
 
 
 OWN_RATES = """
@@ -392,8 +391,8 @@ def losses_of(folder: Path, tmp_path: Path, fused: bool, **rates: float) -> list
         engine(folder, steps=selector) if fused else engine(folder),
         [start(1, trained, folder=tmp_path)],
     )
-    assert only(events, 1, "finished")["backend"] == ("traced" if fused else "plain")
-    return [one["record"]["train_loss"] for one in of(events, 1, "report")]
+    assert only(events, 1, "finished").backend == ("traced" if fused else "plain")
+    return [one.record["train_loss"] for one in of(events, 1, "reported")]
 
 
 def test_dropout_of_ours_in_a_users_network_has_the_rates_it_was_built_with(

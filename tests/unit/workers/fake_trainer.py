@@ -2,7 +2,7 @@
 
 Run as a script with the flags of the real one. A spec is the trial's parameters:
 
-    behaviour   normal | crash | kill | hang | deaf | nan | user_code | data | out_of_memory
+    behaviour   normal | crash | kill | hang | deaf | diverged | user_code | data | out_of_memory
                 | crash_once (needs `marker`, a path)
     epochs      how many (default 3); seconds: of each epoch (default 0)
     value       reported at every step, and the final value (default 1.0)
@@ -20,15 +20,46 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
-VALUES = {
-    "nan": "diverged",
-    "user_code": "user_code",
-    "data": "data",
-    "out_of_memory": "out_of_memory",
-}
+from workers.protocol.codec import COMMANDS, TRAINER_MESSAGES
+from workers.protocol.messages import (
+    Alive,
+    Allow,
+    Checkpointed,
+    Command,
+    Event,
+    Events,
+    Failed,
+    Finished,
+    Ready,
+    Reported,
+    RunFailure,
+    RunId,
+    Shutdown,
+    Start,
+    Started,
+    Stop,
+    StopMode,
+    Stopped,
+    TrainerMessage,
+    TrialStart,
+)
+
+FAILING = Literal["diverged", "user_code", "data", "out_of_memory"]
+
+
+@dataclass
+class Run:
+    """A trial of the fake trainer's."""
+
+    start: TrialStart
+    step: int
+    allowed_step: int
+    due: float = 0.0
+    new: bool = True
 
 
 class FakeTrainer:
@@ -36,32 +67,23 @@ class FakeTrainer:
         self.events = os.fdopen(events_fd, "wb")
         self.lock = threading.Lock()
         self.lanes = lanes
-        self.commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.trials: dict[int, dict[str, Any]] = {}
+        self.commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self.runs: dict[RunId, Run] = {}
 
-    def say(self, message: dict[str, Any]) -> None:
+    def say(self, message: TrainerMessage) -> None:
         with self.lock:
-            self.events.write(json.dumps(message).encode() + b"\n")
+            self.events.write(TRAINER_MESSAGES.encode(message))
             self.events.flush()
 
-    def event(self, trial: int, kind: str, **more: Any) -> None:
-        self.say({"type": "events", "events": [{"trial": trial, "kind": kind, **more}]})
+    def tell(self, event: Event) -> None:
+        self.say(Events([event]))
 
-    def run(self) -> None:
-        self.say(
-            {
-                "type": "ready",
-                "pid": os.getpid(),
-                "device": "cpu",
-                "queue": "cpu",
-                "versions": {},
-                "lanes": self.lanes,
-            }
-        )
+    def serve(self) -> None:
+        self.say(Ready(pid=os.getpid(), device="cpu", queue="cpu", versions={}, lanes=self.lanes))
         while True:
-            self.obey(block=not self.trials)
-            for trial in list(self.trials):
-                self.advance(trial)
+            self.obey(block=not self.runs)
+            for run in list(self.runs):
+                self.advance(run)
             time.sleep(0.002)
 
     def obey(self, *, block: bool) -> None:
@@ -74,80 +96,76 @@ class FakeTrainer:
         except queue.Empty:
             pass
 
-    def command(self, message: dict[str, Any]) -> None:
-        match message["type"]:
-            case "start":
-                for start in message["trials"]:
-                    step = 0 if start["resume"] is None else self.checkpoint_step(start)
-                    self.trials[start["trial"]] = {
-                        **start, "step": step, "verdict": step, "due": 0.0, "new": True,
-                    }  # fmt: skip
-            case "stop":
-                for trial, mode in message["trials"]:
-                    self.stop(trial, mode)
-            case "forget":
-                pass
-            case "verdicts":
-                for trial, step in message["trials"]:
-                    if trial in self.trials:
-                        self.trials[trial]["verdict"] = step
-            case "shutdown":
-                for trial in list(self.trials):
-                    self.stop(trial, "checkpoint")
-                if not self.trials:
+    def command(self, command: Command) -> None:
+        match command:
+            case Start(trials):
+                for start in trials:
+                    step = 0 if start.resume is None else self.checkpoint_step(start)
+                    self.runs[start.run] = Run(start, step, step)
+            case Stop(runs):
+                for key, mode in runs:
+                    self.stop(key, mode)
+            case Allow(passed):
+                for key, step in passed:
+                    if key in self.runs:
+                        self.runs[key].allowed_step = step
+            case Shutdown():
+                for key in list(self.runs):
+                    self.stop(key, "checkpoint")
+                if not self.runs:
                     sys.exit(0)
 
-    def stop(self, trial: int, mode: str) -> None:
-        state = self.trials.get(trial)
-        if state is None or state["spec"].get("behaviour") == "deaf":
+    def stop(self, key: RunId, mode: StopMode) -> None:
+        run = self.runs.get(key)
+        if run is None or run.start.spec.get("behaviour") == "deaf":
             return
-        del self.trials[trial]
-        more: dict[str, Any] = {"mode": mode, "step": state["step"], "record": {}}
+        del self.runs[key]
         if mode == "checkpoint":
-            self.write_checkpoint(state)
-        if mode in ("prune", "timeout") and state["step"]:
-            more["values"] = [state["spec"].get("value", 1.0)]
-        self.event(trial, "stopped", **more)
+            self.write_checkpoint(run)
+        values = None
+        if mode in ("prune", "timeout") and run.step:
+            values = [run.start.spec.get("value", 1.0)]
+        self.tell(Stopped(run=key, mode=mode, step=run.step, values=values))
 
-    def write_checkpoint(self, state: dict[str, Any]) -> None:
-        Path(state["checkpoint"] + ".json").write_text(json.dumps({"step": state["step"]}))
+    def write_checkpoint(self, run: Run) -> None:
+        Path(run.start.checkpoint + ".json").write_text(json.dumps({"step": run.step}))
 
-    def checkpoint_step(self, start: dict[str, Any]) -> int:
+    def checkpoint_step(self, start: TrialStart) -> int:
         try:
-            return int(json.loads(Path(start["checkpoint"] + ".json").read_text())["step"])
+            return int(json.loads(Path(start.checkpoint + ".json").read_text())["step"])
         except FileNotFoundError:
             return 0
 
-    def advance(self, trial: int) -> None:
-        state = self.trials[trial]
-        spec = state["spec"]
-        if state["new"]:
-            if spec.get("queued") and next(iter(self.trials)) != trial:
+    def advance(self, key: RunId) -> None:
+        run = self.runs[key]
+        spec = run.start.spec
+        if run.new:
+            if spec.get("queued") and next(iter(self.runs)) != key:
                 return
-            state["new"] = False
-            self.event(trial, "started")
-        if time.monotonic() < state["due"]:
+            run.new = False
+            self.tell(Started(run=key))
+        if time.monotonic() < run.due:
             return
-        if state["prunable"] and state["step"] > state["verdict"]:
+        if run.start.prunable and run.step > run.allowed_step:
             return
-        if state["step"] + 1 >= spec.get("at", 2) and self.misbehave(trial, spec):
+        if run.step + 1 >= spec.get("at", 2) and self.misbehave(run):
             return
-        state["step"] += 1
-        state["due"] = time.monotonic() + spec.get("seconds", 0.0)
+        run.step += 1
+        run.due = time.monotonic() + spec.get("seconds", 0.0)
         value = spec.get("value", 1.0)
-        self.event(trial, "report", step=state["step"], value=value, record={"loss": value})
+        self.tell(Reported(run=key, step=run.step, value=value, record={"loss": value}))
         if spec.get("checkpoints"):
-            self.write_checkpoint(state)
-            self.event(trial, "checkpointed", step=state["step"])
-        if state["step"] >= spec.get("epochs", 3) and spec.get("behaviour") != "deaf":
-            del self.trials[trial]
-            if state["model"]:
-                Path(state["model"]).write_bytes(b"weights")
-            self.event(
-                trial, "finished", values=[value], record={}, backend="plain", model=state["model"]
-            )
+            self.write_checkpoint(run)
+            self.tell(Checkpointed(run=key, step=run.step))
+        if run.step >= spec.get("epochs", 3) and spec.get("behaviour") != "deaf":
+            del self.runs[key]
+            model = run.start.model
+            if model:
+                Path(model).write_bytes(b"weights")
+            self.tell(Finished(run=key, values=[value], backend="plain", model=model))
 
-    def misbehave(self, trial: int, spec: dict[str, Any]) -> bool:
+    def misbehave(self, run: Run) -> bool:
+        spec = run.start.spec
         behaviour = spec.get("behaviour", "normal")
         match behaviour:
             case "crash":
@@ -163,11 +181,11 @@ class FakeTrainer:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 time.sleep(3600)
-            case "nan" | "user_code" | "data" | "out_of_memory":
-                del self.trials[trial]
-                failure = {"kind": VALUES[behaviour], "message": f"{behaviour} here", "step": 1}
-                self.event(trial, "failed", failure=failure, record={})
-                return True
+        if behaviour in get_args(FAILING):
+            del self.runs[run.start.run]
+            failure = RunFailure(behaviour, f"{behaviour} here", 1)
+            self.tell(Failed(run=run.start.run, failure=failure))
+            return True
         return False
 
 
@@ -183,19 +201,19 @@ def main() -> None:
     def listen() -> None:
         with os.fdopen(options.commands, "rb") as pipe:
             for line in pipe:
-                trainer.commands.put(json.loads(line))
+                trainer.commands.put(COMMANDS.decode(line))
         os._exit(0)
 
     def breathe() -> None:
         while True:
-            trainer.say({"type": "alive", "busy_seconds": 0.0, "turn": [], "memory_bytes": 0})
+            trainer.say(Alive(busy_seconds=0.0, turn=[], memory_bytes=0))
             time.sleep(0.2)
 
     if options.never_ready:
         sys.exit("no device here")
     threading.Thread(target=listen, daemon=True).start()
     threading.Thread(target=breathe, daemon=True).start()
-    trainer.run()
+    trainer.serve()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """Deadlines, on an injected clock."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.unit.workers.test_deaths import run
+from tests.unit.workers.test_blame import run
 from tuner_service.settings import Settings
+from workers.protocol.messages import Alive
 from workers.supervisor.deadlines import Deadlines
 from workers.supervisor.held_runs import HeldRuns, LeasedTrial
 
 
 def board_of(*runs: LeasedTrial) -> HeldRuns:
-    return HeldRuns(iter(()), {one.key: one for one in runs})
+    return HeldRuns(iter(()), {one.id: one for one in runs})
 
 
 def deadlines(tmp_path: Path, *, memory_limit_bytes: int | None = None) -> Deadlines:
@@ -20,13 +20,10 @@ def deadlines(tmp_path: Path, *, memory_limit_bytes: int | None = None) -> Deadl
     return Deadlines(settings, now=100.0, memory_limit_bytes=memory_limit_bytes)
 
 
-def alive(*turn: LeasedTrial, busy_seconds: float = 0.0, memory_bytes: int = 0) -> dict[str, Any]:
-    return {
-        "type": "alive",
-        "busy_seconds": busy_seconds,
-        "turn": [one.key for one in turn],
-        "memory_bytes": memory_bytes,
-    }
+def alive(*turn: LeasedTrial, busy_seconds: float = 0.0, memory_bytes: int = 0) -> Alive:
+    return Alive(
+        busy_seconds=busy_seconds, turn=[one.id for one in turn], memory_bytes=memory_bytes
+    )
 
 
 def test_a_trainer_without_progress_is_at_fault(tmp_path: Path) -> None:
@@ -55,7 +52,7 @@ def test_an_unanswered_stop_is_a_fault_only_of_a_quiet_trainer(tmp_path: Path) -
     assert w.fault(board_of(one), 111.0) is None
     cause = w.fault(board_of(one), 115.1)
     assert cause is not None
-    assert (cause.kind, cause.culprit) == ("unanswered", one.key)
+    assert (cause.kind, cause.culprit) == ("unanswered", one.id)
 
 
 def test_nobody_waits_for_what_another_worker_is_offered(tmp_path: Path) -> None:
@@ -106,7 +103,7 @@ def test_whose_turn_it_was_is_known_of_a_trainer_that_lives(tmp_path: Path, kind
     known, silent = w.fault(held, 401.0), w.fault(held, 410.0)
     assert known is not None
     assert silent is not None
-    assert (known.kind, known.turn, silent.turn) == (kind, {hangs.key}, frozenset())
+    assert (known.kind, known.turn, silent.turn) == (kind, {hangs.id}, frozenset())
 
 
 def test_its_own_absence_is_not_the_trainers(tmp_path: Path) -> None:

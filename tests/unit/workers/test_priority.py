@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.workers.test_messages import ORDER
 from workers import priority
 from workers.priority import NICENESS, weigh_session
+from workers.protocol.codec import LOOP_COMMANDS
 from workers.training.user_loops import child
 
 PROGRAM = """
@@ -68,10 +70,10 @@ def test_the_session_of_a_loop_is_weighed_before_it_runs(monkeypatch: pytest.Mon
     monkeypatch.setattr(child, "weigh_session", lambda: done.append("weighed"))
     monkeypatch.setattr(child, "run", lambda *_: done.append("run"))
     monkeypatch.setattr(child, "CommandReader", lambda hearing: hearing.close())
-    monkeypatch.setattr(child, "MessageWriter", lambda pipe, **_: pipe.close())
+    monkeypatch.setattr(child, "MessageWriter", lambda pipe, *_, **__: pipe.close())
     monkeypatch.setattr("workers.training.user_loops.child.os._exit", lambda _: None)
     (commands, order), (heard, events) = os.pipe(), os.pipe()
-    os.write(order, b"{}\n")
+    os.write(order, LOOP_COMMANDS.encode(ORDER))
     child.serve(commands, events)
     os.close(order)
     os.close(heard)

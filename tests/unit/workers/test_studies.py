@@ -27,15 +27,15 @@ def test_points_are_tried_while_nothing_is_known_of_the_study(study: ActiveStudy
     study.search.started(1, {})
     study.search.finished(1, "FAIL", None)
     study.search.started(2, {})
-    assert len(study.doubted(5)) == 5
+    assert len(study.probe_specs(5)) == 5
     study.search.report(2, 1, 0.5)
-    assert study.doubted(5) == []
+    assert study.probe_specs(5) == []
 
 
-def test_a_result_leaves_no_doubt(study: ActiveStudy) -> None:
+def test_a_result_needs_no_probe(study: ActiveStudy) -> None:
     study.search.started(1, {})
     study.search.finished(1, "COMPLETE", [0.5])
-    assert study.doubted(5) == []
+    assert study.probe_specs(5) == []
 
 
 def test_points_that_cannot_be_had_leave_the_failures_as_they_are(
@@ -45,4 +45,4 @@ def test_points_that_cannot_be_had_leave_the_failures_as_they_are(
         raise ValueError("no points")
 
     monkeypatch.setattr(studies, "spread_points", spread_points)
-    assert study.doubted(5) == []
+    assert study.probe_specs(5) == []

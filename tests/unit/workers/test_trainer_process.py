@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.workers.conftest import FAKE_TRAINER
+from workers.protocol.messages import ProbePoints, ProbeRequest
 from workers.supervisor.environment import scrubbed
 from workers.supervisor.trainer_process import TrainerCommand, TrainerProcess
 
@@ -40,7 +41,7 @@ def test_it_becomes_ready_and_ends_when_its_pipe_closes(
     trainer = launch(str(FAKE_TRAINER), "--lanes", "3")
     until(lambda: trainer.ready is not None)
     assert trainer.ready is not None
-    assert trainer.ready["lanes"] == 3
+    assert trainer.ready.lanes == 3
     trainer.close(10.0)
     assert trainer.exit_code() == 0
 
@@ -102,7 +103,7 @@ def test_a_trainer_that_does_not_read_blocks_nobody(
 ) -> None:
     trainer = launch("-c", "import time; time.sleep(600)")
     for _ in range(100):
-        trainer.send({"type": "start", "trials": ["x" * 10_000]})
+        trainer.send(ProbePoints(1, [{"x": "x" * 10_000}]))
     trainer.kill()
     assert trainer.exit_code() == -9
 
@@ -110,11 +111,11 @@ def test_a_trainer_that_does_not_read_blocks_nobody(
 def test_a_torn_or_foreign_line_is_dropped(launch: Callable[..., TrainerProcess]) -> None:
     code = (
         "import os, sys; fd = int(sys.argv[sys.argv.index('--events') + 1]);"
-        'os.write(fd, b\'not json\\n[1]\\n{"type": "alive"}\\n{"type": "eve\')'
+        'os.write(fd, b\'not json\\n[1]\\n{"type": "probe_request", "study": 1}\\n{"type": "eve\')'
     )
     trainer = launch("-c", code)
     until(lambda: trainer.closed)
-    assert trainer.receive(1.0) == [{"type": "alive"}]
+    assert trainer.receive(1.0) == [ProbeRequest(1)]
 
 
 def test_wake_ends_a_wait(launch: Callable[..., TrainerProcess]) -> None:

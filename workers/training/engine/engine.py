@@ -17,7 +17,15 @@ from typing import Any
 import torch
 
 from tuner_service.definition.trial_spec import TrialSpec
-from workers.protocol.messages import Event, StopMode, TrialStart
+from workers.protocol.messages import (
+    Event,
+    Failed,
+    RunEnd,
+    RunId,
+    StopMode,
+    Stopped,
+    TrialStart,
+)
 from workers.training import user_modules
 from workers.training.data import DatasetCache, Room
 from workers.training.engine.first_failure import FirstFailureProbe
@@ -72,7 +80,7 @@ class Engine:
             temporary ones.
         steps: Makes the steps; plain ones by default.
         user_loops: Runs the trials that are training loops of the operator's; None fails them.
-        ask: Asks for points of a study (`try_points`) when its first trials fail; None: failures
+        ask: Asks for points of a study (`probe`) when its first trials fail; None: failures
             are told as they come.
         clock: Seconds, for durations.
     """
@@ -102,18 +110,18 @@ class Engine:
         self._first_failures = FirstFailureProbe(ask, self._trains, self._crowded)
         self._process_state = ProcessStateGuard()
         self._waiting: deque[TrialStart] = deque()
-        self._stops: dict[int, StopMode] = {}
+        self._stops: dict[RunId, StopMode] = {}
         self._groups: OrderedDict[GroupKey, GroupTrainer] = OrderedDict()  # the next turn's first
-        self._runs: dict[int, TrialRun] = {}  # every run in a group, by trial
+        self._runs: dict[RunId, TrialRun] = {}  # every run in a group
         self._counts: dict[str, int] = {}
-        self._preparing: int | None = None
+        self._preparing: RunId | None = None
         self._at_work: GroupTrainer | None = None
 
     @property
-    def turn(self) -> list[int]:
-        """Trials that the present call prepares or trains; for another thread to look at."""
+    def turn(self) -> list[RunId]:
+        """Runs that the present call prepares or trains; for another thread to look at."""
         preparing, group = self._preparing, self._at_work
-        runs = [run.trial for run in group.at_work] if group is not None else []
+        runs = [run.id for run in group.at_work] if group is not None else []
         keys = [preparing] if preparing is not None else runs
         return sorted({self._folds.trial_of(key) for key in keys})
 
@@ -142,29 +150,29 @@ class Engine:
 
     def submit(self, start: TrialStart) -> None:
         """Take a trial on, after those already there."""
-        if start["spec"].get("kind") == "loop":
+        if start.spec.get("kind") == "loop":
             self._user_loops.submit(start)
         else:
             self._first_failures.expect(start)
             self._waiting.extend(self._folds.split(start))
 
-    def stop(self, trial: int, mode: StopMode) -> None:
-        """Stop a trial at its next step; one that is not on board is none of our business."""
-        self._stops |= dict.fromkeys(self._folds.runs_of(trial), mode)
+    def stop(self, run: RunId, mode: StopMode) -> None:
+        """Stop a run at its next step; of one that has ended meanwhile nothing is left to stop."""
+        self._stops |= dict.fromkeys(self._folds.runs_of(run), mode)
 
-    def allow(self, trial: int, step: int) -> None:
+    def allow(self, run: RunId, step: int) -> None:
         """Let a prunable trial go on after this step: the pruner has seen its report."""
-        for key in self._folds.runs_of(trial):
-            run = self._runs.get(key)
-            if run is not None:
-                run.allowed_step = max(run.allowed_step, step)
-        self._user_loops.allow(trial, step)
+        for each in self._folds.runs_of(run):
+            if each in self._runs:
+                taken = self._runs[each]
+                taken.allowed_step = max(taken.allowed_step, step)
+        self._user_loops.allow(run, step)
 
-    def forget(self, study: int) -> None:
+    def forget_results(self, study: int) -> None:
         """A result of this study was not counted: rank its models anew."""
         self._keeper.forget(study)
 
-    def try_points(self, study: int, specs: Sequence[dict[str, Any]]) -> None:
+    def probe(self, study: int, specs: Sequence[dict[str, Any]]) -> None:
         """Find out with these trials whether any of the study can be trained."""
         self._first_failures.answer(study, specs)
 
@@ -186,8 +194,8 @@ class Engine:
     def shutdown(self) -> list[Event]:
         """Checkpoint every trial on board and stop it."""
         # As a stop, not as an end of its own: one way out, whatever a run is at.
-        for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
-            self._stops[trial] = "checkpoint"
+        for run in [*(start.run for start in self._waiting), *self._runs]:
+            self._stops[run] = "checkpoint"
         events = [*self._joined(self._apply_stops()), *self._user_loops.shutdown()]
         return [*self._first_failures.pass_on(events), *self._first_failures.release()]
 
@@ -202,18 +210,18 @@ class Engine:
         if not self._waiting:
             return False
         first = self._waiting[0]
-        others = [run for run in self._runs.values() if not self._same_trial(run, first["trial"])]
-        return not (others if first["alone"] else any(run.start["alone"] for run in others))
+        others = [run for run in self._runs.values() if not self._same_trial(run, first.run)]
+        return not (others if first.exclusive else any(run.start.exclusive for run in others))
 
-    def _same_trial(self, run: TrialRun, trial: int) -> bool:
-        return self._folds.trial_of(run.trial) == self._folds.trial_of(trial)
+    def _same_trial(self, run: TrialRun, other: RunId) -> bool:
+        return self._folds.trial_of(run.id) == self._folds.trial_of(other)
 
     def _admit(self) -> list[Event]:
         events: list[Event] = []
         while self._admissible():
             start = self._waiting.popleft()
             try:
-                self._preparing = start["trial"]
+                self._preparing = start.run
                 with self._process_state.restored():
                     run = self._prepare(start)
             except BaseException as error:  # noqa: BLE001  one trial's fault, not ours
@@ -221,19 +229,20 @@ class Engine:
                 if is_out_of_memory(error) and self._make_room():
                     self._waiting.appendleft(start)
                     continue
-                events.append(_failed(start, failure_of(error, 0)))
-                with printing_to(start["log"]):
-                    sys.stderr.write(events[-1]["failure"]["traceback"] or "")
+                failure = failure_of(error, 0)
+                events.append(Failed(run=start.run, failure=failure))
+                with printing_to(start.log):
+                    sys.stderr.write(failure.traceback or "")
                 continue
             finally:
                 self._preparing = None
-            self._runs[run.trial] = run
+            self._runs[run.id] = run
             self._group_trainer(run).queue.append(run)
         return events
 
     def _prepare(self, start: TrialStart) -> TrialRun:
-        with printing_to(start["log"]):
-            prepared = self._prepared(TrialSpec.model_validate(start["spec"]))
+        with printing_to(start.log):
+            prepared = self._prepared(TrialSpec.model_validate(start.spec))
             spec, data = prepared.spec, prepared.data
             count = self._parameter_count(spec, data.shape, data.outputs)
         run = TrialRun(
@@ -246,7 +255,7 @@ class Engine:
             parameter_count=count,
             checkpointed_at=self._clock(),
         )
-        if start["resume"] is not None:
+        if start.resume is not None:
             resume(run)
         return run
 
@@ -269,11 +278,11 @@ class Engine:
             failure = failure_of(error, 0)
         else:
             return True
-        full = failure["kind"] == "out_of_memory"
+        full = failure.kind == "out_of_memory"
         if full and self._make_room():
             return self._trains(spec, log)
         with printing_to(log):
-            sys.stderr.write(f"{failure['message']}\n")
+            sys.stderr.write(f"{failure.message}\n")
         return None if full and self._crowded() else False
 
     def _make_room(self) -> bool:
@@ -287,9 +296,9 @@ class Engine:
             torch.cuda.empty_cache()
         return bool(idle) or let_go
 
-    def _crowded(self, trial: int | None = None) -> bool:
+    def _crowded(self, run: RunId | None = None) -> bool:
         """Whether any trial but this one takes memory."""
-        trials = {self._folds.trial_of(run) for run in self._runs} - {trial}
+        trials = {self._folds.trial_of(key) for key in self._runs} - {run}
         return bool(trials) or not self._user_loops.idle
 
     def _parameter_count(self, spec: TrialSpec, shape: tuple[int, ...], outputs: int) -> int:
@@ -335,9 +344,9 @@ class Engine:
         if not served.issuperset(run.study for run in group.runs):
             return True  # no group of its study is active: a study must not wait for another's end
         # The pruner sees a trial when all its folds have reported: they must all get under way.
-        begun = {self._folds.trial_of(run.trial) for one in active for run in one.runs}
-        folds = (run for run in group.runs if run.trial < 0)
-        return any(self._folds.trial_of(run.trial) in begun for run in folds)
+        begun = {self._folds.trial_of(run.id) for one in active for run in one.runs}
+        folds = (run for run in group.runs if run.id < 0)
+        return any(self._folds.trial_of(run.id) in begun for run in folds)
 
     def _move(self, strays: list[TrialRun], origin: GroupTrainer) -> None:
         """Bring runs to the group of their position in the epoch; a lowered limit goes along."""
@@ -358,14 +367,14 @@ class Engine:
         if not stops:
             return []
         events: list[Event] = []
-        for start in [start for start in self._waiting if start["trial"] in stops]:
+        for start in [start for start in self._waiting if start.run in stops]:
             self._waiting.remove(start)
-            events.append(_stopped(start, stops[start["trial"]]))
-        for trial, mode in stops.items():
-            if trial in self._runs:
-                self._runs[trial].stop = mode
+            events.append(Stopped(run=start.run, mode=stops[start.run]))
+        for key, mode in stops.items():
+            if key in self._runs:
+                self._runs[key].stop = mode
             else:
-                events += self._user_loops.stop(trial, mode)
+                events += self._user_loops.stop(key, mode)
         for group in self._groups.values():
             with self._process_state.restored():
                 events += self._ended(group.apply_stops())
@@ -374,15 +383,6 @@ class Engine:
     def _ended(self, events: list[Event]) -> list[Event]:
         """Let go of the runs that these events end."""
         for event in events:
-            if event["kind"] in ("finished", "stopped", "failed"):
-                self._runs.pop(event["trial"], None)
+            if isinstance(event, RunEnd):
+                self._runs.pop(event.run, None)
         return events
-
-
-def _stopped(start: TrialStart, mode: StopMode) -> Event:
-    return {"kind": "stopped", "trial": start["trial"], "mode": mode, "record": {}}
-
-
-def _failed(start: TrialStart, failure: dict[str, Any]) -> Event:
-    event: Event = {"kind": "failed", "trial": start["trial"], "failure": failure, "record": {}}
-    return event

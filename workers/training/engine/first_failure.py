@@ -9,16 +9,25 @@ this module: what one of them does cannot be tried for one batch.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workers.protocol.messages import Event, TrialStart
+from workers.protocol.messages import (
+    Checkpointed,
+    Event,
+    Failed,
+    Finished,
+    Reported,
+    RunEnd,
+    RunId,
+    TrialStart,
+    Working,
+)
 
 Ask = Callable[[int], None]
 Try = Callable[[dict[str, Any], str | None], bool | None]
 
-_LAST_WORDS = ("finished", "stopped", "failed")
-_PROOFS = ("report", "checkpointed", "finished")
+_PROOFS = (Reported, Checkpointed, Finished)  # that a trial of the study can be trained
 _KINDS = ("user_code", "out_of_memory")
 _ADVICE = {
     "user_code": "correct the module or the definition, and try it with tuner validate --run",
@@ -35,7 +44,7 @@ class _Probe:
     """
 
     log: str | None
-    held: list[Event] = field(default_factory=list)
+    held: list[Failed] = field(default_factory=list)
     points: deque[dict[str, Any]] | None = None
     tried: int = 0
 
@@ -51,11 +60,11 @@ class FirstFailureProbe:
         crowded: Whether other trials than this one take memory.
     """
 
-    def __init__(self, ask: Ask | None, trains: Try, crowded: Callable[[int], bool]) -> None:
+    def __init__(self, ask: Ask | None, trains: Try, crowded: Callable[[RunId], bool]) -> None:
         self._ask = ask
         self._trains = trains
         self._crowded = crowded
-        self._starts: dict[int, TrialStart] = {}  # by trial
+        self._starts: dict[RunId, TrialStart] = {}
         self._proven: set[int] = set()
         self._probes: dict[int, _Probe] = {}
 
@@ -72,7 +81,7 @@ class FirstFailureProbe:
     def expect(self, start: TrialStart) -> None:
         """Take note of a trial that comes on board; the failures of any other are passed on."""
         if self._ask is not None:
-            self._starts[start["trial"]] = start
+            self._starts[start.run] = start
 
     def answer(self, study: int, points: Sequence[dict[str, Any]]) -> None:
         """Take the points of a study that are to be tried."""
@@ -85,24 +94,26 @@ class FirstFailureProbe:
         if self._ask is None:
             return events
         passed: list[Event] = []
-        known = [event for event in events if event["trial"] in self._starts]
-        self._proven |= {self._study(event) for event in known if event["kind"] in _PROOFS}
-        ends = sum(event["kind"] in _LAST_WORDS for event in events)
+        known = [event for event in events if event.run in self._starts]
+        self._proven |= {self._study(event) for event in known if isinstance(event, _PROOFS)}
+        ends = sum(isinstance(event, RunEnd) for event in events)
         for event in events:
-            if self._is_doubtful(event):
+            if isinstance(event, Failed) and self._is_to_probe(event):
                 # Whose fault a failure is shows only where no other trial was there to cause it.
-                alone = ends == 1 and not self._crowded(event["trial"])
-                self._hold({"alone": alone, **event}, self._ask)
+                if event.sole_suspect is None:
+                    sole_suspect = ends == 1 and not self._crowded(event.run)
+                    event = replace(event, sole_suspect=sole_suspect)
+                self._hold(event, self._ask)
             else:
                 passed.append(event)
-            if event["kind"] in _LAST_WORDS:
-                self._starts.pop(event["trial"], None)
+            if isinstance(event, RunEnd):
+                self._starts.pop(event.run, None)
         for study in [study for study in self._probes if study in self._proven]:
             passed += self._probes.pop(study).held
         return passed
 
-    def turn(self) -> list[Event]:
-        """Try one point; return the failures about which that leaves no doubt."""
+    def turn(self) -> Sequence[Event]:
+        """Try one point; return the failures that are settled by it."""
         for study, probe in self._probes.items():
             if probe.points is None:
                 continue
@@ -116,39 +127,39 @@ class FirstFailureProbe:
             probe.tried += 1
             if probe.points:
                 # The trainer moves, though none of these trials does.
-                return [{"kind": "working", "trial": one["trial"]} for one in probe.held]
+                return [Working(run=one.run) for one in probe.held]
             return [_nothing_trains(event, probe.tried) for event in self._settle(study)]
         return []
 
-    def release(self) -> list[Event]:
+    def release(self) -> Sequence[Event]:
         """Return every failure that is held back, as it is."""
         return [event for study in list(self._probes) for event in self._settle(study)]
 
     def _study(self, event: Event) -> int:
-        return self._starts[event["trial"]]["study"]
+        return self._starts[event.run].study
 
-    def _is_doubtful(self, event: Event) -> bool:
-        if event["kind"] != "failed" or event["trial"] not in self._starts:
+    def _is_to_probe(self, event: Failed) -> bool:
+        if event.run not in self._starts or event.failure.kind not in _KINDS:
             return False
-        return self._study(event) not in self._proven and event["failure"]["kind"] in _KINDS
+        return self._study(event) not in self._proven
 
-    def _hold(self, event: Event, ask: Ask) -> None:
+    def _hold(self, event: Failed, ask: Ask) -> None:
         study = self._study(event)
         if study not in self._probes:
-            self._probes[study] = _Probe(self._starts[event["trial"]]["log"])
+            self._probes[study] = _Probe(self._starts[event.run].log)
             ask(study)
         self._probes[study].held.append(event)
 
-    def _settle(self, study: int) -> list[Event]:
+    def _settle(self, study: int) -> list[Failed]:
         # Asked once, whatever came of it: what is tried once in a study's life costs little.
         self._proven.add(study)
         return self._probes.pop(study).held
 
 
-def _nothing_trains(event: Event, tried: int) -> Event:
-    failure = event["failure"]
+def _nothing_trains(event: Failed, tried: int) -> Failed:
+    failure = event.failure
     others = f"{tried} other points of the search space fail too" if tried > 1 else (
         "another point of the search space fails too"
     )  # fmt: skip
-    why = f"{failure['message']} ({others}; {_ADVICE[failure['kind']]})"
-    return {**event, "failure": {**failure, "nothing_trains": why}}
+    why = f"{failure.message} ({others}; {_ADVICE[failure.kind]})"
+    return replace(event, failure=replace(failure, nothing_trains=why))

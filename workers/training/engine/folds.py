@@ -10,21 +10,31 @@ others. Its result is the mean of the folds' results, and their spread stands in
 import copy
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tuner_service.definition.trial_spec import TrialSpec
-from workers.protocol.messages import Event, TrialStart
+from workers.protocol.messages import (
+    Checkpointed,
+    Event,
+    Failed,
+    Finished,
+    Reported,
+    RunEnd,
+    RunId,
+    Started,
+    Stopped,
+    TrialStart,
+)
 from workers.training.trials.best_models import EVERY
 from workers.training.trials.runs import Direction
 
 Record = Mapping[str, Any]
 Ranks = Callable[[TrialStart, float, Direction], bool]
 
-_LAST_WORDS = ("finished", "stopped", "failed")
 _SUMS = ("seconds",)
 _PARTLY_DEFINED = ("val_auroc", "test_auroc", "val_r2", "test_r2")  # null where a fold has none
 _MOST = ("parameter_count", "epochs_run", "peak_memory_bytes", "resumed_from")
@@ -37,17 +47,17 @@ class _Trial:
     Attributes:
         members: The runs' keys, by fold.
         reports: Each run's reports, by epoch.
-        ended: Each run's last words.
+        ended: Each run's last event.
         saved: The step of each run's last checkpoint.
         told: The last epoch that the trial has reported.
     """
 
     start: TrialStart
     keys: list[str]
-    members: list[int]
-    reports: dict[int, dict[int, Event]] = field(default_factory=dict)
-    ended: dict[int, Event] = field(default_factory=dict)
-    saved: dict[int, int] = field(default_factory=dict)
+    members: list[RunId]
+    reports: dict[RunId, dict[int, Reported]] = field(default_factory=dict)
+    ended: dict[RunId, RunEnd] = field(default_factory=dict)
+    saved: dict[RunId, int] = field(default_factory=dict)
     saved_told: int = -1
     told: int = 0
     started: bool = False
@@ -64,14 +74,14 @@ class Folds:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._trials: dict[int, _Trial] = {}
-        self._owners: dict[int, _Trial] = {}  # by run
+        self._trials: dict[RunId, _Trial] = {}
+        self._owners: dict[RunId, _Trial] = {}  # by run
         self._next = -1  # runs count down; the supervisor's keys are not negative
 
     def split(self, start: TrialStart) -> list[TrialStart]:
         """Return the runs of a trial: one per fold, or the trial itself."""
         try:
-            spec = TrialSpec.model_validate(start["spec"])
+            spec = TrialSpec.model_validate(start.spec)
         except ValidationError:  # which is found again, and told, where the trial is taken on
             return [start]
         split = spec.dataset.split
@@ -79,48 +89,48 @@ class Folds:
             return [start]
         runs = [self._run(start, fold) for fold in range(split.folds)]
         trial = _Trial(
-            start, [key for key, _ in spec.objective], [run["trial"] for run in runs],
-            told=start["resume"] or 0,
+            start, [key for key, _ in spec.objective], [run.run for run in runs],
+            told=start.resume or 0,
         )  # fmt: skip
-        self._trials[start["trial"]] = trial
+        self._trials[start.run] = trial
         self._owners |= dict.fromkeys(trial.members, trial)
         return runs
 
     def _run(self, start: TrialStart, fold: int) -> TrialStart:
-        spec = copy.deepcopy(start["spec"])
+        spec = copy.deepcopy(start.spec)
         spec["dataset"]["split"]["fold"] = fold
-        run, self._next = self._next, self._next - 1  # negative: no supervisor's key is
-        kept = start["model"] is not None and start["keep_models"] > 0
-        return {
-            **start,
-            "trial": run,
-            "spec": spec,
-            "checkpoint": f"{start['checkpoint']}.fold{fold}",
+        run, self._next = RunId(self._next), self._next - 1  # negative: no supervisor's id is
+        kept = start.model is not None and start.keep_models > 0
+        return replace(
+            start,
+            run=run,
+            spec=spec,
+            checkpoint=f"{start.checkpoint}.fold{fold}",
             # Whether the trial is among the best, and by which fold it is told, shows at its end.
-            "model": f"{start['model']}.fold{fold}" if kept else None,
-            "keep_models": EVERY if kept else 0,
-        }
+            model=f"{start.model}.fold{fold}" if kept else None,
+            keep_models=EVERY if kept else 0,
+        )
 
-    def runs_of(self, trial: int) -> Sequence[int]:
-        """Return the keys of a trial's runs; of one without folds its own."""
-        return self._trials[trial].members if trial in self._trials else [trial]
+    def runs_of(self, run: RunId) -> Sequence[RunId]:
+        """Return the engine's runs of the supervisor's: one per fold, or itself."""
+        return self._trials[run].members if run in self._trials else [run]
 
-    def trial_of(self, run: int) -> int:
-        """Return the key of the trial that a run belongs to."""
-        return self._owners[run].start["trial"] if run in self._owners else run
+    def trial_of(self, run: RunId) -> RunId:
+        """Return the supervisor's run that one of the engine's belongs to."""
+        return self._owners[run].start.run if run in self._owners else run
 
-    def join(self, events: Iterable[Event]) -> tuple[list[Event], list[int]]:
+    def join(self, events: Iterable[Event]) -> tuple[list[Event], list[RunId]]:
         """Return what the trials say, and the runs to stop since another fold failed."""
         joined: list[Event] = []
-        stops: list[int] = []
+        stops: list[RunId] = []
         for event in events:
-            trial = self._owners.get(event["trial"])
+            trial = self._owners.get(event.run)
             if trial is None:
                 joined.append(event)
                 continue
             for one in self._heard(trial, event):
-                joined.append({**one, "trial": trial.start["trial"]})
-                if one["kind"] == "failed":
+                joined.append(replace(one, run=trial.start.run))
+                if isinstance(one, Failed):
                     stops += [run for run in trial.members if run not in trial.ended]
             if len(trial.ended) == len(trial.members):
                 _drop_models(trial)
@@ -128,76 +138,80 @@ class Folds:
         return joined, stops
 
     def _forget(self, trial: _Trial) -> None:
-        del self._trials[trial.start["trial"]]
+        del self._trials[trial.start.run]
         for run in trial.members:
             del self._owners[run]
 
     def _heard(self, trial: _Trial, event: Event) -> list[Event]:
-        run, kind = event["trial"], event["kind"]
-        if kind in _LAST_WORDS:
-            trial.ended[run] = event
+        if isinstance(event, RunEnd):
+            trial.ended[event.run] = event
         if trial.failed:
             return []
-        if kind == "failed":
-            trial.failed = True
-            return [event]
-        if kind == "started" and not trial.started:
-            trial.started = True
-            return [event]
-        if kind == "checkpointed":
-            trial.saved[run] = event["step"]
-            return _checkpoint(trial, event)
-        if kind == "report":
-            trial.reports.setdefault(run, {})[event["step"]] = event
-        told = _reports(trial)
+        match event:
+            case Failed():
+                trial.failed = True
+                return [event]
+            case Started() if not trial.started:
+                trial.started = True
+                return [event]
+            case Checkpointed(run=run, step=step):
+                trial.saved[run] = step
+                return _checkpoint(trial, event)
+            case Reported(run=run, step=step):
+                trial.reports.setdefault(run, {})[step] = event
+        told: list[Event] = [*_reports(trial)]
         if len(trial.ended) == len(trial.members):
             told.append(self._end(trial))
         return told
 
     def _end(self, trial: _Trial) -> Event:
-        last = [trial.ended[run] for run in trial.members]
-        stopped = next((event for event in last if event["kind"] == "stopped"), None)
-        joined: Event = {**(stopped or last[0])}
-        joined["record"] = _final_record(last, trial.keys)
-        values = [event["values"] for event in last if event.get("values")]
-        joined.pop("values", None)
+        """Return the end of a trial whose folds have all ended, and none of them by failing."""
+        ends = [trial.ended[run] for run in trial.members]
+        last = [event for event in ends if isinstance(event, Finished | Stopped)]
+        record = _final_record(last, trial.keys)
+        values = [event.values for event in last if event.values]
+        means: list[float] = []
         if len(values) == len(last):
-            joined["values"] = [statistics.fmean(column) for column in zip(*values, strict=True)]
-        steps = [event["step"] for event in last if "step" in event]
-        joined.pop("step", None)
-        if len(steps) == len(last):
-            # Stopped: what all folds have reached. Finished: early stopping ends each at its own.
-            joined["step"] = min(steps) if stopped else max(steps)
-        if stopped is None:
-            fold = self._representative(trial, last, joined["values"][0])
-            joined["model"] = None if fold is None else trial.start["model"]
-            joined["record"]["model_fold"] = fold
-        return joined
+            means = [statistics.fmean(column) for column in zip(*values, strict=True)]
+        # Stopped: what all folds have reached. Finished: early stopping ends each at its own.
+        steps = [event.step for event in last if event.step is not None]
+        stopped = next((event for event in last if isinstance(event, Stopped)), None)
+        if stopped is not None:
+            step = min(steps) if len(steps) == len(last) else None
+            return replace(stopped, record=record, values=means or None, step=step)
+        finished = [event for event in last if isinstance(event, Finished)]
+        fold = self._representative(trial, finished, means[0])
+        return replace(
+            finished[0],
+            record={**record, "model_fold": fold},
+            values=means,
+            step=max(steps, default=None),
+            model=None if fold is None else trial.start.model,
+        )
 
-    def _representative(self, trial: _Trial, last: Sequence[Event], value: float) -> int | None:
+    def _representative(self, trial: _Trial, last: Sequence[Finished], value: float) -> int | None:
         """Keep one fold's weights as the trial's if it is among the best; return which.
 
         The fold whose result is nearest to the mean: the best fold's would be chosen by the luck
         of its rows, and do worse than the trial says.
         """
         start = trial.start
-        direction = start["spec"]["objective"][0][1]
-        kept = {fold: path for fold, event in enumerate(last) if (path := event.get("model"))}
+        direction = start.spec["objective"][0][1]
+        kept = {fold: path for fold, event in enumerate(last) if (path := event.model)}
         if not kept or not self._ranks(start, value, direction):
             return None
-        nearest = min(kept, key=lambda fold: abs(last[fold]["values"][0] - value))
-        Path(kept[nearest]).replace(str(start["model"]))
+        nearest = min(kept, key=lambda fold: abs(last[fold].values[0] - value))
+        Path(kept[nearest]).replace(str(start.model))
         return nearest
 
 
 def _drop_models(trial: _Trial) -> None:
     for event in trial.ended.values():
-        path = event.get("model")
-        if path is not None:
-            Path(path).unlink(missing_ok=True)
+        if isinstance(event, Finished) and event.model is not None:
+            Path(event.model).unlink(missing_ok=True)
 
 
-def _checkpoint(trial: _Trial, event: Event) -> list[Event]:
+def _checkpoint(trial: _Trial, event: Checkpointed) -> list[Event]:
     """Return that the trial is saved up to the step that all its folds are, if that moved."""
     if len(trial.saved) < len(trial.members):
         return []
@@ -206,41 +220,40 @@ def _checkpoint(trial: _Trial, event: Event) -> list[Event]:
     if step <= trial.saved_told:
         return []
     trial.saved_told = step
-    return [{**event, "step": step}]
+    return [replace(event, step=step)]
 
 
-def _reports(trial: _Trial) -> list[Event]:
+def _reports(trial: _Trial) -> list[Reported]:
     """Return the epochs that every fold has trained by now; one that finished stays at its last."""
-    told: list[Event] = []
+    told: list[Reported] = []
     while True:
         step = trial.told + 1
         events = [_at(trial, run, step) for run in trial.members]
         present = [event for event in events if event is not None]
-        if len(present) < len(events) or all(event["step"] < step for event in present):
+        if len(present) < len(events) or all(event.step < step for event in present):
             return told
         trial.told = step
-        record = _epoch_record(step, [event["record"] for event in present], trial.keys)
-        values = [event.get("value") for event in present]
-        report: Event = {**present[0], "step": step, "record": record, "value": _mean(values)}
-        told.append(report)
+        record = _epoch_record(step, [event.record for event in present], trial.keys)
+        value = _mean([event.value for event in present])
+        told.append(replace(present[0], step=step, record=record, value=value))
         for reports in trial.reports.values():
             for old in sorted(reports)[:-1]:  # the last one stands for a run that has ended
                 if old < step:
                     del reports[old]
 
 
-def _at(trial: _Trial, run: int, step: int) -> Event | None:
+def _at(trial: _Trial, run: RunId, step: int) -> Reported | None:
     reports = trial.reports.get(run, {})
     ended = trial.ended.get(run)
-    if step in reports or ended is None or ended["kind"] != "finished":
+    if step in reports or not isinstance(ended, Finished):
         return reports.get(step)
     if reports:
         return reports[max(reports)]
-    values = ended.get("values")  # it came in with nothing left to train
-    if not values:
+    if not ended.values:
         return None
-    own = dict(zip(trial.keys, values, strict=True))
-    return {**ended, "step": 0, "value": values[0], "record": own}
+    # It came in with nothing left to train.
+    record = dict(zip(trial.keys, ended.values, strict=True))
+    return Reported(run=run, step=0, value=ended.values[0], record=record)
 
 
 def _epoch_record(step: int, records: Sequence[Record], keys: Sequence[str]) -> dict[str, Any]:
@@ -252,13 +265,11 @@ def _epoch_record(step: int, records: Sequence[Record], keys: Sequence[str]) -> 
     return {**joined, "step": step}
 
 
-def _final_record(events: Sequence[Event], keys: Sequence[str]) -> dict[str, Any]:
-    records = [event.get("record", {}) for event in events]
+def _final_record(events: Sequence[Finished | Stopped], keys: Sequence[str]) -> dict[str, Any]:
+    records = [event.record for event in events]
     names = dict.fromkeys(name for record in records for name in record)
     joined = {name: _joined(name, records) for name in names if name != "best_step"}
-    values: list[Sequence[float | None]] = [
-        event.get("values") or [None] * len(keys) for event in events
-    ]
+    values: list[Sequence[float | None]] = [event.values or [None] * len(keys) for event in events]
     by_key = {key: [row[at] for row in values] for at, key in enumerate(keys)}
     joined["folds"] = by_key
     joined["fold_std"] = {key: _spread(column) for key, column in by_key.items()}

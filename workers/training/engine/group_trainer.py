@@ -22,7 +22,16 @@ import torch
 from torch import Tensor
 
 from tuner_service.json_values import finite
-from workers.protocol.messages import Event
+from workers.protocol.messages import (
+    Checkpointed,
+    Event,
+    Failed,
+    Finished,
+    Reported,
+    RunFailure,
+    Started,
+    Stopped,
+)
 from workers.training.engine.lanes import Lanes
 from workers.training.engine.scorer import TestScorer
 from workers.training.nets.randomness import epoch_orders
@@ -120,7 +129,7 @@ class GroupTrainer:
         """Return the log of the run that is alone in this turn; None where several share it."""
         runs = self.runs
         one_lane = self._lanes is not None and self._lanes.step.lanes == 1
-        return runs[0].start["log"] if runs and (len(runs) == 1 or one_lane) else None
+        return runs[0].start.log if runs and (len(runs) == 1 or one_lane) else None
 
     def apply_stops(self) -> list[Event]:
         """End every run that was asked to stop; between slices."""
@@ -237,7 +246,7 @@ class GroupTrainer:
         if not run.started:
             run.started = True
             run.checkpointed_at = self._clock()
-            self._events.append({"kind": "started", "trial": run.trial, **self._where()})
+            self._events.append(Started(run=run.id, **self._where()))
 
     def _train_slice(self, lanes: Lanes) -> None:
         size = self.spec.batch_size
@@ -304,19 +313,25 @@ class GroupTrainer:
         better = run.end_epoch(values)
         if step > run.reported:  # what a run reported before it started over is not said again
             run.reported = step
-            event: Event = {"kind": "report", "trial": run.trial, "step": step}
-            self._events.append({**event, "value": values[0], "record": finite(record)})
+            self._events.append(
+                Reported(run=run.id, step=step, value=values[0], record=finite(record))
+            )
         return better
 
     def _finish(self, lanes: Lanes, ended: Sequence[int]) -> None:
         scores = self._test_scorer.score(lanes, ended)
         for lane in ended:
             run = lanes[lane]
-            event: Event = {"kind": "finished", "trial": run.trial, "step": run.progress.epoch}
-            event["values"] = run.values or []
-            event["record"] = final_record(run, self.spec.device, scores[lane])
-            event["model"] = self._keeper.keep(run, partial(lanes.result, lane))
-            self._events.append({**event, **self._where()})
+            self._events.append(
+                Finished(
+                    run=run.id,
+                    step=run.progress.epoch,
+                    values=run.values or [],
+                    record=final_record(run, self.spec.device, scores[lane]),
+                    model=self._keeper.keep(run, partial(lanes.result, lane)),
+                    **self._where(),
+                )
+            )
             lanes.release(lane)
 
     # Leaving -------------------------------------------------------------------------------
@@ -346,25 +361,27 @@ class GroupTrainer:
             self._fail(lane, run, failure_of(error, run.progress.epoch + 1))
 
     def _emit_stopped(self, run: TrialRun, scores: Mapping[str, float]) -> None:
-        event: Event = {"kind": "stopped", "trial": run.trial, "mode": run.stop or "cancel"}
-        step = run.saved_step if run.stop == "checkpoint" else run.progress.epoch
-        if step is not None:  # a checkpoint that was never written has none
-            event["step"] = step
-        if run.values is not None:
-            event["values"] = run.values
-        event["record"] = final_record(run, self.spec.device, scores)
-        self._events.append({**event, **self._where()})
+        self._events.append(
+            Stopped(
+                run=run.id,
+                mode=run.stop or "cancel",
+                # A checkpoint that was never written has none.
+                step=run.saved_step if run.stop == "checkpoint" else run.progress.epoch,
+                values=run.values,
+                record=final_record(run, self.spec.device, scores),
+                **self._where(),
+            )
+        )
 
-    def _fail(self, lane: int, run: TrialRun, failure: dict[str, Any]) -> None:
+    def _fail(self, lane: int, run: TrialRun, failure: RunFailure) -> None:
         self._emit_failed(run, failure)
         self._release(lane)
 
-    def _emit_failed(self, run: TrialRun, failure: dict[str, Any]) -> None:
-        with printing_to(run.start["log"]):
-            sys.stderr.write(failure["traceback"] or "")
-        event: Event = {"kind": "failed", "trial": run.trial, "step": run.progress.epoch}
-        event["record"] = final_record(run, self.spec.device, {})
-        self._events.append({**event, "failure": failure, **self._where()})
+    def _emit_failed(self, run: TrialRun, failure: RunFailure) -> None:
+        with printing_to(run.start.log):
+            sys.stderr.write(failure.traceback or "")
+        record = final_record(run, self.spec.device, {})
+        self._events.append(Failed(run=run.id, failure=failure, record=record, **self._where()))
 
     def _release(self, lane: int) -> None:
         if self._lanes is not None:
@@ -388,10 +405,9 @@ class GroupTrainer:
         try:
             save_checkpoint(run, state, best)
         except OSError as error:
-            logger.warning("no checkpoint of trial %s: %s", run.trial, error)
+            logger.warning("no checkpoint of run %s: %s", run.id, error)
             return
-        event: Event = {"kind": "checkpointed", "trial": run.trial, "step": run.progress.epoch}
-        self._events.append(event)
+        self._events.append(Checkpointed(run=run.id, step=run.progress.epoch))
 
     # When a step breaks --------------------------------------------------------------------
 
@@ -430,12 +446,13 @@ class GroupTrainer:
                 run.start_over()
             self.queue.appendleft(run)
 
-    def _where(self) -> Event:
+    def _where(self) -> dict[str, Any]:
+        """Return how runs of this group are trained, as events say it."""
         where: dict[str, Any] = {"group": self.spec.key}
         if self._lanes is not None:
             step = self._lanes.step
             where |= {"backend": step.backend, "backend_reason": step.backend_reason}
-        return where  # type: ignore[return-value]
+        return where
 
     def _drain(self) -> list[Event]:
         events, self._events = self._events, []

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tuner_service.definition.trial_spec import TrialSpec, UserLoopSpec
-from workers.protocol.messages import Event, TrialStart
+from workers.protocol.messages import Failed, Finished, Reported, RunId, TrialStart
 from workers.training import user_modules
 from workers.training.data import DatasetCache, Room
 from workers.training.steps.factory import PlainStepFactory
@@ -131,7 +131,7 @@ def preflight_user_loop(
         `metrics` (what it reported), `seconds` to the first report, `peak_memory_bytes`.
 
     Raises:
-        RehearsalError: It failed before that, or took longer.
+        PreflightError: It failed before that, or took longer.
     """
     with tempfile.TemporaryDirectory() as folder:
         loops = UserLoopPool(
@@ -147,11 +147,14 @@ def preflight_user_loop(
         seconds, peak = time.monotonic() - begun, loops.peak_bytes
         if not loops.idle:
             loops.shutdown()
-    if event["kind"] == "failed":
-        raise PreflightError(event["failure"]["message"], event["failure"].get("traceback"))
     names = [key for key, _ in spec.objective]
-    given = event.get("record", {}) if event["kind"] == "report" else {}
-    values: list[Any] = [*event.get("values", ())] or [given.get(name) for name in names]
+    match event:
+        case Failed(failure=failure):
+            raise PreflightError(failure.message, failure.traceback)
+        case Reported(record=record):
+            values = [record.get(name) for name in names]
+        case Finished():
+            values = [*event.values] or [None] * len(names)
     return {
         "metrics": dict(zip(names, values, strict=False)),
         "seconds": seconds,
@@ -159,29 +162,29 @@ def preflight_user_loop(
     }
 
 
-def _first(loops: UserLoopPool) -> Event:
+def _first(loops: UserLoopPool) -> Reported | Finished | Failed:
     """Return the first report, or the end where there is none."""
     while True:
         for event in loops.advance():
-            if event["kind"] in ("report", "finished", "failed"):
+            if isinstance(event, Reported | Finished | Failed):
                 return event
         time.sleep(0.01)
 
 
 def _start(spec: UserLoopSpec, folder: str) -> TrialStart:
-    return {
-        "trial": 1,
-        "number": 0,
-        "study": 1,
-        "spec": spec.model_dump(mode="json"),
-        "checkpoint": f"{folder}/checkpoint",
-        "resume": None,
-        "model": f"{folder}/model.safetensors",
-        "keep_models": 1,
-        "prunable": False,
-        "alone": True,
-        "log": None,
-    }
+    return TrialStart(
+        run=RunId(1),
+        number=0,
+        study=1,
+        spec=spec.model_dump(mode="json"),
+        checkpoint=f"{folder}/checkpoint",
+        resume=None,
+        model=f"{folder}/model.safetensors",
+        keep_models=1,
+        prunable=False,
+        exclusive=True,
+        log=None,
+    )
 
 
 def usual_seconds(work: Callable[[], object]) -> float:

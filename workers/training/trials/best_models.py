@@ -46,8 +46,8 @@ class ModelKeeper:
 
     def keep(self, run: TrialRun, weights: Callable[[], LaneState | None]) -> str | None:
         """Write the model if the run is among the best; return its path, or None."""
-        path, values = run.start["model"], run.values
-        direction, most = run.spec.objective[0][1], run.start["keep_models"]
+        path, values = run.start.model, run.values
+        direction, most = run.spec.objective[0][1], run.start.keep_models
         if path is None or values is None:
             return None
         if most != EVERY and not self.ranks(run.start, values[0], direction):
@@ -59,7 +59,7 @@ class ModelKeeper:
         try:
             write_tensors(Path(path), plain, describe(run))
         except OSError as error:  # a full disk costs the model, not the result
-            logger.warning("no model of trial %s: %s", run.trial, error)
+            logger.warning("no model of run %s: %s", run.id, error)
             if most != EVERY:
                 self.withdraw(run.start, values[0], direction)
             return None
@@ -69,21 +69,21 @@ class ModelKeeper:
         """Return whether the trial is among the best `keep_models` of its study, and count it."""
         if math.isnan(value):
             return False
-        rank, best = _rank(start, value, direction), self._best[start["study"]]
+        rank, best = _rank(start, value, direction), self._best[start.study]
         # Counted whether its file can be written or not: `withdraw` takes it back if not.
         best.append(rank)
         best.sort()
-        del best[start["keep_models"] :]
+        del best[start.keep_models :]
         return rank in best
 
     def withdraw(self, start: TrialStart, value: float, direction: Direction) -> None:
         """Count a trial that ranked no more: its model could not be written."""
-        self._best[start["study"]].remove(_rank(start, value, direction))
+        self._best[start.study].remove(_rank(start, value, direction))
 
 
 def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
     # Less is better; then the lower number, which any worker finds alike.
-    return (-value if direction == "maximize" else value), start["number"]
+    return (-value if direction == "maximize" else value), start.number
 
 
 def describe(run: TrialRun) -> dict[str, Any]:

@@ -1,18 +1,16 @@
 """What an exception means for a trial: its kind, a sentence, and the traceback."""
 
 import traceback
-from typing import Any, Literal
 
 import torch
 
 from tuner_service.errors import DataError
-
-Kind = Literal["diverged", "out_of_memory", "user_code", "data"]
+from workers.protocol.messages import RunFailure, RunFailureKind
 
 _MAX_TRACEBACK = 16_000  # characters kept, from the end: that is where the cause stands
 
 
-def kind_of(error: BaseException) -> Kind:
+def kind_of(error: BaseException) -> RunFailureKind:
     """Return the failure kind of an exception that ended a trial."""
     if isinstance(error, DataError):
         return "data"
@@ -27,8 +25,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def failure_of(error: BaseException, step: int) -> dict[str, Any]:
-    """Return the `failure` of an event.
+def failure_of(error: BaseException, step: int) -> RunFailure:
+    """Return the failure that an exception is.
 
     Args:
         step: The epoch it happened in, from 1.
@@ -37,19 +35,9 @@ def failure_of(error: BaseException, step: int) -> dict[str, Any]:
     name = type(error).__name__
     message = str(error) if kind == "data" else f"{name}: {error}" if str(error) else name
     text = "".join(traceback.format_exception(error))
-    return {
-        "kind": kind,
-        "message": message,
-        "step": step,
-        "traceback": None if kind == "data" else text[-_MAX_TRACEBACK:],
-    }
+    return RunFailure(kind, message, step, None if kind == "data" else text[-_MAX_TRACEBACK:])
 
 
-def diverged(what: str, value: float, step: int) -> dict[str, Any]:
-    """Return the `failure` of a trial whose loss or objective is no finite number."""
-    return {
-        "kind": "diverged",
-        "message": f"{what} became {value} in epoch {step}",
-        "step": step,
-        "traceback": None,
-    }
+def diverged(what: str, value: float, step: int) -> RunFailure:
+    """Return the failure of a trial whose loss or objective is no finite number."""
+    return RunFailure("diverged", f"{what} became {value} in epoch {step}", step)

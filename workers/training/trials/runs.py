@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from tuner_service.definition.trial_spec import TrialSpec
-from workers.protocol.messages import StopMode, TrialStart
+from workers.protocol.messages import RunId, StopMode, TrialStart
 from workers.training.data import PreparedData
 from workers.training.nets.metrics import MetricSet
 from workers.training.optim import schedules
@@ -100,14 +100,14 @@ class TrialRun:
     saved: list[int] = field(default_factory=list)
 
     @property
-    def trial(self) -> int:
-        """The supervisor's key."""
-        return self.start["trial"]
+    def id(self) -> RunId:
+        """The run's id."""
+        return self.start.run
 
     @property
     def study(self) -> int:
         """The study's key."""
-        return self.start["study"]
+        return self.start.study
 
     @property
     def saved_step(self) -> int | None:
@@ -123,7 +123,7 @@ class TrialRun:
     def waiting(self) -> bool:
         """Whether it must not go on before the pruner has seen its last report."""
         at_boundary = self.progress.position == 0
-        return self.start["prunable"] and at_boundary and self.progress.epoch > self.allowed_step
+        return self.start.prunable and at_boundary and self.progress.epoch > self.allowed_step
 
     @property
     def done(self) -> bool:
@@ -238,7 +238,7 @@ def save_checkpoint(run: TrialRun, state: LaneState, best: LaneState | None) -> 
     tensors = {f"state/{name}": tensor for name, tensor in state.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
     note = {"format": FORMAT, "seed": run.spec.seed, "progress": asdict(run.progress)}
-    prefix, step = run.start["checkpoint"], run.progress.epoch
+    prefix, step = run.start.checkpoint, run.progress.epoch
     # Written before an older one goes: a crash in between leaves one too many, never none.
     write_tensors(checkpoint_path(prefix, step), tensors, note)
     if step != run.saved_step:
@@ -253,9 +253,9 @@ def resume(run: TrialRun) -> None:
 
     Where none can be read, the run begins at the start.
     """
-    known = run.start["resume"]
+    known = run.start.resume
     try:
-        path = newest_checkpoint(run.start["checkpoint"], up_to=-1 if known is None else known)
+        path = newest_checkpoint(run.start.checkpoint, up_to=-1 if known is None else known)
         tensors, note = read_tensors(path)
         progress = _progress(note, run)
     except CheckpointError:

@@ -12,7 +12,6 @@ import ctypes
 import hashlib
 import importlib.util
 import inspect
-import json
 import math
 import os
 import random
@@ -25,7 +24,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from workers.priority import weigh_session
+from workers.protocol.codec import LOOP_COMMANDS, LOOP_MESSAGES
 from workers.protocol.pipes import MessageWriter
+from workers.protocol.user_loop import (
+    LoopCommand,
+    LoopEnd,
+    LoopFailed,
+    LoopFinished,
+    LoopMessage,
+    LoopOrder,
+    LoopPruned,
+    LoopStarted,
+    LoopStopped,
+)
 from workers.training.user_loops.report_log import ReportLog
 from workers.training.user_loops.trial import DivergedError, Trial, numbers
 
@@ -39,7 +50,7 @@ class CommandReader:
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
-        self._early: list[dict[str, Any]] = []
+        self._early: list[LoopCommand] = []
         self._trial: Trial | None = None
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -52,7 +63,7 @@ class CommandReader:
 
     def _listen(self) -> None:
         for line in self._pipe:
-            message = json.loads(line)
+            message = LOOP_COMMANDS.decode(line)
             with self._lock:
                 if self._trial is None:
                     self._early.append(message)
@@ -111,34 +122,34 @@ def seed(number: int) -> None:
         sys.modules["torch"].manual_seed(number)
 
 
-def run(order: Mapping[str, Any], channel: MessageWriter, commands: CommandReader) -> None:
+def run(order: LoopOrder, channel: MessageWriter[LoopMessage], commands: CommandReader) -> None:
     """Train one trial and say how it ended."""
-    path = Path(order["module"])
+    path = Path(order.module)
     trial: Trial | None = None
     pid = os.getpid()
     try:
         source = path.read_bytes()
-        channel.say({"type": "started", "source_hash": hashlib.sha256(source).hexdigest()[:12]})
-        seed(order["seed"])
+        channel.say(LoopStarted(hashlib.sha256(source).hexdigest()[:12]))
+        seed(order.seed)
         train = load(path, source)
-        seed(order["seed"])  # again: the module may have drawn, or imported torch only now
-        named = arguments(train, order["parameters"])
-        _set_threads(order["threads"])  # after the module, which imports torch if anything does
+        seed(order.seed)  # again: the module may have drawn, or imported torch only now
+        named = arguments(train, order.parameters)
+        _set_threads(order.threads)  # after the module, which imports torch if anything does
         trial = Trial(
-            named or order["parameters"],
-            device=order["device"],
-            seed=order["seed"],
-            checkpoint_dir=Path(order["checkpoint_dir"]),
-            waits_for_pruner=order["prunable"],
-            report_log=ReportLog(Path(order["report_log"])),
-            reported=order["reported"],
-            save=lambda model: save(model, order["model"], source.decode(), path.stem, named),
+            named or order.parameters,
+            device=order.device,
+            seed=order.seed,
+            checkpoint_dir=Path(order.checkpoint_dir),
+            waits_for_pruner=order.prunable,
+            report_log=ReportLog(Path(order.report_log)),
+            reported=order.reported,
+            save=lambda model: save(model, order.model, source.decode(), path.stem, named),
             say=channel.say,
         )
         commands.attach(trial)
-        message = _ended(trial, train(trial, **named), order["objectives"])
+        message: LoopEnd = _ended(trial, train(trial, **named), order.objectives)
     except DivergedError as error:
-        message = {"type": "failed", "kind": "diverged", "message": str(error), "step": error.step}
+        message = LoopFailed(kind="diverged", message=str(error), step=error.step)
     except BaseException as error:  # noqa: BLE001  whatever a loop raises is its trial's failure
         message = _failed(error, trial)
     if os.getpid() != pid:
@@ -146,7 +157,7 @@ def run(order: Mapping[str, Any], channel: MessageWriter, commands: CommandReade
     channel.say(message)
 
 
-def _ended(trial: Trial, returned: Any, objectives: int) -> dict[str, Any]:
+def _ended(trial: Trial, returned: Any, objectives: int) -> LoopEnd:
     trial.repeat()
     values = trial.last_value if returned is None else numbers(returned)
     if trial.stopping:
@@ -160,19 +171,22 @@ def _ended(trial: Trial, returned: Any, objectives: int) -> dict[str, Any]:
         )
     if not all(map(math.isfinite, values)):
         got = values[0] if len(values) == 1 else values
-        message = f"the final value must be a finite number, but got {got}"
-        failure = {"type": "failed", "kind": "diverged", "message": message, "step": trial.step}
-        return {**failure, "record": trial.metrics}
-    return {"type": "finished", "values": values, "record": trial.metrics}
+        return LoopFailed(
+            kind="diverged",
+            message=f"the final value must be a finite number, but got {got}",
+            step=trial.step,
+            record=trial.metrics,
+        )
+    return LoopFinished(values, trial.metrics)
 
 
-def _stopped(trial: Trial) -> dict[str, Any]:
-    return {"type": "stopped", "record": trial.metrics, "saved": trial.has_saved()}
+def _stopped(trial: Trial) -> LoopStopped:
+    return LoopStopped(trial.metrics, trial.has_saved())
 
 
-def _failed(error: BaseException, trial: Trial | None) -> dict[str, Any]:
+def _failed(error: BaseException, trial: Trial | None) -> LoopEnd:
     if trial is not None and not trial.stopping and _is_pruned(error):
-        return {"type": "pruned", "record": trial.metrics}
+        return LoopPruned(trial.metrics)
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
@@ -180,13 +194,12 @@ def _failed(error: BaseException, trial: Trial | None) -> dict[str, Any]:
         return _stopped(trial)
     name = type(error).__name__
     memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
-    return {
-        "type": "failed",
-        "kind": "out_of_memory" if memory else "user_code",
-        "message": f"{name}: {error}" if str(error) else name,
-        "step": trial.step if trial is not None else None,
-        "traceback": text[-MAX_TRACEBACK:],
-    }
+    return LoopFailed(
+        kind="out_of_memory" if memory else "user_code",
+        message=f"{name}: {error}" if str(error) else name,
+        step=trial.step if trial is not None else None,
+        traceback=text[-MAX_TRACEBACK:],
+    )
 
 
 def _is_pruned(error: BaseException) -> bool:
@@ -247,8 +260,11 @@ def serve(commands: int, events: int) -> None:
         os.set_inheritable(descriptor, False)
     weigh_session()  # a new one: the trainer's weight is not inherited
     pipe = os.fdopen(commands, "rb")
-    order = json.loads(pipe.readline())
-    run(order, MessageWriter(os.fdopen(events, "wb"), orphan_code=1), CommandReader(pipe))
+    order = LOOP_COMMANDS.decode(pipe.readline())
+    if not isinstance(order, LoopOrder):
+        raise TypeError(f"the first command must be an order, but got {order}")
+    writer = MessageWriter(os.fdopen(events, "wb"), LOOP_MESSAGES, orphan_code=1)
+    run(order, writer, CommandReader(pipe))
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):

@@ -11,17 +11,40 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tuner_service.definition.trial_spec import UserLoopSpec
-from workers.protocol.messages import Event, StopMode, TrialStart
+from workers.protocol.messages import (
+    Checkpointed,
+    Event,
+    Failed,
+    Reported,
+    RunFailure,
+    RunId,
+    Started,
+    StopMode,
+    Stopped,
+    TrialStart,
+    Working,
+)
+from workers.protocol.user_loop import (
+    AllowStep,
+    LoopFailed,
+    LoopFinished,
+    LoopMessage,
+    LoopOrder,
+    LoopPruned,
+    LoopReport,
+    LoopSaved,
+    LoopStarted,
+    LoopStopped,
+    StopLoop,
+)
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.user_loops.fork_server import ForkServer
 from workers.training.user_loops.process import UserLoopProcess
 from workers.training.user_loops.run import (
     UserLoopRun,
     checkpoint_dir,
-    failure,
     outcome,
     prepare,
     report_log_path,
@@ -73,7 +96,7 @@ class UserLoopPool:
         self._wake = wake
         self._clock = clock
         self._waiting: deque[TrialStart] = deque()
-        self._runs: dict[int, UserLoopRun] = {}
+        self._runs: dict[RunId, UserLoopRun] = {}
         self._looked_at = clock()
         self._fork_server = ForkServer(clock)
 
@@ -98,25 +121,24 @@ class UserLoopPool:
         """Take a trial on, after those already there."""
         self._waiting.append(start)
 
-    def stop(self, trial: int, mode: StopMode) -> list[Event]:
-        """Ask a trial to stop; return its end if it had not begun."""
+    def stop(self, run: RunId, mode: StopMode) -> list[Event]:
+        """Ask a run to stop; return its end if it had not begun."""
         for start in self._waiting:
-            if start["trial"] == trial:
+            if start.run == run:
                 self._waiting.remove(start)
-                return [{"kind": "stopped", "trial": trial, "mode": mode, "record": {}}]
-        run = self._runs.get(trial)
-        if run is not None:
-            if run.stop is None:
-                run.stop_at = self._clock() + self._stop_seconds
-                run.process.send({"type": "stop"})
-            run.stop = mode
+                return [Stopped(run=run, mode=mode)]
+        begun = self._runs.get(run)
+        if begun is not None:
+            if begun.stop is None:
+                begun.stop_at = self._clock() + self._stop_seconds
+                begun.process.send(StopLoop())
+            begun.stop = mode
         return []
 
-    def allow(self, trial: int, step: int) -> None:
+    def allow(self, run: RunId, step: int) -> None:
         """Let a trial go on after this step."""
-        run = self._runs.get(trial)
-        if run is not None:
-            run.process.send({"type": "allow", "step": step})
+        if run in self._runs:
+            self._runs[run].process.send(AllowStep(step))
 
     def advance(self) -> list[Event]:
         """Hear what was said, end what must end, start what there is room for."""
@@ -135,8 +157,8 @@ class UserLoopPool:
     def shutdown(self) -> list[Event]:
         """Stop every trial for a later continuation; those that do not are killed."""
         events: list[Event] = []
-        for trial in [*(start["trial"] for start in self._waiting), *self._runs]:
-            events += self.stop(trial, "checkpoint")
+        for key in [*(start.run for start in self._waiting), *self._runs]:
+            events += self.stop(key, "checkpoint")
         while self._runs:
             events += self.advance()
             time.sleep(0.02)
@@ -150,43 +172,43 @@ class UserLoopPool:
     # -- one trial --------------------------------------------------------------------------
 
     def _begin(self, start: TrialStart, events: list[Event]) -> None:
-        spec = UserLoopSpec.model_validate(start["spec"])
+        spec = UserLoopSpec.model_validate(start.spec)
         path = None if self._modules_dir is None else self._modules_dir / f"{spec.module}.py"
         if path is None or not path.is_file():
             said = f"this worker has no module {spec.module!r}; start it with --modules DIR"
-            events.append(_not_begun(start, failure("user_code", said, None)))
+            events.append(Failed(run=start.run, failure=RunFailure("user_code", said)))
             return
         try:
             run = self._started(start, spec, path)
         except OSError as error:  # no disk, no process, no descriptor: not the loop's doing
             said = f"The training loop could not be started: {error}"
-            events.append(_not_begun(start, failure("worker_lost", said, None)))
+            events.append(Failed(run=start.run, failure=RunFailure("worker_lost", said)))
             return
-        self._runs[run.trial] = run
-        events.append({"kind": "started", "trial": run.trial, "backend": "plain"})
+        self._runs[run.id] = run
+        events.append(Started(run=run.id, backend="plain"))
 
     def _started(self, start: TrialStart, spec: UserLoopSpec, path: Path) -> UserLoopRun:
         reported, values = prepare(start)
-        order = {
-            "module": str(path),
-            "parameters": spec.parameters,
-            "objectives": len(spec.objective),
-            "device": self._device,
-            "seed": spec.seed,
-            "threads": self._threads,
-            "checkpoint_dir": str(checkpoint_dir(start)),
-            "report_log": str(report_log_path(start)),
-            "prunable": start["prunable"],
-            "reported": reported,
-            "model": _draft(start),
-        }
+        order = LoopOrder(
+            module=str(path),
+            parameters=spec.parameters,
+            objectives=len(spec.objective),
+            device=self._device,
+            seed=spec.seed,
+            threads=self._threads,
+            checkpoint_dir=str(checkpoint_dir(start)),
+            report_log=str(report_log_path(start)),
+            prunable=start.prunable,
+            reported=reported,
+            model=_draft(start),
+        )
         process = UserLoopProcess(
-            order, fork_server=self._fork_server, log=start["log"], wake=self._wake
+            order, fork_server=self._fork_server, log=start.log, wake=self._wake
         )
         now = self._clock()
         run = UserLoopRun(start, spec, process, begun_at=now, heard_at=now, reported_at=now)
         run.reported, run.values, run.device = reported, values, self._device
-        run.saved_step = start["resume"]
+        run.saved_step = start.resume
         return run
 
     def _hear(self, run: UserLoopRun, events: list[Event]) -> None:
@@ -195,37 +217,35 @@ class UserLoopPool:
             run.heard_at = self._clock()
             self._take(run, message, events)
         if code is not None:
-            del self._runs[run.trial]
+            del self._runs[run.id]
             events.append(outcome(run, code, self._keep))
             _drop_draft(run.start)
 
-    def _take(self, run: UserLoopRun, message: dict[str, Any], events: list[Event]) -> None:
-        match message.get("type"):
-            case "started":
-                run.source_hash = message["source_hash"]
-            case "report":
+    def _take(self, run: UserLoopRun, message: LoopMessage, events: list[Event]) -> None:
+        match message:
+            case LoopStarted(source_hash):
+                run.source_hash = source_hash
+            case LoopReport():
                 self._report(run, message, events)
-            case "saved":
-                events.append({"kind": "checkpointed", "trial": run.trial, "step": run.saved()})
-            case "finished" | "failed" | "stopped" | "pruned":
+            case LoopSaved():
+                events.append(Checkpointed(run=run.id, step=run.saved()))
+            case LoopFinished() | LoopFailed() | LoopStopped() | LoopPruned():
                 run.ending = message
 
-    def _report(self, run: UserLoopRun, message: dict[str, Any], events: list[Event]) -> None:
-        step, values, now = message["step"], message["values"], self._clock()
+    def _report(self, run: UserLoopRun, message: LoopReport, events: list[Event]) -> None:
+        step, values, now = message.step, message.values, self._clock()
         named = dict(zip((key for key, _ in run.spec.objective), values, strict=False))
         seconds, run.reported_at = now - run.reported_at, now
         run.reported, run.values = step, values
-        record = {**message["record"], "step": step, **named, "seconds": seconds}
-        events.append({
-            "kind": "report", "trial": run.trial, "step": step,
-            "value": values[0] if values else None, "record": record,
-        })  # fmt: skip
-        if message["saved"]:
-            events.append({"kind": "checkpointed", "trial": run.trial, "step": run.saved()})
+        record = {**message.record, "step": step, **named, "seconds": seconds}
+        value = values[0] if values else None
+        events.append(Reported(run=run.id, step=step, value=value, record=record))
+        if message.saved:
+            events.append(Checkpointed(run=run.id, step=run.saved()))
 
     def _keep(self, run: UserLoopRun) -> str | None:
         """Keep the model that the loop saved, if its trial is among the study's best."""
-        path, draft = run.start["model"], _draft(run.start)
+        path, draft = run.start.model, _draft(run.start)
         if path is None or draft is None or not run.values or not Path(draft).exists():
             return None
         ranked = run.start, run.values[0], run.spec.objective[0][1]
@@ -234,7 +254,7 @@ class UserLoopPool:
         try:
             os.replace(draft, path)
         except OSError as error:  # costs the model, not the result
-            logger.warning("no model of trial %s: %s", run.trial, error)
+            logger.warning("no model of run %s: %s", run.id, error)
             self.keeper.withdraw(*ranked)
             return None
         return path
@@ -259,9 +279,9 @@ class UserLoopPool:
                     f"The training loop said nothing for {self._progress_seconds:g} s "
                     "(progress_timeout_seconds); report more often."
                 )
-                self._kill(run, failure("user_code", said, run.reported))
+                self._kill(run, RunFailure("user_code", said, run.reported))
             # The trainer moves, though this trial may be silent for long.
-            events.append({"kind": "working", "trial": run.trial})
+            events.append(Working(run=run.id))
         self._check_memory()
 
     def _check_memory(self) -> None:
@@ -274,19 +294,15 @@ class UserLoopPool:
         # One at a time: the others may fit once it is gone.
         largest = max(held, key=lambda run: held[run])
         said = f"The training loop held {held[largest]} bytes; all of them may hold {limit:.0f}."
-        self._kill(largest, failure("out_of_memory", said, largest.reported))
+        self._kill(largest, RunFailure("out_of_memory", said, largest.reported))
 
-    def _kill(self, run: UserLoopRun, why: dict[str, Any]) -> None:
+    def _kill(self, run: UserLoopRun, why: RunFailure) -> None:
         run.killed = why
         run.process.kill()
 
 
-def _not_begun(start: TrialStart, why: dict[str, Any]) -> Event:
-    return {"kind": "failed", "trial": start["trial"], "failure": why, "record": {}}
-
-
 def _draft(start: TrialStart) -> str | None:
-    return None if start["model"] is None else start["model"] + ".draft"
+    return None if start.model is None else start.model + ".draft"
 
 
 def _drop_draft(start: TrialStart) -> None:

@@ -1,16 +1,17 @@
 """The process of one loop trial, seen from the trainer: pipes, output, end."""
 
 import contextlib
-import json
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from workers.protocol.codec import LOOP_COMMANDS, LOOP_MESSAGES
+from workers.protocol.user_loop import LoopCommand, LoopMessage, LoopOrder
 from workers.training.trials.log import TrialLog
 from workers.training.user_loops.fork_server import ForkServer
 
@@ -34,14 +35,14 @@ class UserLoopProcess:
 
     def __init__(
         self,
-        order: Mapping[str, Any],
+        order: LoopOrder,
         *,
         fork_server: ForkServer,
         log: str | None,
         wake: Callable[[], None],
     ) -> None:
         self._wake = wake
-        self._inbox: queue.Queue[dict[str, Any]] = queue.Queue(MAX_UNREAD)
+        self._inbox: queue.Queue[LoopMessage] = queue.Queue(MAX_UNREAD)
         self._ended = False
         self._process, commands, events, output = fork_server.start()
         self._commands = commands
@@ -71,10 +72,10 @@ class UserLoopProcess:
         """Whether it ended because what it was forked off did, through no doing of its own."""
         return self._process.orphaned
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, command: LoopCommand) -> None:
         """Say something; a child that is gone need not know."""
         with contextlib.suppress(OSError, ValueError):
-            self._commands.write(json.dumps(message).encode() + b"\n")
+            self._commands.write(LOOP_COMMANDS.encode(command))
             self._commands.flush()
 
     @property
@@ -82,7 +83,7 @@ class UserLoopProcess:
         """Whether there is something to read, or an end to see."""
         return not self._inbox.empty() or (self._process.poll() is not None and not self._ended)
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[LoopMessage]:
         """Return what it said since the last look; all there is, after its end."""
         messages = self._at_hand()
         deadline = time.monotonic() + DRAIN_SECONDS
@@ -91,8 +92,8 @@ class UserLoopProcess:
             messages += self._at_hand()
         return messages + self._at_hand() if self._ended else messages
 
-    def _at_hand(self) -> list[dict[str, Any]]:
-        messages = []
+    def _at_hand(self) -> list[LoopMessage]:
+        messages: list[LoopMessage] = []
         with contextlib.suppress(queue.Empty):
             for _ in range(MAX_UNREAD):
                 messages.append(self._inbox.get_nowait())
@@ -132,11 +133,10 @@ class UserLoopProcess:
     def _read(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError), pipe:
             while line := pipe.readline(MAX_LINE):
-                with contextlib.suppress(ValueError):  # the torn line of a process that was killed
-                    message = json.loads(line)
-                    if isinstance(message, dict):
-                        self._inbox.put(message)
-                        self._wake()
+                # Not the torn line of a process that was killed, nor what the loop itself writes.
+                with contextlib.suppress(ValueError):
+                    self._inbox.put(LOOP_MESSAGES.decode(line))
+                    self._wake()
         self._process.wait(DRAIN_SECONDS)  # its end is what there is to see now
         self._wake()
 

@@ -7,13 +7,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from tuner_service.definition.trial_spec import UserLoopSpec
 from tuner_service.processes import how_it_ended
-from workers.protocol.messages import Event, StopMode, TrialStart
+from workers.protocol.messages import (
+    Failed,
+    Finished,
+    RunFailure,
+    RunId,
+    StopMode,
+    Stopped,
+    TrialStart,
+)
+from workers.protocol.user_loop import LoopEnd, LoopFailed, LoopFinished, LoopPruned, LoopStopped
 from workers.training.trials.records import device_name, versions
 from workers.training.user_loops.process import UserLoopProcess
 from workers.training.user_loops.report_log import ReportLog
@@ -31,7 +40,7 @@ class UserLoopRun:
         saved_step: The step up to which `checkpoint_dir` is taken to go; None while it is empty.
         heard_at: When it last said something.
         stop: How it was asked to stop, and when; it is killed some time after.
-        ending: Its last words.
+        ending: Its last message.
         killed: Why it was killed, if that was for what it did.
     """
 
@@ -45,17 +54,17 @@ class UserLoopRun:
     saved_step: int | None = None
     stop: StopMode | None = None
     stop_at: float = math.inf
-    ending: dict[str, Any] | None = None
-    killed: dict[str, Any] | None = None
+    ending: LoopEnd | None = None
+    killed: RunFailure | None = None
     source_hash: str | None = None
     peak_bytes: int = 0
     reported_at: float = 0.0
     device: str = "cpu"
 
     @property
-    def trial(self) -> int:
-        """The supervisor's key."""
-        return self.start["trial"]
+    def id(self) -> RunId:
+        """The run's id."""
+        return self.start.run
 
     def record(self) -> dict[str, Any]:
         """Return what is recorded of the trial, beside what the loop logged at its end."""
@@ -77,7 +86,7 @@ class UserLoopRun:
 
 def checkpoint_dir(start: TrialStart) -> Path:
     """Return the directory that is the loop's own."""
-    return Path(start["checkpoint"] + ".loop")
+    return Path(start.checkpoint + ".loop")
 
 
 def prepare(start: TrialStart) -> tuple[int | None, list[float] | None]:
@@ -86,7 +95,7 @@ def prepare(start: TrialStart) -> tuple[int | None, list[float] | None]:
     Without a checkpoint to continue from it is emptied: what lies there is of another attempt.
     """
     directory, log = checkpoint_dir(start), report_log_path(start)
-    known = start["resume"]
+    known = start.resume
     if known is None:
         shutil.rmtree(directory, ignore_errors=True)
         log.unlink(missing_ok=True)
@@ -98,70 +107,70 @@ def prepare(start: TrialStart) -> tuple[int | None, list[float] | None]:
     return (said[-1].step, said[-1].values) if said else (None, None)
 
 
-def outcome(run: UserLoopRun, code: int, keep: Callable[[UserLoopRun], str | None]) -> Event:
+def outcome(
+    run: UserLoopRun, code: int, keep: Callable[[UserLoopRun], str | None]
+) -> Finished | Stopped | Failed:
     """Return the event of a trial whose process has ended.
 
     Args:
         code: The process's exit code.
         keep: Keeps the model that the loop saved, if it is among the best.
     """
-    said = run.ending or {}
-    if said.get("saved"):
+    said = run.ending
+    if isinstance(said, LoopStopped) and said.saved:
         run.saved()
-    record = {**said.get("record", {}), **run.record()}
-    where = {"backend": "plain", "backend_reason": BACKEND_REASON, "record": record}
+    logged = {} if said is None else said.record
+    how = _How(record={**logged, **run.record()}, backend="plain", backend_reason=BACKEND_REASON)
     if run.killed is not None:
-        return _event(run, "failed", failure=run.killed, alone=True, **where)
-    if run.stop is not None and said.get("type") != "finished":
-        return _stopped(run, where)
-    match said.get("type"):
-        case "finished":
-            run.values = said["values"]
-            return _event(run, "finished", values=said["values"], model=keep(run), **where)
-        case "pruned":  # by the loop itself
-            return _stopped(run, where, mode="prune")
-        case "failed":
-            parts = ("kind", "message", "step", "traceback")
-            failure = {name: said.get(name) for name in parts}
-            return _event(run, "failed", failure=failure, alone=True, **where)
+        return _failed(run, run.killed, how)
+    if run.stop is not None and not isinstance(said, LoopFinished):
+        return _stopped(run, run.stop, how)
+    match said:
+        case LoopFinished(values):
+            run.values = values
+            return Finished(run=run.id, values=values, model=keep(run), **how)
+        case LoopPruned():  # by the loop itself
+            return _stopped(run, "prune", how)
+        case LoopFailed():
+            return _failed(run, RunFailure(said.kind, said.message, said.step, said.traceback), how)
     # It said nothing: ended with the fork server, or by itself.
     if run.process.orphaned:
-        return _event(run, "failed", failure=_orphaned(run), **where)
-    return _event(run, "failed", failure=_silent(run, code), alone=True, **where)
+        return _failed(run, _orphaned(run), how, sole_suspect=None)
+    return _failed(run, _silent(run, code), how)
 
 
-def _stopped(run: UserLoopRun, where: dict[str, Any], *, mode: StopMode | None = None) -> Event:
-    more: dict[str, Any] = {"mode": mode or run.stop}
+class _How(TypedDict):
+    """What is said of every loop trial that ends."""
+
+    record: dict[str, Any]
+    backend: str
+    backend_reason: str
+
+
+def _stopped(run: UserLoopRun, mode: StopMode, how: _How) -> Stopped:
     step = run.saved_step if run.stop == "checkpoint" else run.reported
-    if step is not None:
-        more["step"] = step
-    if run.values is not None:
-        more["values"] = run.values
-    return _event(run, "stopped", **more, **where)
+    return Stopped(run=run.id, mode=mode, step=step, values=run.values, **how)
 
 
-def _orphaned(run: UserLoopRun) -> dict[str, Any]:
+def _failed(
+    run: UserLoopRun, failure: RunFailure, how: _How, *, sole_suspect: bool | None = True
+) -> Failed:
+    return Failed(run=run.id, failure=failure, sole_suspect=sole_suspect, **how)
+
+
+def _orphaned(run: UserLoopRun) -> RunFailure:
     said = "The process that the training loop was forked off has ended, and the loop with it."
-    return failure("worker_lost", said, run.reported)
+    return RunFailure("worker_lost", said, run.reported)
 
 
-def _silent(run: UserLoopRun, code: int) -> dict[str, Any]:
+def _silent(run: UserLoopRun, code: int) -> RunFailure:
     """Return the failure of a process that ended without a last word."""
     how = how_it_ended(code)
     if code == -signal.SIGKILL:
         how += ", as the system does when memory runs out"
-    return failure("user_code", f"The training loop's process {how}.", run.reported)
-
-
-def failure(kind: str, message: str, step: int | None) -> dict[str, Any]:
-    """Return the `failure` of an event."""
-    return {"kind": kind, "message": message, "step": step, "traceback": None}
-
-
-def _event(run: UserLoopRun, kind: str, **more: Any) -> Event:
-    return {"kind": kind, "trial": run.trial, **more}  # type: ignore[typeddict-item]
+    return RunFailure("user_code", f"The training loop's process {how}.", run.reported)
 
 
 def report_log_path(start: TrialStart) -> Path:
     """Return the file of what the loop has reported."""
-    return Path(start["checkpoint"] + ".loop.jsonl")
+    return Path(start.checkpoint + ".loop.jsonl")

@@ -15,9 +15,17 @@ from types import MappingProxyType
 from typing import Any
 
 from tuner_service.json_values import finite
+from workers.protocol.user_loop import (
+    AllowStep,
+    LoopCommand,
+    LoopMessage,
+    LoopReport,
+    LoopSaved,
+    StopLoop,
+)
 from workers.training.user_loops.report_log import Entry, ReportLog
 
-Say = Callable[[Mapping[str, Any]], None]
+Say = Callable[[LoopMessage], None]
 
 MAX_REPORTS = 100_000
 MAX_METRICS = 1000
@@ -136,10 +144,14 @@ class Trial:
 
     def _tell(self, entry: Entry) -> None:
         self._step = entry.step
-        self._say({
-            "type": "report", "step": entry.step, "values": entry.values, "record": entry.record,
-            "saved": self.has_saved(),
-        })  # fmt: skip
+        self._say(
+            LoopReport(
+                step=entry.step,
+                values=entry.values,
+                record=entry.record,
+                saved=self.has_saved(),
+            )
+        )
 
     def log_metrics(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Log numbers of the present step; they are kept with the next report.
@@ -160,7 +172,7 @@ class Trial:
         """
         self._refuse_forks()
         if self.has_saved():
-            self._say({"type": "saved"})
+            self._say(LoopSaved())
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._is_waiting())
             return self._stopping
@@ -178,13 +190,14 @@ class Trial:
         before, self._seen = self._seen, _fingerprint(self.checkpoint_dir)
         return bool(self._seen) and self._seen != before
 
-    def tell(self, message: Mapping[str, Any]) -> None:
-        """Take a word of the trainer's; from any thread."""
+    def tell(self, command: LoopCommand) -> None:
+        """Take a command of the trainer's; from any thread."""
         with self._changed:
-            if message["type"] == "stop":
-                self._stopping = True
-            elif message["type"] == "allow":
-                self._allowed_step = message["step"]
+            match command:
+                case StopLoop():
+                    self._stopping = True
+                case AllowStep(step):
+                    self._allowed_step = step
             self._changed.notify_all()
 
     def _is_waiting(self) -> bool:

@@ -106,12 +106,10 @@ def test_a_trial_on_streamed_data_is_the_same_trial(
         )
         events = run_all(engine, [start(n, one, folder=tmp_path) for n, one in enumerate(specs)])
         end = only(events, 1, "finished")
-        assert end["backend"] == backend
-        assert end["record"]["data"] == ("streamed" if streamed else "on device")
-        curve = [
-            (e["record"]["train_loss"], e["record"]["val_loss"]) for e in of(events, 1, "report")
-        ]
-        ends.append((curve, end["values"], end["record"]["test_loss"]))
+        assert end.backend == backend
+        assert end.record["data"] == ("streamed" if streamed else "on device")
+        curve = [(e.record["train_loss"], e.record["val_loss"]) for e in of(events, 1, "reported")]
+        ends.append((curve, end.values, end.record["test_loss"]))
     assert ends[0] == ends[1]
 
 

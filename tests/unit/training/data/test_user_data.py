@@ -59,7 +59,7 @@ def test_sequences_are_trained_on(tmp_path: Path, network: str) -> None:
         epochs=1,
     )
     engine = Engine("cpu", settings=EngineSettings(data_dirs=(tmp_path,), threads=1))
-    assert only(run_all(engine, [start(1, one, folder=tmp_path)]), 1, "finished")["values"]
+    assert only(run_all(engine, [start(1, one, folder=tmp_path)]), 1, "finished").values
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import math
 import weakref
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from tests.unit.training.builders import (
     start,
 )
 from tests.unit.training.lanes_of_plain import LanesOf, PlainLanes
-from workers.protocol.messages import Event
 from workers.training.data import DatasetCache
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.engine.group_trainer import GroupTrainer
@@ -76,16 +76,15 @@ def test_whose_turn_it_is_can_be_seen_from_outside(
     assert engine.turn == []
 
 
-def curve(events: list[Event], trial: int) -> list[dict[str, Any]]:
+def curve(events: list[Any], trial: int) -> list[dict[str, Any]]:
     """Return a trial's epoch records without what depends on time."""
     return [
-        {k: v for k, v in e["record"].items() if k != "seconds"}
-        for e in of(events, trial, "report")
+        {k: v for k, v in e.record.items() if k != "seconds"} for e in of(events, trial, "reported")
     ]
 
 
-def until(engine: Engine, reached: Callable[[list[Event]], bool]) -> list[Event]:
-    events: list[Event] = []
+def until(engine: Engine, reached: Callable[[list[Any]], bool]) -> list[Any]:
+    events: list[Any] = []
     for _ in range(10_000):
         if reached(events):
             return events
@@ -93,8 +92,8 @@ def until(engine: Engine, reached: Callable[[list[Event]], bool]) -> list[Event]
     raise AssertionError("never reached")
 
 
-def reported(trial: int, step: int) -> Callable[[list[Event]], bool]:
-    return lambda events: any(e["step"] >= step for e in of(events, trial, "report"))
+def reported(trial: int, step: int) -> Callable[[list[Any]], bool]:
+    return lambda events: any(e.step >= step for e in of(events, trial, "reported"))
 
 
 # What a trial says ------------------------------------------------------------------------
@@ -102,36 +101,36 @@ def reported(trial: int, step: int) -> Callable[[list[Event]], bool]:
 
 def test_a_trial_starts_reports_every_epoch_and_finishes(engine: Engine, tmp_path: Path) -> None:
     events = run_all(engine, [start(1, folder=tmp_path)])
-    assert [e["kind"] for e in events] == ["started", "report", "report", "report", "finished"]
-    assert events[0]["group"]
-    assert events[0]["backend"]
-    record = events[1]["record"]
+    assert [e.type for e in events] == ["started", "reported", "reported", "reported", "finished"]
+    assert events[0].group
+    assert events[0].backend
+    record = events[1].record
     assert list(record) == [
         "step", "train_loss", "val_loss", "val_accuracy", "learning_rate", "seconds",
     ]  # fmt: skip
     assert record["learning_rate"] == 0.01
     assert record["seconds"] > 0
-    assert events[1]["value"] == record["val_accuracy"]
+    assert events[1].value == record["val_accuracy"]
     final = events[-1]
-    assert final["values"] == [events[-2]["record"]["val_accuracy"]]
+    assert final.values == [events[-2].record["val_accuracy"]]
     assert {
         "test_loss", "test_accuracy", "parameter_count", "epochs_run", "best_step", "seconds",
         "samples_per_second", "peak_memory_bytes", "device", "versions", "data_hash", "seed",
-    } <= set(final["record"])  # fmt: skip
-    assert final["record"]["parameter_count"] == 4 * 16 + 16 + 16 * 3 + 3
-    assert final["record"]["epochs_run"] == 3
-    counts = final["record"]["test_confusion"]
+    } <= set(final.record)  # fmt: skip
+    assert final.record["parameter_count"] == 4 * 16 + 16 + 16 * 3 + 3
+    assert final.record["epochs_run"] == 3
+    counts = final.record["test_confusion"]
     right = sum(counts[c][c] for c in range(3)) / 30
     assert [sum(row) for row in counts] == [10, 10, 10]
-    assert right == pytest.approx(final["record"]["test_accuracy"])
-    json.dumps(events, allow_nan=False)
+    assert right == pytest.approx(final.record["test_accuracy"])
+    json.dumps([asdict(e) for e in events], allow_nan=False)
 
 
 def test_a_regression_trial_has_its_metrics(engine: Engine, tmp_path: Path) -> None:
     events = run_all(engine, [start(1, regression(), folder=tmp_path)])
-    record = events[1]["record"]
+    record = events[1].record
     assert record["val_loss"] == pytest.approx(record["val_mse"], rel=1e-6)
-    final = only(events, 1, "finished")["record"]
+    final = only(events, 1, "finished").record
     assert {"test_mse", "test_r2"} <= set(final)
     assert "test_confusion" not in final
 
@@ -150,15 +149,15 @@ def test_any_record_can_be_the_objective(
 ) -> None:
     objective = ((key, "minimize"), ("val_accuracy", "maximize"))
     events = run_all(engine, [start(1, spec(objective=objective), folder=tmp_path)])
-    last = of(events, 1, "report")[-1]
-    final = only(events, 1, "finished")["values"]
-    assert check(final[0], last["record"])
-    assert final[1] == last["record"]["val_accuracy"]
+    last = of(events, 1, "reported")[-1]
+    final = only(events, 1, "finished").values
+    assert check(final[0], last.record)
+    assert final[1] == last.record["val_accuracy"]
 
 
 def test_without_a_test_part_there_are_no_test_metrics(engine: Engine, tmp_path: Path) -> None:
     no_test = spec(dataset=dataset("iris", {"test": 0.0}))
-    record = only(run_all(engine, [start(1, no_test, folder=tmp_path)]), 1, "finished")["record"]
+    record = only(run_all(engine, [start(1, no_test, folder=tmp_path)]), 1, "finished").record
     assert not [key for key in record if key.startswith("test_")]
 
 
@@ -168,9 +167,9 @@ def test_metrics_may_differ_within_a_group(tmp_path: Path) -> None:
         start(2, spec(metrics=("accuracy", "auroc", "loss")), folder=tmp_path),
     ]
     events = run_all(Engine("cpu", steps=LanesOf(2)), starts)
-    assert "val_f1_macro" in of(events, 1, "report")[0]["record"]
-    assert "val_auroc" not in of(events, 1, "report")[0]["record"]
-    assert "val_auroc" in of(events, 2, "report")[0]["record"]
+    assert "val_f1_macro" in of(events, 1, "reported")[0].record
+    assert "val_auroc" not in of(events, 1, "reported")[0].record
+    assert "val_auroc" in of(events, 2, "reported")[0].record
 
 
 # Lanes, groups and turns ------------------------------------------------------------------
@@ -193,7 +192,7 @@ def test_a_lane_that_ends_is_refilled_at_the_next_epoch(tmp_path: Path) -> None:
         start(t, spec(seed=t, epochs=e), folder=tmp_path) for t, e in [(1, 1), (2, 3), (3, 3)]
     ]
     events = run_all(Engine("cpu", steps=steps), starts)
-    order = [(e["kind"], e["trial"]) for e in events if e["kind"] in ("started", "finished")]
+    order = [(e.type, e.run) for e in events if e.type in ("started", "finished")]
     assert order == [
         ("started", 1), ("started", 2), ("finished", 1), ("started", 3), ("finished", 2),
         ("finished", 3),
@@ -214,7 +213,7 @@ def test_trials_of_different_structure_train_in_different_groups(tmp_path: Path)
     ]
     starts = [start(t, one, folder=tmp_path) for t, one in enumerate(variants)]
     events = run_all(Engine("cpu", steps=steps), starts)
-    groups = [only(events, t, "started")["group"] for t in range(len(variants))]
+    groups = [only(events, t, "started").group for t in range(len(variants))]
     assert groups[0] == groups[1] == groups[2]
     assert len(set(groups)) == 5
 
@@ -224,7 +223,7 @@ def test_groups_take_turns(tmp_path: Path) -> None:
     starts = [start(1, spec(epochs=4), folder=tmp_path)]
     starts += [start(2, spec(epochs=4, batch_size=8), folder=tmp_path, study=2)]
     events = run_all(engine, starts)
-    reports = [e["trial"] for e in events if e["kind"] == "report"]
+    reports = [e.run for e in events if e.type == "reported"]
     assert reports == [1, 2, 1, 2, 1, 2, 1, 2]
 
 
@@ -235,17 +234,17 @@ def test_few_groups_at_once_but_every_study_gets_one(tmp_path: Path) -> None:
         engine.submit(start(trial, spec(network=network, epochs=5), folder=tmp_path))
     engine.submit(start(3, spec(network=mlp(hidden_units=7)), folder=tmp_path, study=2))
     events = run_all(engine)
-    first_reports = [e["trial"] for e in events if e["kind"] == "report" and e["step"] == 1]
-    ended_first = next(e["trial"] for e in events if e["kind"] == "finished")
+    first_reports = [e.run for e in events if e.type == "reported" and e.step == 1]
+    ended_first = next(e.run for e in events if e.type == "finished")
     assert first_reports == [0, 1, 3, 2]
     assert ended_first == 3
 
 
 def test_a_trial_alone_shares_the_board_with_none(tmp_path: Path) -> None:
     engine = Engine("cpu", steps=LanesOf(3))
-    starts = [start(t, spec(seed=t), folder=tmp_path, alone=t == 2) for t in (1, 2, 3)]
+    starts = [start(t, spec(seed=t), folder=tmp_path, exclusive=t == 2) for t in (1, 2, 3)]
     events = run_all(engine, starts)
-    order = [(e["kind"], e["trial"]) for e in events if e["kind"] in ("started", "finished")]
+    order = [(e.type, e.run) for e in events if e.type in ("started", "finished")]
     assert order == [(kind, t) for t in (1, 2, 3) for kind in ("started", "finished")]
 
 
@@ -266,7 +265,7 @@ def test_an_epoch_in_slices_is_the_same_epoch(tmp_path: Path) -> None:
     # With this clock every call seems to take a second, so that each slice is one step.
     engine = Engine("cpu", settings=EngineSettings(checkpoint_seconds=1e9), clock=Clock(tick=1.0))
     engine.submit(start(1, digits, folder=tmp_path))
-    events: list[Event] = []
+    events: list[Any] = []
     turns = 0
     while not engine.idle:
         events += engine.advance()
@@ -286,30 +285,30 @@ def test_early_stopping_ends_with_the_best_epoch(engine: Engine, tmp_path: Path)
     model = tmp_path / "model.safetensors"
     begun = start(1, stopping, folder=tmp_path, model=str(model), keep_models=1)
     events = run_all(engine, [begun])
-    values = [e["value"] for e in of(events, 1, "report")]
+    values = [e.value for e in of(events, 1, "reported")]
     final = only(events, 1, "finished")
     best = max(values)
-    assert final["values"] == [best]
-    assert final["record"]["best_step"] == values.index(best) + 1
-    assert len(values) == final["record"]["best_step"] + 2 < 50
-    assert final["model"] == str(model)
+    assert final.values == [best]
+    assert final.record["best_step"] == values.index(best) + 1
+    assert len(values) == final.record["best_step"] + 2 < 50
+    assert final.model == str(model)
 
 
 def test_accuracy_of_the_best_epoch_is_that_of_a_trial_that_ends_there(tmp_path: Path) -> None:
     adam = {"type": "adam", "learning_rate": 0.03}
     stopping = spec(epochs=50, early_stopping=STOPPING, optimizer=adam)
     final = only(run_all(Engine("cpu"), [start(1, stopping, folder=tmp_path)]), 1, "finished")
-    short = spec(epochs=final["record"]["best_step"], optimizer=adam)
+    short = spec(epochs=final.record["best_step"], optimizer=adam)
     same = only(run_all(Engine("cpu"), [start(2, short, folder=tmp_path)]), 2, "finished")
     for key in ("test_accuracy", "test_loss"):
-        assert final["record"][key] == same["record"][key]
+        assert final.record[key] == same.record[key]
 
 
 def test_the_best_epoch_survives_a_move_to_another_step(tmp_path: Path) -> None:
     adam = {"type": "adam", "learning_rate": 0.03}
     stopping = spec(epochs=50, early_stopping={"patience": 6, "min_delta": 0.0}, optimizer=adam)
     alone = run_all(Engine("cpu"), [start(1, stopping, folder=tmp_path)])
-    best = only(alone, 1, "finished")["record"]["best_step"]
+    best = only(alone, 1, "finished").record["best_step"]
     steps = LanesOf(2)
     engine = Engine("cpu", steps=steps)
     engine.submit(start(1, stopping, folder=tmp_path))
@@ -318,9 +317,9 @@ def test_the_best_epoch_survives_a_move_to_another_step(tmp_path: Path) -> None:
     events += run_all(engine)
     assert [made.lanes for made in steps.made][:2] == [1, 2]
     final, expected = only(events, 1, "finished"), only(alone, 1, "finished")
-    assert final["record"]["best_step"] == best
+    assert final.record["best_step"] == best
     for key in ("test_loss", "test_accuracy"):
-        assert final["record"][key] == expected["record"][key]
+        assert final.record[key] == expected.record[key]
 
 
 def test_min_delta_counts_small_gains_as_none(engine: Engine, tmp_path: Path) -> None:
@@ -331,14 +330,14 @@ def test_min_delta_counts_small_gains_as_none(engine: Engine, tmp_path: Path) ->
         early_stopping={"patience": 3, "min_delta": 0.1},
     )
     events = run_all(engine, [start(1, slow, folder=tmp_path)])
-    assert len(of(events, 1, "report")) == 4
+    assert len(of(events, 1, "reported")) == 4
 
 
 def test_without_early_stopping_the_last_epoch_counts(engine: Engine, tmp_path: Path) -> None:
     rough = spec(epochs=12, optimizer={"type": "sgd", "learning_rate": 1.0, "momentum": 0.9})
     events = run_all(engine, [start(1, rough, folder=tmp_path)])
-    values = [e["value"] for e in of(events, 1, "report")]
-    assert only(events, 1, "finished")["values"] == [values[-1]]
+    values = [e.value for e in of(events, 1, "reported")]
+    assert only(events, 1, "finished").values == [values[-1]]
 
 
 def test_a_plateau_schedule_follows_the_objective_like_torchs(tmp_path: Path) -> None:
@@ -351,8 +350,8 @@ def test_a_plateau_schedule_follows_the_objective_like_torchs(tmp_path: Path) ->
         objective=(("val_loss", "minimize"),),
     )
     records = [
-        e["record"]
-        for e in of(run_all(Engine("cpu"), [start(1, one, folder=tmp_path)]), 1, "report")
+        e.record
+        for e in of(run_all(Engine("cpu"), [start(1, one, folder=tmp_path)]), 1, "reported")
     ]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)
     reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -376,11 +375,11 @@ def test_a_pruned_trial_keeps_what_it_has(engine: Engine, tmp_path: Path, mode: 
     engine.stop(1, mode)
     events += engine.advance()
     stopped = only(events, 1, "stopped")
-    last = of(events, 1, "report")[-1]
-    assert stopped["mode"] == mode
-    assert stopped["step"] == last["step"]
-    assert stopped["values"] == [last["value"]]
-    assert stopped["record"]["test_accuracy"] > 0
+    last = of(events, 1, "reported")[-1]
+    assert stopped.mode == mode
+    assert stopped.step == last.step
+    assert stopped.values == [last.value]
+    assert stopped.record["test_accuracy"] > 0
     assert engine.idle
 
 
@@ -389,8 +388,8 @@ def test_a_cancelled_trial_is_thrown_away(engine: Engine, tmp_path: Path) -> Non
     until(engine, reported(1, 1))
     engine.stop(1, "cancel")
     stopped = only(engine.advance(), 1, "stopped")
-    assert stopped["mode"] == "cancel"
-    assert "test_accuracy" not in stopped["record"]
+    assert stopped.mode == "cancel"
+    assert "test_accuracy" not in stopped.record
     assert not list(tmp_path.iterdir())
 
 
@@ -401,8 +400,8 @@ def test_a_trial_that_never_began_stops_without_values(
     engine.submit(start(1, ENDLESS, folder=tmp_path))
     engine.stop(1, mode)
     stopped = only(engine.advance(), 1, "stopped")
-    assert stopped["mode"] == mode
-    assert "values" not in stopped
+    assert stopped.mode == mode
+    assert stopped.values is None
     assert engine.idle
     assert not list(tmp_path.iterdir())
 
@@ -422,7 +421,7 @@ def test_the_others_of_a_group_go_on_when_one_is_stopped(tmp_path: Path) -> None
     events = until(engine, reported(1, 2))
     engine.stop(1, "prune")
     events += run_all(engine)
-    assert len(of(events, 1, "report")) == 2
+    assert len(of(events, 1, "reported")) == 2
     assert curve(events, 2) == undisturbed
 
 
@@ -445,14 +444,14 @@ def test_a_resumed_trial_continues_bit_for_bit(tmp_path: Path, kind: str) -> Non
     before = until(first, reported(1, 3))
     first.stop(1, "checkpoint")
     handed_back = only(first.advance(), 1, "stopped")
-    assert handed_back["step"] == 3
+    assert handed_back.step == 3
     after = run_all(Engine("cpu"), [start(1, one, folder=tmp_path, resume=3)])
     assert curve(before, 1) + curve(after, 1) == curve(whole, 1)
     end, same = only(after, 1, "finished"), only(whole, 1, "finished")
-    assert end["values"] == same["values"]
+    assert end.values == same.values
     for key in ("test_loss", "test_accuracy", "best_step", "epochs_run"):
-        assert end["record"][key] == same["record"][key]
-    assert end["record"]["resumed_from"] == 3
+        assert end.record[key] == same.record[key]
+    assert end.record["resumed_from"] == 3
 
 
 def test_a_trial_stopped_inside_an_epoch_continues_there(tmp_path: Path) -> None:
@@ -464,14 +463,14 @@ def test_a_trial_stopped_inside_an_epoch_continues_there(tmp_path: Path) -> None
     for _ in range(50):
         before += first.advance()
     first.stop(1, "checkpoint")
-    assert only(first.advance(), 1, "stopped")["step"] == 1
+    assert only(first.advance(), 1, "stopped").step == 1
     again = Engine("cpu", steps=LanesOf(2))
     # A neighbour of the same group, at the start of its own first epoch.
     starts = [start(2, spec(dataset=dataset("digits"), batch_size=8), folder=tmp_path)]
     starts += [start(1, one, folder=tmp_path, resume=1)]
     after = run_all(again, starts)
     assert curve(before, 1) + curve(after, 1) == curve(whole, 1)
-    assert only(after, 1, "finished")["values"] == only(whole, 1, "finished")["values"]
+    assert only(after, 1, "finished").values == only(whole, 1, "finished").values
 
 
 def test_a_crash_costs_the_seconds_between_checkpoints_also_inside_an_epoch(
@@ -489,7 +488,7 @@ def test_a_crash_costs_the_seconds_between_checkpoints_also_inside_an_epoch(
     before = until(dying, reported(1, 1))
     for _ in range(trained):
         before += dying.advance()  # and dies
-    assert len(of(before, 1, "report")) == 1, "inside the second epoch"
+    assert len(of(before, 1, "reported")) == 1, "inside the second epoch"
     _, note = read_tensors(tmp_path / "checkpoint-1.1.safetensors")
     assert trained - seconds <= note["progress"]["position"] < trained
     again = Engine("cpu")
@@ -505,7 +504,7 @@ def test_checkpoints_come_by_time(engine_clock: tuple[Engine, Clock], tmp_path: 
     assert not list(tmp_path.iterdir())
     clock.now += 61
     events += engine.advance()
-    assert only(events, 1, "checkpointed")["step"] >= 3
+    assert only(events, 1, "checkpointed").step >= 3
     clock.now += 30
     assert not of(engine.advance(), 1, "checkpointed")
 
@@ -529,18 +528,18 @@ def test_a_checkpoint_that_cannot_be_read_starts_over(
         data = file.read_bytes()
         file.write_bytes(data[: len(data) // 2] if damage == "cut" else b"garbage" * 99)
     events = run_all(engine, [start(1, folder=tmp_path, resume=2)])
-    assert [e["step"] for e in of(events, 1, "report")] == [1, 2, 3]
-    assert only(events, 1, "finished")["record"]["resumed_from"] == 0
+    assert [e.step for e in of(events, 1, "reported")] == [1, 2, 3]
+    assert only(events, 1, "finished").record["resumed_from"] == 0
 
 
 def test_shutdown_checkpoints_what_has_begun(engine: Engine, tmp_path: Path) -> None:
     for trial in range(5):
         engine.submit(start(trial, ENDLESS, folder=tmp_path))
     events = until(engine, reported(0, 1))
-    begun = {e["trial"] for e in events if e["kind"] == "started"}
+    begun = {e.run for e in events if e.type == "started"}
     events = engine.shutdown()
-    assert {e["trial"] for e in events if e["kind"] == "stopped"} == set(range(5))
-    assert {e["mode"] for e in events if e["kind"] == "stopped"} == {"checkpoint"}
+    assert {e.run for e in events if e.type == "stopped"} == set(range(5))
+    assert {e.mode for e in events if e.type == "stopped"} == {"checkpoint"}
     assert {int(file.name.split(".")[0].split("-")[1]) for file in tmp_path.iterdir()} == begun
     assert engine.idle
 
@@ -552,8 +551,8 @@ def test_a_trial_resumed_after_its_last_epoch_just_finishes(engine: Engine, tmp_
     engine.advance()
     short = spec(epochs=3)
     after = run_all(engine, [start(1, short, folder=tmp_path, resume=3)])
-    assert not of(after, 1, "report")
-    assert only(after, 1, "finished")["values"] == [of(events, 1, "report")[-1]["value"]]
+    assert not of(after, 1, "reported")
+    assert only(after, 1, "finished").values == [of(events, 1, "reported")[-1].value]
 
 
 def test_a_retry_never_continues_past_the_step_that_was_noted(tmp_path: Path) -> None:
@@ -569,7 +568,7 @@ def test_a_retry_never_continues_past_the_step_that_was_noted(tmp_path: Path) ->
         again = Engine("cpu")
         again.submit(start(1, one, folder=tmp_path, resume=noted))
         events = run_all(again)
-        assert only(events, 1, "finished")["record"]["resumed_from"] == resumed
+        assert only(events, 1, "finished").record["resumed_from"] == resumed
         assert curve(events, 1) == curve(whole, 1)[resumed:]
 
 
@@ -609,7 +608,7 @@ def test_others_of_the_group_go_on_while_one_waits(tmp_path: Path) -> None:
     engine.submit(start(1, waits, folder=tmp_path, prunable=True))
     engine.submit(start(2, goes, folder=tmp_path))
     events = until(engine, reported(2, 3))
-    assert len(of(events, 1, "report")) == 1
+    assert len(of(events, 1, "reported")) == 1
     for step in (1, 2, 3):
         engine.allow(1, step)
         events += until(engine, reported(1, step + 1))
@@ -624,8 +623,8 @@ def test_a_waiting_trial_can_be_pruned(engine: Engine, tmp_path: Path) -> None:
     engine.stop(1, "prune")
     assert engine.runnable
     stopped = only(engine.advance(), 1, "stopped")
-    assert stopped["values"] == [of(events, 1, "report")[0]["value"]]
-    assert stopped["record"]["test_accuracy"] > 0
+    assert stopped.values == [of(events, 1, "reported")[0].value]
+    assert stopped.record["test_accuracy"] > 0
 
 
 # Failures ---------------------------------------------------------------------------------
@@ -641,10 +640,10 @@ def test_a_diverging_trial_fails_and_its_neighbours_do_not_notice(
     mixed = [starts[0], start(9, wild, folder=tmp_path), starts[1]]
     events = run_all(Engine("cpu", steps=steps), mixed)
     failed = only(events, 9, "failed")
-    assert failed["failure"]["kind"] == "diverged"
-    assert failed["failure"]["step"] >= 1
-    assert failed["record"]["seed"] == 7
-    json.dumps(failed, allow_nan=False)
+    assert failed.failure.kind == "diverged"
+    assert failed.failure.step >= 1
+    assert failed.record["seed"] == 7
+    json.dumps(asdict(failed), allow_nan=False)
     for trial in (0, 1):
         assert curve(events, trial) == curve(before, trial)
 
@@ -658,20 +657,16 @@ def test_divergence_in_one_lane_changes_no_other(tmp_path: Path) -> None:
     alone = {t: run_all(Engine("cpu"), [start(t, s, folder=tmp_path)]) for t, s in specs.items()}
     starts = [start(t, s, folder=tmp_path) for t, s in specs.items()]
     events = run_all(Engine("cpu", steps=LanesOf(3)), starts)
-    assert only(events, 2, "failed")["failure"]["kind"] == "diverged"
-    assert (
-        only(alone[2], 2, "failed")["failure"]["step"]
-        == only(events, 2, "failed")["failure"]["step"]
-    )
+    assert only(events, 2, "failed").failure.kind == "diverged"
+    assert only(alone[2], 2, "failed").failure.step == only(events, 2, "failed").failure.step
     for trial in (1, 3):
         assert curve(events, trial) == curve(alone[trial], trial)
 
 
 def test_an_unreadable_specification_fails_its_trial_only(engine: Engine, tmp_path: Path) -> None:
-    broken = start(1, folder=tmp_path)
-    broken["spec"] = {"nonsense": True}
+    broken = start(1, folder=tmp_path, spec={"nonsense": True})
     events = run_all(engine, [broken, start(2, folder=tmp_path)])
-    assert only(events, 1, "failed")["failure"]["traceback"]
+    assert only(events, 1, "failed").failure.traceback
     assert only(events, 2, "finished")
 
 
@@ -685,9 +680,9 @@ def test_whatever_a_reader_raises_is_a_data_failure(
         raise IndexError("single positional indexer is out-of-bounds")
 
     monkeypatch.setattr(DatasetCache, "get", broken)
-    failure = of(run_all(engine, [start(1, folder=tmp_path)]), 1, "failed")[0]["failure"]
-    assert failure["kind"] == "data"
-    assert failure["message"].endswith(
+    failure = of(run_all(engine, [start(1, folder=tmp_path)]), 1, "failed")[0].failure
+    assert failure.kind == "data"
+    assert failure.message.endswith(
         "data cannot be read: IndexError: single positional indexer is out-of-bounds"
     )
     assert "Traceback" in capfd.readouterr().err
@@ -697,9 +692,9 @@ def test_a_metric_that_does_not_fit_the_data_is_a_data_failure(
     engine: Engine, tmp_path: Path
 ) -> None:
     wrong = spec(metrics=("r2",), objective=(("val_r2", "maximize"),))
-    failure = only(run_all(engine, [start(1, wrong, folder=tmp_path)]), 1, "failed")["failure"]
-    assert failure["kind"] == "data"
-    assert "r2" in failure["message"]
+    failure = only(run_all(engine, [start(1, wrong, folder=tmp_path)]), 1, "failed").failure
+    assert failure.kind == "data"
+    assert "r2" in failure.message
 
 
 class Faulty(PlainLanes):
@@ -736,8 +731,8 @@ def test_a_step_that_breaks_is_split_and_nobody_is_lost(tmp_path: Path) -> None:
     for trial in specs:  # alone on the plain step, even the seed 13 does well
         assert curve(events, trial) == curve(alone[trial], trial)
         final = only(events, trial, "finished")
-        assert final["backend"] == "plain"
-        assert "ZeroDivisionError" in str(final["backend_reason"])
+        assert final.backend == "plain"
+        assert "ZeroDivisionError" in str(final.backend_reason)
 
 
 def test_out_of_memory_halves_the_group_and_goes_on(
@@ -784,7 +779,7 @@ def test_what_is_only_kept_warm_goes_before_a_trial_is_out_of_memory(tmp_path: P
     assert steps.refused == 1
     wide = [start(n, spec(network=mlp(hidden_units=n)), folder=tmp_path) for n in (6, 7)]
     events = run_all(engine, wide)
-    kinds = [event["failure"]["kind"] for event in events if event["kind"] == "failed"]
+    kinds = [event.failure.kind for event in events if event.type == "failed"]
     assert kinds == ["out_of_memory"], "what another trial trains with stays"
 
 
@@ -831,8 +826,7 @@ def test_memory_that_runs_out_inside_an_epoch_loses_no_step_and_repeats_none(
             expected[1].pop("train_loss")
         assert ours == expected
         assert (
-            only(events, trial, "finished")["values"]
-            == only(alone[trial], trial, "finished")["values"]
+            only(events, trial, "finished").values == only(alone[trial], trial, "finished").values
         )
 
 
@@ -871,11 +865,11 @@ def test_an_exception_fails_the_trial_it_came_from(
     engine = Engine("cpu", steps=OneBreaks(error))
     starts = [start(t, spec(seed=t), folder=tmp_path) for t in (1, 13, 2)]
     events = run_all(engine, starts)
-    failure = only(events, 13, "failed")["failure"]
-    assert failure["kind"] == kind
-    assert failure["step"] == 1
-    assert type(error).__name__ in failure["message"]
-    assert "Traceback" in failure["traceback"]
+    failure = only(events, 13, "failed").failure
+    assert failure.kind == kind
+    assert failure.step == 1
+    assert type(error).__name__ in failure.message
+    assert "Traceback" in failure.traceback
     assert only(events, 1, "finished")
     assert only(events, 2, "finished")
 
@@ -904,12 +898,12 @@ def test_a_failed_trials_traceback_is_in_its_log(tmp_path: Path) -> None:
 
 def test_models_are_kept_of_the_best_only(engine: Engine, tmp_path: Path) -> None:
     rates = {1: 1e-6, 2: 0.03, 3: 1e-5}
-    events: list[Event] = []
+    events: list[Any] = []
     for trial, rate in rates.items():
         one = spec(epochs=5, optimizer={"type": "adam", "learning_rate": rate})
         path = str(tmp_path / f"model-{trial}.safetensors")
         events += run_all(engine, [start(trial, one, folder=tmp_path, model=path, keep_models=1)])
-    models = [only(events, trial, "finished")["model"] for trial in rates]
+    models = [only(events, trial, "finished").model for trial in rates]
     assert models == [
         str(tmp_path / "model-1.safetensors"),
         str(tmp_path / "model-2.safetensors"),
@@ -924,9 +918,9 @@ def test_a_retry_of_a_result_that_was_not_counted_leaves_its_model(
     paths = [str(tmp_path / f"model-{trial}.safetensors") for trial in range(3)]
     starts = [start(t, folder=tmp_path, model=paths[t], keep_models=1) for t in range(3)]
     events = run_all(engine, starts[:1]) + run_all(engine, starts[1:2])
-    engine.forget(1)
+    engine.forget_results(1)
     events += run_all(engine, starts[2:])
-    assert [only(events, t, "finished")["model"] for t in range(3)] == [paths[0], None, paths[2]]
+    assert [only(events, t, "finished").model for t in range(3)] == [paths[0], None, paths[2]]
 
 
 def test_a_model_that_could_not_be_written_stands_in_no_others_way(
@@ -936,7 +930,7 @@ def test_a_model_that_could_not_be_written_stands_in_no_others_way(
     blocked, path = str(tmp_path / "full" / "model"), str(tmp_path / "model.safetensors")
     events = run_all(engine, [start(1, folder=tmp_path, model=blocked, keep_models=1)])
     events += run_all(engine, [start(2, folder=tmp_path, model=path, keep_models=1)])
-    assert [only(events, t, "finished")["model"] for t in (1, 2)] == [None, path]
+    assert [only(events, t, "finished").model for t in (1, 2)] == [None, path]
 
 
 def test_a_model_file_says_how_to_use_it(engine: Engine, tmp_path: Path) -> None:
@@ -965,4 +959,4 @@ def test_the_seed_decides(engine: Engine, tmp_path: Path) -> None:
 def test_any_batch_size_trains(engine: Engine, tmp_path: Path, batch_size: Any) -> None:
     one = spec(batch_size=batch_size, epochs=2)
     final = only(run_all(engine, [start(1, one, folder=tmp_path)]), 1, "finished")
-    assert math.isfinite(final["record"]["test_loss"])
+    assert math.isfinite(final.record["test_loss"])

@@ -9,7 +9,6 @@ import pytest
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, spec, start
 from tuner_service.definition.trial_spec import UserLoopSpec
-from workers.protocol.messages import Event
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.preparation import Prepared
@@ -47,7 +46,7 @@ class Desk:
             log = str(self.folder / f"{trial}.log")
             self.engine.submit(start(trial, folder=self.folder, spec=point, log=log))
 
-    def advance(self, turns: int = 40) -> list[Event]:
+    def advance(self, turns: int = 40) -> list[Any]:
         return [event for _ in range(turns) for event in self.engine.advance()]
 
 
@@ -65,16 +64,14 @@ def test_failures_wait_until_other_points_fail_too(
     desk.submit(9, 10, 11)
     assert of(desk.advance(5), 1, "failed") == []
     assert (desk.asked, desk.engine.idle, desk.engine.runnable) == ([1], False, False)
-    desk.engine.try_points(1, desk.points(20, 30))
+    desk.engine.probe(1, desk.points(20, 30))
     events = desk.advance(5)
     for trial in (1, 2, 3):
-        failure = only(events, trial, "failed")["failure"]
-        assert failure["kind"] == kind
-        assert failure["message"].endswith("Error: too wide")
-        assert (
-            "Error: too wide (2 other points of the search space fail" in failure["nothing_trains"]
-        )
-        assert advice in failure["nothing_trains"]
+        failure = only(events, trial, "failed").failure
+        assert failure.kind == kind
+        assert failure.message.endswith("Error: too wide")
+        assert "Error: too wide (2 other points of the search space fail" in failure.nothing_trains
+        assert advice in failure.nothing_trains
     assert desk.engine.idle
     log = (tmp_path / "1.log").read_text()
     said = error.replace("('", ": ").removesuffix("')")
@@ -85,9 +82,9 @@ def test_one_point_that_trains_is_enough(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.submit(9)
     desk.advance(1)
-    desk.engine.try_points(1, desk.points(20, 4))
-    failure = only(desk.advance(3), 1, "failed")["failure"]
-    assert "nothing_trains" not in failure
+    desk.engine.probe(1, desk.points(20, 4))
+    failure = only(desk.advance(3), 1, "failed").failure
+    assert failure.nothing_trains is None
     desk.submit(9)
     assert only(desk.advance(1), 1, "failed")
     assert desk.asked == [1]
@@ -97,7 +94,7 @@ def test_a_report_of_another_trial_is_enough(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.submit(9, 4)
     events = desk.advance(30)
-    assert "nothing_trains" not in only(events, 1, "failed")["failure"]
+    assert only(events, 1, "failed").failure.nothing_trains is None
     assert only(events, 2, "finished")
     assert desk.engine.idle
 
@@ -106,12 +103,12 @@ def test_without_points_and_at_a_shutdown_failures_go_out_as_they_are(tmp_path: 
     desk = Desk(tmp_path)
     desk.submit(9)
     desk.advance(1)
-    desk.engine.try_points(1, [])
-    assert "nothing_trains" not in only(desk.advance(1), 1, "failed")["failure"]
+    desk.engine.probe(1, [])
+    assert only(desk.advance(1), 1, "failed").failure.nothing_trains is None
     other = Desk(tmp_path)
     other.submit(9)
     other.advance(1)
-    assert "nothing_trains" not in only(other.engine.shutdown(), 1, "failed")["failure"]
+    assert only(other.engine.shutdown(), 1, "failed").failure.nothing_trains is None
 
 
 def test_memory_that_others_hold_is_no_evidence(tmp_path: Path) -> None:
@@ -120,19 +117,19 @@ def test_memory_that_others_hold_is_no_evidence(tmp_path: Path) -> None:
     desk.advance(2)
     desk.submit(9)
     desk.advance(2)
-    desk.engine.try_points(1, desk.points(20, 30))
+    desk.engine.probe(1, desk.points(20, 30))
     failed = only(desk.advance(3), 1, "failed")
-    assert "nothing_trains" not in failed["failure"]
-    assert not failed["alone"]  # though it may be when this is heard
+    assert failed.failure.nothing_trains is None
+    assert not failed.sole_suspect  # though it may be when this is heard
     desk.engine.stop(9, "cancel")
     desk.advance(1)
     desk.submit(9)
     desk.advance(2)
     assert desk.asked == [1, 1]
-    desk.engine.try_points(1, desk.points(20, 30))
+    desk.engine.probe(1, desk.points(20, 30))
     failed = only(desk.advance(3), 1, "failed")
-    assert "2 other points" in failed["failure"]["nothing_trains"]
-    assert failed["alone"]
+    assert "2 other points" in failed.failure.nothing_trains
+    assert failed.sole_suspect
 
 
 def test_what_is_only_kept_warm_goes_before_a_point_is_out_of_memory(
@@ -149,8 +146,8 @@ def test_what_is_only_kept_warm_goes_before_a_point_is_out_of_memory(
             raise MemoryError
 
     monkeypatch.setattr("workers.training.engine.engine.train_one_batch", tight)
-    desk.engine.try_points(1, desk.points(5))
-    assert "nothing_trains" not in only(desk.advance(3), 1, "failed")["failure"]
+    desk.engine.probe(1, desk.points(5))
+    assert only(desk.advance(3), 1, "failed").failure.nothing_trains is None
 
 
 def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:
@@ -163,12 +160,12 @@ def test_a_loop_that_fails_says_nothing_of_its_study(tmp_path: Path) -> None:
     )
     fields = loop.model_dump(mode="json")
     engine.submit(start(1, folder=tmp_path, spec=fields))
-    events: list[Event] = []
+    events: list[Any] = []
     deadline = time.monotonic() + 30
     while not engine.idle and time.monotonic() < deadline:
         events += engine.advance()
         time.sleep(0.01)
     engine.shutdown()
-    failure = only(events, 1, "failed")["failure"]
-    assert (failure["message"], asked) == ("ValueError: unlucky", [])
-    assert "nothing_trains" not in failure
+    failure = only(events, 1, "failed").failure
+    assert (failure.message, asked) == ("ValueError: unlucky", [])
+    assert failure.nothing_trains is None

@@ -13,7 +13,6 @@ from safetensors import safe_open
 from tests.unit.training.builders import dataset, mlp, of, only, run_all, spec, start
 from tuner_service.definition.trial_spec import SplitSpec
 from tuner_service.errors import DataError
-from workers.protocol.messages import Event
 from workers.training.data.split import split_rows
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.steps.select import BackendSelector
@@ -26,7 +25,7 @@ def folded(**changes: Any) -> Any:
     return spec(dataset=dataset("iris", {"folds": FOLDS}), **changes)
 
 
-def by_hand(folder: Path, **changes: Any) -> list[list[Event]]:
+def by_hand(folder: Path, **changes: Any) -> list[list[Any]]:
     """Return each fold's reports and last words, trained as a trial of its own."""
     runs = []
     for fold in range(FOLDS):
@@ -71,28 +70,28 @@ def test_too_few_rows_for_the_folds_are_refused() -> None:
 def test_a_trial_is_the_mean_of_its_folds(tmp_path: Path) -> None:
     single = by_hand(tmp_path)
     events = run_all(Engine("cpu", settings=ONE_THREAD), [start(7, folded(), folder=tmp_path)])
-    assert {event["trial"] for event in events} == {7}
-    assert [e["step"] for e in of(events, 7, "report")] == [1, 2, 3]
-    for at, report in enumerate(of(events, 7, "report")):
-        theirs = [of(run, 1, "report")[at] for run in single]
-        assert report["value"] == pytest.approx(statistics.fmean(e["value"] for e in theirs))
-        record = report["record"]
-        losses = [e["record"]["val_loss"] for e in theirs]
+    assert {event.run for event in events} == {7}
+    assert [e.step for e in of(events, 7, "reported")] == [1, 2, 3]
+    for at, report in enumerate(of(events, 7, "reported")):
+        theirs = [of(run, 1, "reported")[at] for run in single]
+        assert report.value == pytest.approx(statistics.fmean(e.value for e in theirs))
+        record = report.record
+        losses = [e.record["val_loss"] for e in theirs]
         assert record["val_loss"] == pytest.approx(statistics.fmean(losses))
-        spread = statistics.stdev(e["value"] for e in theirs)
+        spread = statistics.stdev(e.value for e in theirs)
         assert record["val_accuracy_std"] == pytest.approx(spread)
     finished = only(events, 7, "finished")
     results = [only(run, 1, "finished") for run in single]
-    values = [result["values"][0] for result in results]
-    assert finished["values"] == [pytest.approx(statistics.fmean(values))]
-    assert finished["record"]["folds"] == {"val_accuracy": values}
-    assert finished["record"]["fold_std"]["val_accuracy"] == pytest.approx(
+    values = [result.values[0] for result in results]
+    assert finished.values == [pytest.approx(statistics.fmean(values))]
+    assert finished.record["folds"] == {"val_accuracy": values}
+    assert finished.record["fold_std"]["val_accuracy"] == pytest.approx(
         statistics.stdev(values)
     )  # fmt: skip
-    assert finished["record"]["test_loss"] == pytest.approx(
-        statistics.fmean(result["record"]["test_loss"] for result in results)
+    assert finished.record["test_loss"] == pytest.approx(
+        statistics.fmean(result.record["test_loss"] for result in results)
     )
-    assert finished["record"]["epochs_run"] == 3
+    assert finished.record["epochs_run"] == 3
     assert len(of(events, 7, "started")) == 1
 
 
@@ -111,14 +110,14 @@ def test_fused_folds_equal_plain_ones(tmp_path: Path) -> None:
         events = run_all(engine, starts)
         results.append([only(events, i, "finished") for i in range(3)])
     for plain, fused in zip(*results, strict=True):
-        assert (plain["backend"], fused["backend"]) == ("plain", "traced")
+        assert (plain.backend, fused.backend) == ("plain", "traced")
         for one, other in zip(
-            plain["record"]["folds"]["val_accuracy"],
-            fused["record"]["folds"]["val_accuracy"],
+            plain.record["folds"]["val_accuracy"],
+            fused.record["folds"]["val_accuracy"],
             strict=True,
         ):
             assert one == pytest.approx(other, abs=1e-9)
-        assert plain["record"]["test_loss"] == pytest.approx(fused["record"]["test_loss"], 1e-8)
+        assert plain.record["test_loss"] == pytest.approx(fused.record["test_loss"], 1e-8)
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -126,40 +125,40 @@ def test_the_pruner_sees_all_folds_before_any_goes_on(tmp_path: Path, alone: boo
     """More folds than groups take turns, and every one waits for the verdict."""
     one = spec(dataset=dataset("iris", {"folds": 6}), epochs=3)
     engine = Engine("cpu", settings=EngineSettings(threads=1, max_groups=2))
-    engine.submit(start(1, one, folder=tmp_path, prunable=True, alone=alone))
-    heard: list[Event] = []
+    engine.submit(start(1, one, folder=tmp_path, prunable=True, exclusive=alone))
+    heard: list[Any] = []
     for step in (1, 2):
         while engine.runnable:
             heard += engine.advance()
-        assert [e["step"] for e in of(heard, 1, "report")] == list(range(1, step + 1))
+        assert [e.step for e in of(heard, 1, "reported")] == list(range(1, step + 1))
         engine.allow(1, step)
     engine.stop(1, "prune")
     heard += run_all(engine)
     stopped = only(heard, 1, "stopped")
-    assert stopped["mode"] == "prune"
-    assert stopped["values"] == [of(heard, 1, "report")[-1]["value"]]
-    assert "test_accuracy" in stopped["record"]
+    assert stopped.mode == "prune"
+    assert stopped.values == [of(heard, 1, "reported")[-1].value]
+    assert "test_accuracy" in stopped.record
 
 
 def test_folds_may_stop_early_at_their_own_epoch(tmp_path: Path) -> None:
     one = folded(epochs=40, early_stopping={"patience": 2, "min_delta": 0.02})
     events = run_all(Engine("cpu", settings=ONE_THREAD), [start(1, one, folder=tmp_path)])
     finished = only(events, 1, "finished")
-    steps = [e["step"] for e in of(events, 1, "report")]
+    steps = [e.step for e in of(events, 1, "reported")]
     assert steps == list(range(1, len(steps) + 1))
-    assert finished["record"]["epochs_run"] == len(steps) < 40
-    folds = finished["record"]["folds"]["val_accuracy"]
-    assert finished["values"] == [pytest.approx(statistics.fmean(folds))]
+    assert finished.record["epochs_run"] == len(steps) < 40
+    folds = finished.record["folds"]["val_accuracy"]
+    assert finished.values == [pytest.approx(statistics.fmean(folds))]
 
 
 def test_a_fold_that_diverges_ends_the_trial_once(tmp_path: Path) -> None:
     wild = folded(optimizer={"type": "sgd", "learning_rate": 1e30}, epochs=50)
     engine = Engine("cpu", settings=ONE_THREAD)
     events = run_all(engine, [start(1, wild, folder=tmp_path), start(2, folded(), folder=tmp_path)])
-    assert only(events, 1, "failed")["failure"]["kind"] == "diverged"
+    assert only(events, 1, "failed").failure.kind == "diverged"
     assert not of(events, 1, "finished")
     assert not of(events, 1, "stopped")
-    assert only(events, 2, "finished")["values"]
+    assert only(events, 2, "finished").values
 
 
 def test_a_handed_back_trial_goes_on_and_ends_as_if_never_stopped(tmp_path: Path) -> None:
@@ -175,20 +174,20 @@ def test_a_handed_back_trial_goes_on_and_ends_as_if_never_stopped(tmp_path: Path
     )
     engine = Engine("cpu", settings=ONE_THREAD)
     engine.submit(start(1, one, folder=tmp_path))
-    heard: list[Event] = []
-    while len(of(heard, 1, "report")) < 3:
+    heard: list[Any] = []
+    while len(of(heard, 1, "reported")) < 3:
         heard += engine.advance()
     heard += engine.shutdown()
     stopped = only(heard, 1, "stopped")
-    assert stopped["mode"] == "checkpoint"
-    known = stopped["step"]
+    assert stopped.mode == "checkpoint"
+    known = stopped.step
     assert known == 3
     again = run_all(
         Engine("cpu", settings=ONE_THREAD), [start(1, one, folder=tmp_path, resume=known)]
     )  # fmt: skip
-    assert [e["step"] for e in of(again, 1, "report")] == [4, 5, 6]
-    assert only(again, 1, "finished")["values"] == whole["values"]
-    assert only(again, 1, "finished")["record"]["resumed_from"] == 3
+    assert [e.step for e in of(again, 1, "reported")] == [4, 5, 6]
+    assert only(again, 1, "finished").values == whole.values
+    assert only(again, 1, "finished").record["resumed_from"] == 3
 
 
 @pytest.mark.parametrize("mode", ["timeout", "cancel", "prune"])
@@ -199,13 +198,13 @@ def test_a_stopped_trial_reports_no_epoch_that_a_fold_did_not_train(
     model = tmp_path / "model.safetensors"
     engine = Engine("cpu", settings=ONE_THREAD)
     engine.submit(start(1, folded(epochs=2), folder=tmp_path, model=str(model), keep_models=1))
-    heard: list[Event] = []
+    heard: list[Any] = []
     while not list(tmp_path.glob("model.safetensors.fold*")):
         heard += engine.advance()
     engine.stop(1, mode)
     heard += run_all(engine)
-    assert [e["step"] for e in of(heard, 1, "report")] == [1]
-    assert only(heard, 1, "stopped")["step"] == 1
+    assert [e.step for e in of(heard, 1, "reported")] == [1]
+    assert only(heard, 1, "stopped").step == 1
 
 
 def test_the_best_trials_keep_the_model_of_the_fold_nearest_to_the_mean(tmp_path: Path) -> None:
@@ -217,14 +216,14 @@ def test_the_best_trials_keep_the_model_of_the_fold_nearest_to_the_mean(tmp_path
     for key, one in ((1, good), (2, bad)):
         begun = start(key, one, folder=tmp_path, model=str(paths[key]), keep_models=1)
         finished[key] = only(run_all(engine, [begun]), key, "finished")
-    assert finished[1]["model"] == str(paths[1])
-    assert finished[2]["model"] is None
+    assert finished[1].model == str(paths[1])
+    assert finished[2].model is None
     assert [path for path in tmp_path.glob("*.safetensors*")] == [paths[1]], "no other fold's"
-    values = [value for (value,) in zip(*finished[1]["record"]["folds"].values(), strict=True)]
-    away = [abs(value - finished[1]["values"][0]) for value in values]
-    fold = finished[1]["record"]["model_fold"]
+    values = [value for (value,) in zip(*finished[1].record["folds"].values(), strict=True)]
+    away = [abs(value - finished[1].values[0]) for value in values]
+    fold = finished[1].record["model_fold"]
     assert away[fold] == min(away) < max(away)
-    assert finished[2]["record"]["model_fold"] is None
+    assert finished[2].record["model_fold"] is None
     with safe_open(paths[1], "pt") as file:
         told = json.loads(file.metadata()["tuner"])
     assert told["values"] == [values[fold]]
@@ -235,7 +234,7 @@ def test_a_trial_that_fails_leaves_no_folds_model(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     engine = Engine("cpu", settings=ONE_THREAD)
     engine.submit(start(1, folded(epochs=2), folder=tmp_path, model=str(path), keep_models=1))
-    events: list[Event] = []
+    events: list[Any] = []
     while not list(tmp_path.glob("model.safetensors.fold*")):
         events += engine.advance()
     engine.stop(1, "cancel")

@@ -39,7 +39,7 @@ def train(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     events = run_all(
         Engine("cpu", settings=EngineSettings(data_dirs=(folder,))), [start(1, one, folder=folder)]
     )
-    return [e["record"] for e in of(events, 1, "report")], only(events, 1, "finished")["record"]
+    return [e.record for e in of(events, 1, "reported")], only(events, 1, "finished").record
 
 
 def test_permuted_labels_give_chance_accuracy(tmp_path: Path) -> None:

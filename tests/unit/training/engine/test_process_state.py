@@ -13,7 +13,6 @@ import torch
 
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, run_all, spec, start
-from workers.protocol.messages import Event
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.engine.process_state import LIMITED, LIMITED_SAYS
 
@@ -46,7 +45,7 @@ def build(inputs, outputs):
 BESIDE = {1: spec(), 3: spec(batch_size=8)}
 
 
-def run_beside(folder: Path, *, place: str, deed: str) -> list[Event]:
+def run_beside(folder: Path, *, place: str, deed: str) -> list[Any]:
     """Run a trial of the module between two of a built-in network, whose results must not move."""
     source = MODULE.format(**{"build": "pass", "forward": "pass", place: deed})
     (folder / "odd.py").write_text(source)
@@ -58,14 +57,14 @@ def run_beside(folder: Path, *, place: str, deed: str) -> list[Event]:
     ]
     events = run_all(Engine("cpu", settings=EngineSettings(modules_dir=folder)), starts)
     for trial in BESIDE:
-        assert only(events, trial, "finished")["values"] == values_alone(trial)
+        assert only(events, trial, "finished").values == values_alone(trial)
     return of(events, 2)
 
 
 @functools.cache
 def values_alone(trial: int) -> Any:
     events = run_all(Engine("cpu"), [start(trial, BESIDE[trial], folder=Path("unused"))])
-    return only(events, trial, "finished")["values"]
+    return only(events, trial, "finished").values
 
 
 RAISES = {
@@ -80,9 +79,9 @@ RAISES = {
 @pytest.mark.parametrize("deed", RAISES.values(), ids=RAISES)
 def test_what_it_raises_is_its_own_failure(tmp_path: Path, place: str, deed: str) -> None:
     failed = run_beside(tmp_path, place=place, deed=deed)[-1]
-    assert failed["kind"] == "failed"
-    assert failed["failure"]["kind"] == "user_code"
-    assert "odd.py" in failed["failure"]["traceback"]
+    assert failed.type == "failed"
+    assert failed.failure.kind == "user_code"
+    assert "odd.py" in failed.failure.traceback
     assert "odd.py" in (tmp_path / "2.log").read_text()
 
 
@@ -139,7 +138,7 @@ def test_a_limit_that_is_lowered_for_good_ends_the_process_also_without_its_log(
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 and later
 def test_a_process_that_it_forks_is_no_second_trainer(tmp_path: Path) -> None:
-    assert run_beside(tmp_path, place="build", deed="os.fork()")[-1]["kind"] == "finished"
+    assert run_beside(tmp_path, place="build", deed="os.fork()")[-1].type == "finished"
 
 
 def state() -> tuple[object, ...]:

@@ -35,7 +35,7 @@ def ours(one: TrialSpec, folder: Path, key: str, scratch: Path) -> list[float]:
     engine = Engine("cpu", settings=EngineSettings(data_dirs=(folder,)))
     specs = [one.model_copy(update={"seed": seed}) for seed in SEEDS]
     events = run_all(engine, [start(n, s, folder=scratch) for n, s in enumerate(specs)])
-    return [only(events, n, "finished")["record"][f"test_{key}"] for n in range(len(SEEDS))]
+    return [only(events, n, "finished").record[f"test_{key}"] for n in range(len(SEEDS))]
 
 
 def theirs(one: TrialSpec, folder: Path) -> list[float]:
@@ -148,5 +148,5 @@ def test_fashion_mnist_reaches_088(tmp_path: Path) -> None:
     )
     engine = Engine("cpu", settings=EngineSettings(data_dirs=(folder,)))
     final = only(run_all(engine, [start(1, one, folder=tmp_path)]), 1, "finished")
-    assert final["values"][0] >= 0.88
-    assert final["record"]["test_accuracy"] >= 0.87
+    assert final.values[0] >= 0.88
+    assert final.record["test_accuracy"] >= 0.87

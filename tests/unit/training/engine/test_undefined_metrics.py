@@ -30,16 +30,16 @@ def test_an_objective_that_is_not_defined_refuses_the_data(
 ) -> None:
     trial = rare(tmp_path, split, yes=1, objective=(("val_auroc", "maximize"),))
     events = run_all(engine(tmp_path), [start(1, trial, folder=tmp_path)])
-    failure = only(events, 1, "failed")["failure"]
-    assert failure["kind"] == "data"
-    assert "rows of one class only ('no'); val_auroc is not defined" in failure["message"]
+    failure = only(events, 1, "failed").failure
+    assert failure.kind == "data"
+    assert "rows of one class only ('no'); val_auroc is not defined" in failure.message
 
 
 def test_a_metric_that_is_not_defined_is_null(tmp_path: Path) -> None:
     trial = rare(tmp_path, {"validation": 0.1, "test": 0.1}, yes=1)
     events = run_all(engine(tmp_path), [start(1, trial, folder=tmp_path)])
-    assert [one["record"]["val_auroc"] for one in of(events, 1, "report")] == [None] * 3
-    assert only(events, 1, "finished")["record"]["test_auroc"] is None
+    assert [one.record["val_auroc"] for one in of(events, 1, "reported")] == [None] * 3
+    assert only(events, 1, "finished").record["test_auroc"] is None
 
 
 def test_a_mean_over_folds_is_that_of_the_folds_that_have_the_metric(tmp_path: Path) -> None:
@@ -48,14 +48,14 @@ def test_a_mean_over_folds_is_that_of_the_folds_that_have_the_metric(tmp_path: P
     for fold in range(5):
         one = rare(tmp_path, {**split, "fold": fold}, epochs=1)
         events = run_all(engine(tmp_path), [start(1, one, folder=tmp_path)])
-        defined.append(only(events, 1, "report")["record"]["val_auroc"])
+        defined.append(only(events, 1, "reported").record["val_auroc"])
     assert None in defined
     there = [value for value in defined if value is not None]
     joined = run_all(
         engine(tmp_path),
         [start(1, rare(tmp_path, split, epochs=1), folder=tmp_path)],
     )
-    record = only(joined, 1, "report")["record"]
+    record = only(joined, 1, "reported").record
     assert record["val_auroc"] == pytest.approx(sum(there) / len(there))
 
 
@@ -64,5 +64,5 @@ def test_what_is_doubtful_in_the_data_stands_in_the_record(tmp_path: Path) -> No
     (tmp_path / "t.csv").write_text(f"x,kind\n{text}")
     trial = spec(dataset=dataset("csv", path="t.csv", target="kind", missing="drop_rows"))
     events = run_all(engine(tmp_path), [start(1, trial, folder=tmp_path)])
-    (warning,) = only(events, 1, "finished")["record"]["warnings"]
+    (warning,) = only(events, 1, "finished").record["warnings"]
     assert "left out 7 of 60 rows" in warning

@@ -2,17 +2,18 @@
 
 import itertools
 import math
-from typing import cast
+from pathlib import Path
 
 import pytest
 
+from tests.unit.training.builders import start
 from workers.protocol.messages import TrialStart
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.runs import Direction
 
 
 def started(number: int, *, keep: int = 1, study: int = 1) -> TrialStart:
-    return cast(TrialStart, {"number": number, "study": study, "keep_models": keep})
+    return start(1, folder=Path(), number=number, study=study, keep_models=keep)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))

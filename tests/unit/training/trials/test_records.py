@@ -31,12 +31,12 @@ def test_a_trials_record_is_the_same_on_every_rung(
     one = spec(dataset=dataset("iris", folds), epochs=2, fuse=True, schedule=schedule)
     engine = Engine("cpu", settings=EngineSettings(threads=1), steps=steps())
     events = run_all(engine, [start(n, one, folder=tmp_path) for n in (1, 2)])
-    epochs = [event["record"] for event in of(events, 1, "report")]
+    epochs = [event.record for event in of(events, 1, "reported")]
     assert [set(record) - {"val_accuracy_std"} for record in epochs] == [EPOCH, EPOCH]
     assert [record["learning_rate"] for record in epochs] == [0.01, 0.005]
     end = only(events, 1, "finished")
-    assert end["backend"] == backend
-    record = end["record"]
+    assert end.backend == backend
+    record = end.record
     ours = TRIAL - {"best_step"} | {"folds", "fold_std", "model_fold"} if folds else TRIAL
     assert set(record) == ours
     assert record["parameter_count"] == 4 * 16 + 16 + 16 * 3 + 3

@@ -43,7 +43,7 @@ def begin(trials: UserLoopPool, folder: Path, trial: int) -> bool:
 
 def end(trials: UserLoopPool) -> Any:
     """Return the last words of the next trial that ends."""
-    return until(trials, lambda events: any(e["kind"] in LAST_WORDS for e in events))[-1]
+    return until(trials, lambda events: any(e.type in LAST_WORDS for e in events))[-1]
 
 
 def events_of(trials: UserLoopPool, folder: Path, trial: int) -> Any:
@@ -83,10 +83,10 @@ def test_forks_are_processes_of_their_own(warm: UserLoopPool, folder: Path) -> N
     source = PROBE.format(body="return trial.seed + torch.rand(1).item()")
     (folder / "loop.py").write_text(source)
     ends = [events_of(warm, folder, trial) for trial in (1, 2)]
-    assert [end["record"]["left"] for end in ends] == [0, 0]
-    assert [end["record"]["inherited"] for end in ends] == ["", ""]
-    assert [end["record"]["pipes"] for end in ends] == [4, 4]  # commands, events, output twice
-    assert ends[0]["values"] == ends[1]["values"]  # the seed is set in each
+    assert [end.record["left"] for end in ends] == [0, 0]
+    assert [end.record["inherited"] for end in ends] == ["", ""]
+    assert [end.record["pipes"] for end in ends] == [4, 4]  # commands, events, output twice
+    assert ends[0].values == ends[1].values  # the seed is set in each
     assert (folder / "1.log").read_text() == "True True 1\n"
 
 
@@ -103,16 +103,16 @@ def test_a_fork_that_dies_fails_its_trial_and_the_next_one_runs(
 ) -> None:
     (folder / "loop.py").write_text(PROBE.format(body=body))
     failed = events_of(warm, folder, 1)
-    assert failed["kind"] == "failed"
-    assert message in failed["failure"]["message"]
+    assert failed.type == "failed"
+    assert message in failed.failure.message
     (folder / "loop.py").write_text(PROBE.format(body="return 4"))
-    assert events_of(warm, folder, 2)["values"] == [4.0]
+    assert events_of(warm, folder, 2).values == [4.0]
 
 
 def test_what_a_fork_leaves_behind_is_ended(warm: UserLoopPool, folder: Path) -> None:
     body = "import subprocess\n    return subprocess.Popen(['sleep', '60']).pid"
     (folder / "loop.py").write_text(PROBE.format(body=body))
-    (left,) = events_of(warm, folder, 1)["values"]
+    (left,) = events_of(warm, folder, 1).values
     wait_for_end_of(int(left))
 
 
@@ -121,10 +121,10 @@ def test_a_stopped_fork_that_goes_on_is_killed(
 ) -> None:
     (folder / "loop.py").write_text(SPIN)
     assert begin(warm, folder, 1)
-    until(warm, kind("report"))
+    until(warm, kind("reported"))
     monkeypatch.setattr(warm, "_stop_seconds", 0.1)
     warm.stop(1, "cancel")
-    assert until(warm, kind("stopped"))[-1]["mode"] == "cancel"
+    assert until(warm, kind("stopped"))[-1].mode == "cancel"
 
 
 def wait_for_end_of(pid: int) -> None:
@@ -147,7 +147,7 @@ def test_a_server_without_room_starts_a_trial_anew_and_keeps_the_others(
     monkeypatch.setattr(warm, "capacity", 2)
     (folder / "loop.py").write_text(SPIN)
     assert begin(warm, folder, 1)
-    until(warm, kind("report"))
+    until(warm, kind("reported"))
     parent = warm._fork_server._server
     assert parent is not None
     pid = parent._process.pid
@@ -157,12 +157,12 @@ def test_a_server_without_room_starts_a_trial_anew_and_keeps_the_others(
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[2], hard))
     (folder / "loop.py").write_text(PLAIN)
     assert not begin(warm, folder, 2)  # of its four ends, two arrived
-    assert end(warm)["values"] == [4.0]
+    assert end(warm).values == [4.0]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-    assert events_of(warm, folder, 3)["values"] == [4.0]
+    assert events_of(warm, folder, 3).values == [4.0]
     assert list(warm._runs) == [1]
     warm._runs[1].process.kill()
-    assert end(warm)["trial"] == 1
+    assert end(warm).run == 1
 
 
 def test_forks_end_with_their_server_through_no_doing_of_their_own(
@@ -170,17 +170,17 @@ def test_forks_end_with_their_server_through_no_doing_of_their_own(
 ) -> None:
     (folder / "loop.py").write_text(SPIN)
     assert begin(warm, folder, 1)
-    until(warm, kind("report"))
+    until(warm, kind("reported"))
     pid, parent = warm._runs[1].process.pid, warm._fork_server._server
     assert parent is not None
     os.kill(parent._process.pid, signal.SIGKILL)
     failed = until(warm, kind("failed"))[-1]
-    assert (failed["failure"]["kind"], failed["failure"]["step"]) == ("worker_lost", 1)
-    assert "alone" not in failed  # the supervisor knows whether others were on board
+    assert (failed.failure.kind, failed.failure.step) == ("worker_lost", 1)
+    assert failed.sole_suspect is None  # the supervisor knows whether others were on board
     wait_for_end_of(pid)
     (folder / "loop.py").write_text(PLAIN)
     assert not begin(warm, folder, 2)  # started anew
-    assert end(warm)["values"] == [4.0]
+    assert end(warm).values == [4.0]
     warm._fork_server.close()
 
 

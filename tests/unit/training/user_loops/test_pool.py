@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from tuner_service.definition import load_yaml, parse_definition, resolve_user_loop
-from workers.protocol.messages import Event, TrialStart
+from workers.protocol.messages import RunId, TrialStart
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.checkpoints import read_tensors
 from workers.training.user_loops.pool import UserLoopPool
@@ -32,20 +33,20 @@ def start(folder: Path, *, trial: int = 1, **changes: Any) -> TrialStart:
         "objective": [["score", "maximize"]],
         "seed": 5,
     }
-    base: TrialStart = {
-        "trial": trial,
-        "number": trial,
-        "study": 1,
-        "spec": {**spec, **changes.pop("spec", {})},
-        "checkpoint": str(folder / f"checkpoint-{trial}"),
-        "resume": None,
-        "model": None,
-        "keep_models": 1,
-        "prunable": False,
-        "alone": False,
-        "log": str(folder / f"{trial}.log"),
-    }
-    return {**base, **changes}  # type: ignore[typeddict-item,no-any-return]
+    base = TrialStart(
+        run=RunId(trial),
+        number=trial,
+        study=1,
+        spec={**spec, **changes.pop("spec", {})},
+        checkpoint=str(folder / f"checkpoint-{trial}"),
+        resume=None,
+        model=None,
+        keep_models=1,
+        prunable=False,
+        exclusive=False,
+        log=str(folder / f"{trial}.log"),
+    )
+    return replace(base, **changes)
 
 
 def loops(folder: Path, source: str, **changes: Any) -> UserLoopPool:
@@ -54,23 +55,23 @@ def loops(folder: Path, source: str, **changes: Any) -> UserLoopPool:
     return UserLoopPool("cpu", **settings)
 
 
-def until(trials: UserLoopPool, done: Callable[[list[Event]], bool]) -> list[Event]:
+def until(trials: UserLoopPool, done: Callable[[list[Any]], bool]) -> list[Any]:
     """Advance until what was heard is enough."""
-    events: list[Event] = []
+    events: list[Any] = []
     deadline = time.monotonic() + SECONDS
     while not done(events):
         assert time.monotonic() < deadline, events
         events += trials.advance()
         time.sleep(0.005)
-    return [event for event in events if event["kind"] != "working"]
+    return [event for event in events if event.type != "working"]
 
 
-def ends(count: int = 1) -> Callable[[list[Event]], bool]:
-    return lambda events: sum(event["kind"] in LAST_WORDS for event in events) >= count
+def ends(count: int = 1) -> Callable[[list[Any]], bool]:
+    return lambda events: sum(event.type in LAST_WORDS for event in events) >= count
 
 
-def kind(name: str) -> Callable[[list[Event]], bool]:
-    return lambda events: any(event["kind"] == name for event in events)
+def kind(name: str) -> Callable[[list[Any]], bool]:
+    return lambda events: any(event.type == name for event in events)
 
 
 REPORTS = """
@@ -87,18 +88,18 @@ def test_a_loop_from_its_parameters_to_its_result(tmp_path: Path) -> None:
     trials = loops(tmp_path, REPORTS)
     trials.submit(start(tmp_path))
     started, first, second, finished = until(trials, ends())
-    assert started["kind"] == "started"
-    assert (first["step"], first["value"], second["step"], second["value"]) == (1, 2.0, 2, 4.0)
-    assert {"score": 4.0, "loss": 0.5, "note": "fine"}.items() <= second["record"].items()
-    assert finished["kind"] == "finished"
-    assert finished["values"] == [4.0]
-    assert {"test_score": 7, "bad": None, "seed": 5}.items() <= finished["record"].items()
-    assert len(finished["record"]["source_hash"]) == 12
-    assert finished["record"]["device"] == "cpu"
-    assert {"tuner_service", "torch"} <= set(finished["record"]["versions"])
+    assert started.type == "started"
+    assert (first.step, first.value, second.step, second.value) == (1, 2.0, 2, 4.0)
+    assert {"score": 4.0, "loss": 0.5, "note": "fine"}.items() <= second.record.items()
+    assert finished.type == "finished"
+    assert finished.values == [4.0]
+    assert {"test_score": 7, "bad": None, "seed": 5}.items() <= finished.record.items()
+    assert len(finished.record["source_hash"]) == 12
+    assert finished.record["device"] == "cpu"
+    assert {"tuner_service", "torch"} <= set(finished.record["versions"])
     assert (tmp_path / "1.log").read_text() == "x is 2.0 2 cpu 5\n"
     assert trials.idle
-    json.dumps(finished, allow_nan=False)
+    json.dumps(asdict(finished), allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +146,9 @@ def test_what_a_loop_does_wrong_fails_its_trial_alone(
     trials = loops(tmp_path, source, progress_seconds=patience, memory_limit_bytes=200_000_000)
     trials.submit(start(tmp_path))
     *_, failed = until(trials, ends())
-    assert (failed["kind"], failed["alone"]) == ("failed", True)
-    assert failed["failure"]["kind"] == failure
-    assert message in failed["failure"]["message"]
+    assert (failed.type, failed.sole_suspect) == ("failed", True)
+    assert failed.failure.kind == failure
+    assert message in failed.failure.message
     assert trials.idle
 
 
@@ -156,8 +157,8 @@ def test_a_loop_that_raises_trial_pruned_is_pruned_with_what_it_reported(tmp_pat
     trials = loops(tmp_path, source)
     trials.submit(start(tmp_path))
     *_, last = until(trials, ends())
-    assert (last["kind"], last["mode"], last["values"]) == ("stopped", "prune", [0.25])
-    assert last["step"] == 1
+    assert (last.type, last.mode, last.values) == ("stopped", "prune", [0.25])
+    assert last.step == 1
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_a_traceback_names_the_line_and_is_in_the_log(tmp_path: Path) -> None:
     trials = loops(tmp_path, "def train(trial):\n    raise RuntimeError('not today')\n")
     trials.submit(start(tmp_path))
     *_, failed = until(trials, ends())
-    text = failed["failure"]["traceback"]
+    text = failed.failure.traceback
     assert 'loop.py", line 2, in train' in text
     assert "raise RuntimeError('not today')" in text
     assert "RuntimeError: not today" in (tmp_path / "1.log").read_text()
@@ -232,7 +233,7 @@ def test_a_flood_of_output_ends_in_the_log_and_the_trial_goes_on(tmp_path: Path)
     trials = loops(tmp_path, flood)
     trials.submit(start(tmp_path))
     *_, finished = until(trials, ends())
-    assert finished["kind"] == "finished"
+    assert finished.type == "finished"
     assert 1_000_000 <= (tmp_path / "1.log").stat().st_size < 1_001_000
 
 
@@ -247,7 +248,7 @@ def train(trial):
 """
     trials = loops(tmp_path, source)
     trials.submit(start(tmp_path, log="/dev/full", spec={"parameters": {}}))
-    assert until(trials, ends())[-1]["kind"] == "finished"
+    assert until(trials, ends())[-1].type == "finished"
 
 
 def test_what_a_loop_leaves_behind_is_ended(tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def train(trial):
     trials = loops(tmp_path, source)
     trials.submit(start(tmp_path))
     *_, finished = until(trials, ends())
-    (pid,) = finished["values"]
+    (pid,) = finished.values
     assert pid > 5
     deadline = time.monotonic() + 2.0
     while _is_running(int(pid)):
@@ -286,18 +287,18 @@ def test_what_the_machine_lacks_fails_the_trial_and_nothing_else(
     first = start(tmp_path)
     with monkeypatch.context() as patch:
         if lacking == "disk":
-            first["checkpoint"] = str(tmp_path / "file" / "1")
+            first = start(tmp_path, checkpoint=str(tmp_path / "file" / "1"))
         elif lacking == "process":
             patch.setattr(trials._fork_server, "start", _raise(BlockingIOError("no process left")))
         else:
             patch.setattr(threading.Thread, "start", _raise(RuntimeError("can't start new thread")))
         trials.submit(first)
         (failed,) = trials.advance()
-    assert (failed["kind"], failed["failure"]["kind"]) == ("failed", "worker_lost")
-    assert "could not be started" in failed["failure"]["message"]
-    assert "alone" not in failed  # the supervisor knows whether others were on board
+    assert (failed.type, failed.failure.kind) == ("failed", "worker_lost")
+    assert "could not be started" in failed.failure.message
+    assert failed.sole_suspect is None  # the supervisor knows whether others were on board
     trials.submit(start(tmp_path, trial=2))
-    assert until(trials, ends())[-1]["values"] == [2.0]
+    assert until(trials, ends())[-1].values == [2.0]
 
 
 def _raise(error: Exception) -> Callable[..., None]:
@@ -317,12 +318,12 @@ def train(trial, x):
     trials = loops(tmp_path, source)
     trials.submit(start(tmp_path))
     _, report, finished = until(trials, ends())
-    seconds = report["record"].pop("seconds")
+    seconds = report.record.pop("seconds")
     assert seconds >= 0
-    assert report["record"] == {"step": 1, "score": 2.0, "loss": 3}
-    assert {"device": "cpu", "seed": 5, "loss": 4}.items() <= finished["record"].items()
-    assert len(finished["record"]["source_hash"]) == 12
-    assert "torch" in finished["record"]["versions"]
+    assert report.record == {"step": 1, "score": 2.0, "loss": 3}
+    assert {"device": "cpu", "seed": 5, "loss": 4}.items() <= finished.record.items()
+    assert len(finished.record["source_hash"]) == 12
+    assert "torch" in finished.record["versions"]
 
 
 CHECKPOINTS = """
@@ -345,14 +346,14 @@ def train(trial, x):
 def test_a_stopped_loop_goes_on_from_its_directory(tmp_path: Path) -> None:
     trials = loops(tmp_path, CHECKPOINTS)
     trials.submit(start(tmp_path))
-    until(trials, lambda events: any(event.get("step") == 2 for event in events))
+    until(trials, lambda events: any(getattr(event, "step", None) == 2 for event in events))
     trials.stop(1, "checkpoint")
     *_, stopped = until(trials, ends())
-    assert (stopped["kind"], stopped["mode"], stopped["step"]) == ("stopped", "checkpoint", 2)
+    assert (stopped.type, stopped.mode, stopped.step) == ("stopped", "checkpoint", 2)
     trials.submit(start(tmp_path, trial=1, resume=2))
     events = until(trials, ends())
-    assert [event["step"] for event in events if event["kind"] == "report"] == [3, 4]
-    assert events[-1]["values"] == [9]
+    assert [event.step for event in events if event.type == "reported"] == [3, 4]
+    assert events[-1].values == [9]
     assert (tmp_path / "1.log").read_text() == "from 0\nfrom 2\n"
 
 
@@ -362,7 +363,7 @@ def test_without_a_checkpoint_the_directory_is_emptied(tmp_path: Path) -> None:
     stale.mkdir()
     (stale / "old").write_text("")
     trials.submit(start(tmp_path, spec={"parameters": {}}))
-    assert until(trials, ends())[-1]["values"] == [0.0]
+    assert until(trials, ends())[-1].values == [0.0]
 
 
 AHEAD = """
@@ -384,13 +385,13 @@ def test_a_checkpoint_ahead_of_the_database_leaves_no_gap(tmp_path: Path, known:
     trials = loops(tmp_path, AHEAD)
     trials.submit(start(tmp_path))
     *_, failed = until(trials, ends())
-    assert failed["kind"] == "failed"
+    assert failed.type == "failed"
     # The directory goes to step 4; the database knows less of it, as a crash may have it.
     trials.submit(start(tmp_path, resume=known))
     events = until(trials, ends())
-    reports = [(event["step"], event["value"]) for event in events if event["kind"] == "report"]
+    reports = [(event.step, event.value) for event in events if event.type == "reported"]
     assert reports == [(step, step * 10.0) for step in range(known + 1, 7)]
-    notes = [event["record"]["note"] for event in events if event["kind"] == "report"]
+    notes = [event.record["note"] for event in events if event.type == "reported"]
     assert notes == ["from 0"] * (4 - known) + ["from 4"] * 2
 
 
@@ -400,9 +401,9 @@ def test_what_is_trained_again_is_reported_anew(tmp_path: Path) -> None:
     until(trials, ends())
     (tmp_path / "checkpoint-1.loop" / "at").write_text("2")
     trials.submit(start(tmp_path, resume=2))
-    reports = [event for event in until(trials, ends()) if event["kind"] == "report"]
-    assert [event["step"] for event in reports] == [3, 4, 5, 6]
-    assert {event["record"]["note"] for event in reports} == {"from 2"}
+    reports = [event for event in until(trials, ends()) if event.type == "reported"]
+    assert [event.step for event in reports] == [3, 4, 5, 6]
+    assert {event.record["note"] for event in reports} == {"from 2"}
 
 
 def test_a_loop_that_had_only_to_end_still_has_its_result(tmp_path: Path) -> None:
@@ -412,7 +413,7 @@ def test_a_loop_that_had_only_to_end_still_has_its_result(tmp_path: Path) -> Non
     until(trials, ends())
     trials.submit(start(tmp_path, resume=5))
     *_, last, finished = until(trials, ends())
-    assert (last["step"], finished["kind"], finished["values"]) == (6, "finished", [60.0])
+    assert (last.step, finished.type, finished.values) == (6, "finished", [60.0])
 
 
 def test_a_checkpoint_after_its_report_is_known_at_the_next_look(tmp_path: Path) -> None:
@@ -420,7 +421,7 @@ def test_a_checkpoint_after_its_report_is_known_at_the_next_look(tmp_path: Path)
     trials = loops(tmp_path, source)
     trials.submit(start(tmp_path))
     events = until(trials, ends())
-    saved = [event["step"] for event in events if event["kind"] == "checkpointed"]
+    saved = [event.step for event in events if event.type == "checkpointed"]
     assert saved == [1, 2, 3, 4, 5, 6]
 
 
@@ -436,15 +437,15 @@ def train(trial, x):
 def test_should_prune_waits_for_the_verdict(tmp_path: Path) -> None:
     trials = loops(tmp_path, PRUNABLE)
     trials.submit(start(tmp_path, prunable=True))
-    events = until(trials, kind("report"))
+    events = until(trials, kind("reported"))
     time.sleep(0.2)
-    assert not [event for event in trials.advance() if event["kind"] == "report"]
+    assert not [event for event in trials.advance() if event.type == "reported"]
     trials.allow(1, 1)
-    events = until(trials, kind("report"))
-    assert events[-1]["step"] == 2
+    events = until(trials, kind("reported"))
+    assert events[-1].step == 2
     trials.stop(1, "prune")
     *_, stopped = until(trials, ends())
-    assert (stopped["mode"], stopped["step"], stopped["values"]) == ("prune", 2, [2.0])
+    assert (stopped.mode, stopped.step, stopped.values) == ("prune", 2, [2.0])
 
 
 def test_each_trial_runs_the_file_as_it_is_when_it_starts(tmp_path: Path) -> None:
@@ -453,7 +454,7 @@ def test_each_trial_runs_the_file_as_it_is_when_it_starts(tmp_path: Path) -> Non
         trials = loops(tmp_path, f"def train(trial): return {value}")
         trials.submit(start(tmp_path, trial=trial))
         event = until(trials, ends())[-1]
-        found.append((event["values"], event["record"]["source_hash"]))
+        found.append((event.values, event.record["source_hash"]))
     assert [values for values, _ in found] == [[3.0], [4.0]]
     assert found[0][1] != found[1][1]
 
@@ -463,11 +464,11 @@ def test_a_loop_that_does_not_stop_is_killed(tmp_path: Path, mode: Any) -> None:
     source = "def train(trial):\n trial.report(1, 3)\n while True: pass"
     trials = loops(tmp_path, source, stop_seconds=0.1)
     trials.submit(start(tmp_path))
-    until(trials, kind("report"))
+    until(trials, kind("reported"))
     trials.stop(1, mode)
     *_, stopped = until(trials, ends())
-    assert (stopped["kind"], stopped["mode"]) == ("stopped", mode)
-    assert stopped["values"] == [3.0]
+    assert (stopped.type, stopped.mode) == ("stopped", mode)
+    assert stopped.values == [3.0]
 
 
 def test_as_many_run_as_there_is_room_for(tmp_path: Path) -> None:
@@ -481,10 +482,10 @@ def train(trial):
     for trial in (1, 2, 3):
         trials.submit(start(tmp_path, trial=trial))
     events = trials.advance()
-    assert [event["trial"] for event in events] == [1, 2]
-    assert trials.stop(3, "checkpoint")[0]["kind"] == "stopped"
+    assert [event.run for event in events] == [1, 2]
+    assert trials.stop(3, "checkpoint")[0].type == "stopped"
     events = trials.shutdown()
-    assert sorted(event["trial"] for event in events if event["kind"] == "stopped") == [1, 2]
+    assert sorted(event.run for event in events if event.type == "stopped") == [1, 2]
     assert trials.idle
 
 
@@ -492,9 +493,9 @@ def test_a_loop_ends_with_its_trainer(tmp_path: Path) -> None:
     source = "def train(trial):\n trial.report(1, 1)\n while True: pass"
     trials = loops(tmp_path, source)
     trials.submit(start(tmp_path))
-    until(trials, kind("report"))
+    until(trials, kind("reported"))
     trials._runs[1].process._commands.close()  # as the trainer's death does
-    assert "exit code 1" in until(trials, ends())[-1]["failure"]["message"]
+    assert "exit code 1" in until(trials, ends())[-1].failure.message
 
 
 def test_the_example_trains_and_keeps_its_model(tmp_path: Path) -> None:
@@ -506,10 +507,10 @@ def test_the_example_trains_and_keeps_its_model(tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     trials.submit(start(tmp_path, spec=spec.model_dump(mode="json"), model=str(model)))
     events = until(trials, ends())
-    assert sum(event["kind"] == "checkpointed" for event in events) == 6
+    assert sum(event.type == "checkpointed" for event in events) == 6
     finished = events[-1]
-    assert finished["values"][0] > 0.8
-    assert finished["model"] == str(model)
+    assert finished.values[0] > 0.8
+    assert finished.model == str(model)
     tensors, note = read_tensors(model)
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
         "0.weight": (16, 2),
@@ -528,7 +529,7 @@ def test_a_worse_trials_model_is_dropped(tmp_path: Path) -> None:
     for trial, value in ((1, 2.0), (2, 1.0)):
         model = str(tmp_path / f"{trial}.safetensors")
         trials.submit(start(tmp_path, trial=trial, model=model, spec={"parameters": {"x": value}}))
-        kept.append(until(trials, ends())[-1]["model"])
+        kept.append(until(trials, ends())[-1].model)
     assert kept == [str(tmp_path / "1.safetensors"), None]
     assert not list(tmp_path.glob("2.safetensors*"))
 
@@ -545,5 +546,5 @@ def test_a_model_that_cannot_be_kept_costs_no_result_and_ranks_no_more(tmp_path:
             start(tmp_path, trial=trial, model=str(model), spec={"parameters": parameters})
         )
         ended.append(until(trials, ends())[-1])
-    assert [end["values"] for end in ended] == [[2.0], [1.0]]
-    assert [end["model"] for end in ended] == [None, str(free)]
+    assert [end.values for end in ended] == [[2.0], [1.0]]
+    assert [end.model for end in ended] == [None, str(free)]

@@ -7,18 +7,19 @@ import pytest
 
 from tests.unit.workers.fakes import open_fake_study
 from tuner_service.lifecycle.messages import Fail, Finish, HandBack, Lease, StudyWork
+from workers.protocol.messages import Failed, RunFailure, RunId
 from workers.supervisor import outcomes
 from workers.supervisor.blame import Cause, assign
 from workers.supervisor.held_runs import LeasedTrial, Phase
 
-_keys = itertools.count(1)
+_ids = itertools.count(1)
 CRASH = Cause("crashed", "The trainer ended with exit code 3.")
 HANG = Cause("hung", "No progress.")
 MEMORY = Cause("memory", "The trainer held 9 bytes, more than 8.")
 
 
 def run(*, began: bool = True, ghost: bool = False, **more: Any) -> LeasedTrial:
-    key = next(_keys)
+    key = RunId(next(_ids))
     study = open_fake_study(StudyWork(1, "id1", "study-1", 1, {"trial_timeout": 5.0}, None))
     lease = Lease(key, 1, 1, key, {}, None, None, None, None, 1, False)
     phase = Phase.LOST if ghost else Phase.SENT
@@ -28,8 +29,8 @@ def run(*, began: bool = True, ghost: bool = False, **more: Any) -> LeasedTrial:
     )  # fmt: skip
 
 
-def verdict(one: LeasedTrial, others: list[LeasedTrial], cause: Cause) -> Any:
-    outcome = assign([one, *others], cause)[one.key]
+def outcome_of(one: LeasedTrial, others: list[LeasedTrial], cause: Cause) -> Any:
+    outcome = assign([one, *others], cause)[one.id]
     if isinstance(outcome, Fail):
         return outcome.failure.kind, outcome.blamed, outcome.shared_death
     return outcome
@@ -37,14 +38,14 @@ def verdict(one: LeasedTrial, others: list[LeasedTrial], cause: Cause) -> Any:
 
 def test_where_the_turn_is_known_the_others_go_again() -> None:
     hangs, waits, asked = run(), run(), run(stop_mode="timeout", out_of_time=True)
-    cause = Cause("hung", "No progress.", turn=frozenset({hangs.key}))
-    assert verdict(hangs, [waits], cause) == ("timeout", True, False)
-    assert verdict(waits, [hangs], cause) is None
-    both = Cause("hung", "No progress.", turn=frozenset({hangs.key, waits.key}))
-    assert verdict(hangs, [waits], both) == ("worker_lost", False, True)
-    late = Cause("unanswered", "…", culprit=asked.key, turn=frozenset({asked.key}))
-    assert verdict(asked, [waits], late) == ("timeout", True, False)
-    assert verdict(waits, [asked], late) is None
+    cause = Cause("hung", "No progress.", turn=frozenset({hangs.id}))
+    assert outcome_of(hangs, [waits], cause) == ("timeout", True, False)
+    assert outcome_of(waits, [hangs], cause) is None
+    both = Cause("hung", "No progress.", turn=frozenset({hangs.id, waits.id}))
+    assert outcome_of(hangs, [waits], both) == ("worker_lost", False, True)
+    late = Cause("unanswered", "…", culprit=asked.id, turn=frozenset({asked.id}))
+    assert outcome_of(asked, [waits], late) == ("timeout", True, False)
+    assert outcome_of(waits, [asked], late) is None
 
 
 @pytest.mark.parametrize(
@@ -79,22 +80,22 @@ def test_where_the_turn_is_known_the_others_go_again() -> None:
     ],
 )  # fmt: skip
 def test_blame(one: LeasedTrial, others: list[LeasedTrial], cause: Cause, expected: Any) -> None:
-    assert verdict(one, others, cause) == expected
+    assert outcome_of(one, others, cause) == expected
 
 
 def test_a_checkpoint_that_was_asked_for_is_handed_back_with_the_last_one_there_is() -> None:
     one = run(stop_mode="checkpoint")
-    assert assign([one], CRASH) == {one.key: HandBack(one.lease, 7)}
+    assert assign([one], CRASH) == {one.id: HandBack(one.lease, 7)}
 
 
 def test_what_hangs_is_blamed_also_while_it_is_offered_to_another_worker() -> None:
     one = run(stop_mode="checkpoint", offered=True)
-    assert verdict(one, [], Cause("hung", "")) == verdict(run(), [], Cause("hung", ""))
+    assert outcome_of(one, [], Cause("hung", "")) == outcome_of(run(), [], Cause("hung", ""))
 
 
 def test_memory_that_runs_out_alone_is_a_result_of_that_point() -> None:
     one = run()
-    outcome = assign([one], MEMORY)[one.key]
+    outcome = assign([one], MEMORY)[one.id]
     assert isinstance(outcome, Finish)
     assert outcome.state == "PRUNED"
     assert outcome.failure is not None
@@ -104,23 +105,21 @@ def test_memory_that_runs_out_alone_is_a_result_of_that_point() -> None:
 @pytest.mark.parametrize("mode", ["prune", "timeout"])
 def test_a_trial_that_was_to_end_anyway_keeps_its_last_report(mode: Any) -> None:
     one = run(stop_mode=mode)
-    outcome = assign([one], CRASH)[one.key]
+    outcome = assign([one], CRASH)[one.id]
     assert isinstance(outcome, Finish)
     assert (outcome.state, outcome.values) == ("PRUNED", None)
 
 
 def test_the_next_attempt_continues_from_the_checkpoint() -> None:
     one = run()
-    outcome = assign([one], CRASH)[one.key]
+    outcome = assign([one], CRASH)[one.id]
     assert isinstance(outcome, Fail)
     assert outcome.checkpoint_step == 7
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_a_loops_process_that_was_lost_is_blamed_as_a_trainer_is(*, alone: bool) -> None:
-    failure = {"kind": "worker_lost", "message": "gone", "step": 2}
-    ended = outcomes.failed(
-        run(), {"kind": "failed", "trial": 1, "failure": failure, "record": {}}, alone=alone
-    )
+@pytest.mark.parametrize("sole", [True, False])
+def test_a_loops_process_that_was_lost_is_blamed_as_a_trainer_is(*, sole: bool) -> None:
+    said = Failed(run=RunId(1), failure=RunFailure("worker_lost", "gone", 2))
+    ended = outcomes.failed(run(), said, sole_suspect=sole)
     assert isinstance(ended, Fail)
-    assert (ended.blamed, ended.shared_death, ended.retry) == (alone, not alone, True)
+    assert (ended.blamed, ended.shared_death, ended.retry) == (sole, not sole, True)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.workers.conftest import Bench
 from tests.unit.workers.fakes import open_fake_study
-from workers.supervisor.held_runs import Phase
+from workers.protocol.messages import Events, Finished, ForgetResults, Start
 from workers.supervisor.trainer_process import TrainerProcess
 
 Make = Callable[..., Bench]
@@ -69,8 +69,8 @@ def test_the_trainer_is_told_the_number_by_which_equal_trials_rank(
     send, told = TrainerProcess.send, []
     monkeypatch.setattr(TrainerProcess, "send", lambda self, m: (told.append(m), send(self, m)))
     b.serve()
-    starts = [start for m in told if m["type"] == "start" for start in m["trials"]]
-    assert sorted(start["number"] for start in starts) == [101, 102, 103, 104]
+    starts = [start for m in told if isinstance(m, Start) for start in m.trials]
+    assert sorted(start.number for start in starts) == [101, 102, 103, 104]
 
 
 def test_parallel_trials_is_never_passed_and_every_ask_sees_the_results_before(bench: Make) -> None:
@@ -104,7 +104,7 @@ def test_a_pruned_trial_keeps_its_last_value(bench: Make) -> None:
 
 @pytest.mark.parametrize(
     ("behaviour", "state", "kind"),
-    [("nan", "PRUNED", "diverged"), ("out_of_memory", "PRUNED", "out_of_memory")],
+    [("diverged", "PRUNED", "diverged"), ("out_of_memory", "PRUNED", "out_of_memory")],
 )
 def test_an_infeasible_trial_is_a_result(
     bench: Make, behaviour: str, state: str, kind: str
@@ -460,7 +460,7 @@ def test_a_result_that_is_not_counted_leaves_no_model_and_outranks_none(
     monkeypatch.setattr(TrainerProcess, "send", lambda self, m: (told.append(m), send(self, m)))
     b.serve()
     assert b.store.finishes == []
-    assert {"type": "forget", "study": 7} in told
+    assert ForgetResults(7) in told
     assert not list((tmp_path / "models").rglob("*.safetensors"))
 
 
@@ -473,13 +473,15 @@ def test_a_ghosts_model_goes_with_it(bench: Make, tmp_path: Path, phase: str) ->
         limit=1, exclude_exclusive=False, exclude_studies=(), fair_share=False
     ).leases
     run = session.held.add(lease, open_fake_study(b.store.works[1]))
-    run.trial_id, run.phase = 1, Phase.SENT
+    run.created(1, 0)
+    run.ready()
+    run.sent(0.0)
     if phase == "lost":
-        session.held.disown(run)
+        session.held.lose(run)
     model = session.directory.model(run.study.work, lease)
     model.write_bytes(b"weights")
-    event = {"kind": "finished", "trial": run.key, "values": [1.0], "model": str(model)}
-    b.supervisor._trainer_events.take({"type": "events", "events": [event]})
+    event = Finished(run=run.id, values=[1.0], model=str(model))
+    b.supervisor._trainer_events.take(Events([event]))
     assert not session.held.runs
     assert model.exists() == (phase == "other")
 
