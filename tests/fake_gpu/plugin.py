@@ -35,7 +35,7 @@ def _leave() -> None:
 @pytest.fixture(autouse=True)
 def _healthy_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     if request.node.get_closest_marker("gpu") is None:
-        monkeypatch.setattr("workers.training.steps.lane_budget.GPU_LANES", (4, 32))
+        monkeypatch.setattr("workers.training.steps.lane_budget.GPU_LANES", (1, 32))
     yield
     device.heal()
 

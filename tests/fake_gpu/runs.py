@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tests.unit.training import builders
-from workers.protocol.messages import Event
+from workers.protocol.messages import Event, Finished
 from workers.training.engine.engine import Engine
 from workers.training.steps.select import BackendSelector
 
@@ -31,11 +31,11 @@ def run(given: Sequence[Any], folder: Path, made: Engine | None = None) -> list[
 
 def curves(events: Sequence[Event]) -> dict[int, list[list[float]]]:
     """Return each finished trial's numbers by epoch."""
-    ended = {event["trial"] for event in events if event["kind"] == "finished"}
+    ended = {event.run for event in events if isinstance(event, Finished)}
     return {
         trial: [
-            [event["record"][name] for name in NUMBERS]
-            for event in builders.of(events, trial, "report")
+            [event.record[name] for name in NUMBERS]
+            for event in builders.of(events, trial, "reported")
         ]
         for trial in sorted(ended)
     }

@@ -1,7 +1,7 @@
 """The messages between supervisor and trainer: JSON lines over two pipes, told apart by `type`.
 
     supervisor → trainer   Start · Stop · Allow · ProbePoints · ForgetResults · Shutdown
-    trainer → supervisor   Ready · Events · ProbeRequest · Alive
+    trainer → supervisor   Ready · Events · ProbeRequest · Alive · DeviceLost
 
 `codec` brings them to the wire and back. The trainer's standard output and error belong to user
 code and go to log files; they are never the channel. End of file on the command pipe ends the
@@ -277,4 +277,19 @@ class Alive:
     type: Literal["alive"] = "alive"
 
 
-TrainerMessage = Annotated[Ready | Events | ProbeRequest | Alive, _BY_TYPE]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLost:
+    """The trainer's last words: the device answers nothing any more.
+
+    Attributes:
+        turn: Runs of which one may have done it; what happened before was told in `Events`.
+    """
+
+    turn: list[RunId]
+    message: str
+    type: Literal["device_lost"] = "device_lost"
+
+
+DEVICE_LOST_EXIT = 72  # the exit code after it
+
+TrainerMessage = Annotated[Ready | Events | ProbeRequest | Alive | DeviceLost, _BY_TYPE]

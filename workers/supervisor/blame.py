@@ -31,7 +31,8 @@ class Cause:
             took more than it may; `unanswered`, killed since it did not stop `culprit` when asked.
         message: What is known of it, for the trial's record.
         culprit: The run that was asked to stop.
-        turn: The runs that the trainer was at when it stuck; empty: not known.
+        turn: The runs that the trainer was at when it stuck, or when its device broke; empty: not
+            known.
     """
 
     kind: CauseKind

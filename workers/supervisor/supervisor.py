@@ -188,7 +188,11 @@ class Supervisor:
         for message in trainer.receive(0.0):  # its last words came before the end of its pipe
             self._trainer_events.take(message)
         why = _death_message(trainer.exit_code(wait_seconds=_EXIT_SECONDS), trainer.log_tail())
-        self._end_trainer(Cause("crashed", why))
+        lost, self._trainer_events.device_lost = self._trainer_events.device_lost, None
+        if lost is not None:  # others on board have nothing to do with it
+            why = f"The trainer ended: {lost.message}"
+        turn = frozenset(lost.turn if lost is not None else ())
+        self._end_trainer(Cause("crashed", why, turn=turn))
 
     def _check_deadlines(self) -> None:
         now, held = self._clock(), self._session.held

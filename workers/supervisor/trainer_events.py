@@ -6,6 +6,7 @@ from workers.protocol.messages import (
     Alive,
     Allow,
     Checkpointed,
+    DeviceLost,
     Event,
     Events,
     Failed,
@@ -36,6 +37,7 @@ class TrainerEvents:
     def __init__(self, session: ServeSession, deadlines: Deadlines) -> None:
         self._session = session
         self._deadlines = deadlines
+        self.device_lost: DeviceLost | None = None
 
     def take(self, message: TrainerMessage) -> None:
         """Take one message."""
@@ -46,6 +48,8 @@ class TrainerEvents:
                 self._send_probe_points(study_id)
             case Alive():
                 self._deadlines.alive(message, self._session.now())
+            case DeviceLost():
+                self.device_lost = message
             case Ready():
                 logger.info("trainer ready on %s", message.device)
 

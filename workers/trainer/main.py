@@ -27,9 +27,11 @@ from workers.options import add_training_options, data_directories
 from workers.priority import let_others_go_first
 from workers.protocol.codec import TRAINER_MESSAGES
 from workers.protocol.messages import (
+    DEVICE_LOST_EXIT,
     Alive,
     Allow,
     Command,
+    DeviceLost,
     Event,
     Events,
     ForgetResults,
@@ -46,6 +48,7 @@ from workers.training.data import STREAMED, Room
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.steps.select import BackendSelector
 from workers.training.trials.best_models import ModelKeeper
+from workers.training.trials.failures import DeviceLostError
 from workers.training.trials.records import device_name, versions
 from workers.training.user_loops.pool import UserLoopPool
 
@@ -92,10 +95,20 @@ class Trainer:
         self._busy = Busy()
         self._leaving = False
 
-    def run(self) -> None:
-        """Serve until told to shut down."""
+    def run(self) -> int:
+        """Serve until told to shut down, or the device is gone; return the exit code."""
         self._writer.say(self._ready())
         threading.Thread(target=self._stay_alive, daemon=True).start()
+        try:
+            self._serve()
+        except DeviceLostError as lost:
+            logger.error("%s; trials in work: %s", lost, self._engine.turn)  # noqa: TRY400
+            self._report(self._engine.last_words())
+            self._writer.say(DeviceLost(turn=self._engine.turn, message=str(lost)))
+            return DEVICE_LOST_EXIT
+        return 0
+
+    def _serve(self) -> None:
         while not self._leaving:
             self._obey()
             with self._busy:
@@ -255,8 +268,8 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     )
     warm_up(device)
     gc.freeze()  # what torch brought stays: looking through it again took 2% of a study's time
-    Trainer(engine, commands, writer, device).run()
+    code = Trainer(engine, commands, writer, device).run()
     selector.close()
     logging.shutdown()
     # Not a return: threads of user code must not keep the process.
-    os._exit(0)
+    os._exit(code)

@@ -3,6 +3,7 @@
 Run as a script with the flags of the real one. A spec is the trial's parameters:
 
     behaviour   normal | crash | kill | hang | deaf | diverged | user_code | data | out_of_memory
+                | lose_device
                 | crash_once (needs `marker`, a path)
     epochs      how many (default 3); seconds: of each epoch (default 0)
     value       reported at every step, and the final value (default 1.0)
@@ -26,10 +27,12 @@ from typing import Literal, get_args
 
 from workers.protocol.codec import COMMANDS, TRAINER_MESSAGES
 from workers.protocol.messages import (
+    DEVICE_LOST_EXIT,
     Alive,
     Allow,
     Checkpointed,
     Command,
+    DeviceLost,
     Event,
     Events,
     Failed,
@@ -172,6 +175,9 @@ class FakeTrainer:
                 sys.stderr.write("the fake trainer crashes now\n")
                 sys.stderr.flush()
                 os._exit(3)
+            case "lose_device":
+                self.say(DeviceLost(turn=[run.start.run], message="no GPU any more"))
+                os._exit(DEVICE_LOST_EXIT)
             case "crash_once":
                 marker = Path(spec["marker"])
                 if not marker.exists():

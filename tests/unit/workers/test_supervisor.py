@@ -186,6 +186,21 @@ def test_a_death_with_several_on_board_blames_none_and_all_finish(
     assert {f.failure.kind for f in b.store.fails} == {"worker_lost"}
 
 
+def test_a_lost_device_is_blamed_on_whose_turn_it_was_and_the_others_go_on(bench: Make) -> None:
+    b = bench()
+    innocent: list[Any] = [{"epochs": 8, "seconds": 0.02}] * 3
+    b.store.add_study(1, [{"behaviour": "lose_device"}, *innocent])
+    b.serve_aside()
+    b.store.wait_for(lambda: bool(b.store.fails))
+    b.store.slots[1000].state = "failed"  # what the lifecycle does after some attempts
+    b.join(60.0)
+    assert b.store.states() == ["failed"] + ["done"] * 3
+    for fail in b.store.fails:
+        assert fail.lease.number == 0
+        assert (fail.failure.kind, fail.blamed, fail.shared_death) == ("user_code", True, False)
+        assert fail.failure.message == "The trainer ended: no GPU any more"
+
+
 def test_a_trial_that_crashes_always_ends_up_alone_and_blamed(bench: Make) -> None:
     b = bench()
     points: list[Any] = [{"behaviour": "crash", "at": 1}]

@@ -38,7 +38,7 @@ from workers.training.steps.factory import PlainStepFactory, StepFactory
 from workers.training.steps.groups import hyper_of
 from workers.training.steps.step import device_of
 from workers.training.trials.best_models import ModelKeeper
-from workers.training.trials.failures import failure_of, is_out_of_memory
+from workers.training.trials.failures import failure_of, is_out_of_memory, require_device
 from workers.training.trials.log import printing_to
 from workers.training.trials.preparation import Prepared, prepare_trial
 from workers.training.trials.runs import TrialRun, resume
@@ -114,6 +114,7 @@ class Engine:
         self._groups: OrderedDict[GroupKey, GroupTrainer] = OrderedDict()  # the next turn's first
         self._runs: dict[RunId, TrialRun] = {}  # every run in a group
         self._counts: dict[str, int] = {}
+        self._events: list[Event] = []  # of the present call
         self._preparing: RunId | None = None
         self._at_work: GroupTrainer | None = None
 
@@ -177,10 +178,15 @@ class Engine:
         self._first_failures.answer(study, specs)
 
     def advance(self) -> list[Event]:
-        """Do what was asked, then give one group its turn."""
-        events = self._apply_stops()
+        """Do what was asked, then give one group its turn.
+
+        Raises:
+            DeviceLostError: The device is gone, and with it every trial on board; `last_words` is
+                what happened before, and `turn` whose turn it was.
+        """
+        events = self._events = self._apply_stops()
         events += self._user_loops.advance()
-        events += self._admit()
+        self._admit(events)
         group = self._next()
         if group is not None:
             self._at_work = group
@@ -191,12 +197,19 @@ class Engine:
         self._forget_idle_groups()
         return [*self._first_failures.pass_on(self._joined(events)), *self._first_failures.turn()]
 
+    def last_words(self) -> list[Event]:
+        """Return what happened in the call in which the device was lost, and before that."""
+        told = self._ended(self._at_work.drain()) if self._at_work is not None else []
+        events = self._joined([*self._events, *told])
+        return [*self._first_failures.pass_on(events), *self._first_failures.release()]
+
     def shutdown(self) -> list[Event]:
         """Checkpoint every trial on board and stop it."""
         # As a stop, not as an end of its own: one way out, whatever a run is at.
         for run in [*(start.run for start in self._waiting), *self._runs]:
             self._stops[run] = "checkpoint"
-        events = [*self._joined(self._apply_stops()), *self._user_loops.shutdown()]
+        self._events = self._apply_stops()
+        events = [*self._joined(self._events), *self._user_loops.shutdown()]
         return [*self._first_failures.pass_on(events), *self._first_failures.release()]
 
     def _joined(self, events: list[Event]) -> list[Event]:
@@ -216,15 +229,16 @@ class Engine:
     def _same_trial(self, run: TrialRun, other: RunId) -> bool:
         return self._folds.trial_of(run.id) == self._folds.trial_of(other)
 
-    def _admit(self) -> list[Event]:
-        events: list[Event] = []
+    def _admit(self, events: list[Event]) -> None:
         while self._admissible():
             start = self._waiting.popleft()
+            self._preparing = start.run
             try:
-                self._preparing = start.run
                 with self._process_state.restored():
                     run = self._prepare(start)
             except BaseException as error:  # noqa: BLE001  one trial's fault, not ours
+                require_device(self._device, error)
+                self._preparing = None
                 # Once with all the memory there is, before it is the trial's fault.
                 if is_out_of_memory(error) and self._make_room():
                     self._waiting.appendleft(start)
@@ -234,11 +248,9 @@ class Engine:
                 with printing_to(start.log):
                     sys.stderr.write(failure.traceback or "")
                 continue
-            finally:
-                self._preparing = None
+            self._preparing = None
             self._runs[run.id] = run
             self._group_trainer(run).queue.append(run)
-        return events
 
     def _prepare(self, start: TrialStart) -> TrialRun:
         with printing_to(start.log):
@@ -275,6 +287,7 @@ class Engine:
                 sys.stderr.write("One batch of another point of the search space:\n")
                 train_one_batch(self._prepared(TrialSpec.model_validate(spec)))
         except BaseException as error:  # noqa: BLE001  as in `_admit`
+            require_device(self._device, error)
             failure = failure_of(error, 0)
         else:
             return True
@@ -366,7 +379,7 @@ class Engine:
         stops, self._stops = self._stops, {}
         if not stops:
             return []
-        events: list[Event] = []
+        events = self._events = list[Event]()
         for start in [start for start in self._waiting if start.run in stops]:
             self._waiting.remove(start)
             events.append(Stopped(run=start.run, mode=stops[start.run]))
@@ -376,8 +389,10 @@ class Engine:
             else:
                 events += self._user_loops.stop(key, mode)
         for group in self._groups.values():
+            self._at_work = group
             with self._process_state.restored():
                 events += self._ended(group.apply_stops())
+        self._at_work = None
         return events
 
     def _ended(self, events: list[Event]) -> list[Event]:

@@ -41,7 +41,12 @@ from workers.training.steps.plain import PlainStep
 from workers.training.steps.step import LaneState
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.trials.evaluation import measure, select_lanes
-from workers.training.trials.failures import diverged, failure_of, is_out_of_memory
+from workers.training.trials.failures import (
+    diverged,
+    failure_of,
+    is_out_of_memory,
+    require_device,
+)
 from workers.training.trials.log import printing_to
 from workers.training.trials.records import epoch_record, final_record, objective_values
 from workers.training.trials.runs import TrialRun, save_checkpoint
@@ -123,7 +128,7 @@ class GroupTrainer:
                 self._turn()
             except BaseException as error:  # noqa: BLE001  its code may raise anything
                 self._break(error)
-        return self._drain()
+        return self.drain()
 
     def _log(self) -> str | None:
         """Return the log of the run that is alone in this turn; None where several share it."""
@@ -139,7 +144,7 @@ class GroupTrainer:
         for lane, run in self._lanes or ():
             if run.stop:
                 self._stop_in_lane(lane, run)
-        return self._drain()
+        return self.drain()
 
     def strays(self) -> list[TrialRun]:
         """Take out the runs that stand elsewhere in their epoch than runs come in here."""
@@ -358,6 +363,7 @@ class GroupTrainer:
             self._emit_stopped(run, scores)
             self._release(lane)
         except BaseException as error:  # noqa: BLE001  as in `turn`
+            require_device(self.spec.device, error)
             self._fail(lane, run, failure_of(error, run.progress.epoch + 1))
 
     def _emit_stopped(self, run: TrialRun, scores: Mapping[str, float]) -> None:
@@ -412,7 +418,12 @@ class GroupTrainer:
     # When a step breaks --------------------------------------------------------------------
 
     def _break(self, error: BaseException) -> None:
-        """Blame a run that was alone; split a crowd, in which nobody knows who is to blame."""
+        """Blame a run that was alone; split a crowd, in which nobody knows who is to blame.
+
+        Raises:
+            DeviceLostError: Nobody can train on the device any more.
+        """
+        require_device(self.spec.device, error)
         lanes = self._lanes
         crowd = max(self._tried, len(lanes.runs) if lanes else 0)
         if is_out_of_memory(error) and self._make_room():  # it says nothing of these trials yet
@@ -454,6 +465,7 @@ class GroupTrainer:
             where |= {"backend": step.backend, "backend_reason": step.backend_reason}
         return where
 
-    def _drain(self) -> list[Event]:
+    def drain(self) -> list[Event]:
+        """Return what happened since it was last asked."""
         events, self._events = self._events, []
         return events

@@ -12,7 +12,7 @@ from workers.training.data.room import free_on_gpu
 from workers.training.nets import networks
 from workers.training.steps.groups import GroupSpec, dtype_of
 
-CPU_LANES, GPU_LANES = (4, 32), (64, 512)  # fewest and most of a full group
+CPU_LANES, GPU_LANES = (4, 32), (1, 512)  # fewest and most of a full group
 SMALL = 4  # a small group has this fraction of a full one's lanes
 STATE_COPIES = 4  # weights, gradients, two slots
 CPU_STATE_BYTES = 8 << 20  # weights, gradients and slots beyond this fall out of the caches

@@ -11,7 +11,9 @@ group; the reason goes into the trial's record.
 """
 
 import dataclasses
+import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,21 +40,50 @@ from workers.training.steps.patience import TracingPatience
 from workers.training.steps.plain import PlainStep
 from workers.training.steps.probe import probe
 from workers.training.steps.step import TrainStep
+from workers.training.trials.failures import is_out_of_memory, require_device
 
 logger = logging.getLogger(__name__)
 
+MEMORY_SECONDS = 60.0  # after which a group that found no memory for a probe is probed again
+IDLE_EPOCHS = 8  # in which a quarter of the lanes had been enough, before a group shrinks
 STREAMED = "the data is streamed: it does not fit the device beside the networks"
 
 
 @dataclass(slots=True)
 class FusionDecision:
-    """What is known of a group: whether fusing works and pays, how, and its two sizes."""
+    """What is known of a group: whether fusing works and pays, how, and its sizes.
+
+    Attributes:
+        doubles: Whether every power of two up to `full` is a size, not only `small` and `full`.
+        probed: Lanes with which it was found not to pay; 0: it pays, or never will.
+        until: When the decision is to be sought again.
+        now: Lanes that the group has.
+        idle: How often in a row it was asked for so few that most lanes would idle.
+    """
 
     refusal: str | None
     small: int = 1
     full: int = 1
     native: bool = False
+    doubles: bool = False
+    probed: int = 0
+    until: float = math.inf
     now: int = 0
+    idle: int = 0
+
+    def fitting(self, wanted: int) -> int:
+        """Return the size for so many trials."""
+        if self.doubles:
+            return min(self.full, 1 << max(0, wanted - 1).bit_length())
+        return self.full if wanted > self.small else self.small
+
+    def lanes_for(self, wanted: int) -> int:
+        """Return the group's size from now on; it seldom goes down, which costs a program."""
+        fitting = self.fitting(wanted)
+        self.idle = self.idle + 1 if self.doubles and fitting * 4 <= self.now else 0
+        shrinks = self.idle > IDLE_EPOCHS
+        self.now = fitting if shrinks else max(self.now, fitting)
+        return self.now
 
 
 class BackendSelector:
@@ -83,6 +114,7 @@ class BackendSelector:
         self._background = background
         self._probe = probe
         self._precompiler = Precompiler()
+        self._clock = clock
         self._patience = TracingPatience(patience_seconds, clock)
         self._decisions: dict[str, FusionDecision] = {}
         self._native: native.NativeBackend | None = None
@@ -100,22 +132,17 @@ class BackendSelector:
         return bucketed(without_dropout(network))
 
     def lanes_for(self, group: GroupSpec, wanted: int) -> int:
-        """Return the group's size for `wanted` trials: one, small or full."""
+        """Return the group's size for `wanted` trials, and 1 where it is not fused."""
         if self._waits(group):
             return 1
-        decision = self._decision(group)
-        if decision.refusal is not None:
-            return 1
-        fitting = decision.full if wanted > decision.small else decision.small
-        # Going down would mean another compilation for the last few trials of a study.
-        decision.now = max(decision.now, fitting)
-        return decision.now
+        decision = self._decision(group, wanted)
+        return 1 if decision.refusal is not None else decision.lanes_for(wanted)
 
     def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         """Return a step with this many lanes on the fastest backend that can be had."""
         if lanes == 1 and group.key not in self._decisions and self._patience.lends:
             return self._patience.lend(group)
-        decision = self._decision(group)
+        decision = self._decision(group, lanes)
         if decision.refusal is not None and lanes == 1:
             return PlainStep(group, decision.refusal)
         if decision.native and self._native is not None:
@@ -142,11 +169,15 @@ class BackendSelector:
             self._precompiler, lambda program: recipe_of(group, lanes, program).key
         )
 
-    def _decision(self, group: GroupSpec) -> FusionDecision:
-        if group.key not in self._decisions:
-            decision = self._decisions[group.key] = self._decide(group)
-            self._patience.decided(group, decision.refusal)
-        return self._decisions[group.key]
+    def _decision(self, group: GroupSpec, wanted: int) -> FusionDecision:
+        known = self._decisions.get(group.key)
+        # What does not pay for few trials may for many.
+        holds = known is not None and (not known.probed or wanted <= 2 * known.probed)
+        if known is not None and holds and self._clock() < known.until:
+            return known
+        decision = self._decisions[group.key] = self._decide(group, wanted)
+        self._patience.decided(group, decision.refusal)
+        return decision
 
     def _waits(self, group: GroupSpec) -> bool:
         """Whether the group is to train plain for a while yet, before a decision is sought."""
@@ -158,17 +189,21 @@ class BackendSelector:
             return False
         return self._patience.holds(group)
 
-    def _decide(self, group: GroupSpec) -> FusionDecision:
+    def _decide(self, group: GroupSpec, wanted: int) -> FusionDecision:
         """Find out whether fusing the group works and pays."""
         refusal = _declared(group)
         if refusal is not None:
             return FusionDecision(refusal)
         try:
-            return self._natively(group) or self._fused(group)
+            return self._natively(group) or self._fused(group, wanted)
         except Exception as error:  # a user's module may fail under vmap in any way
+            require_device(group.device, error)
             logger.info("group %s runs plain", group.key, exc_info=True)
             first = str(error).strip().split("\n")[0]
-            return FusionDecision(f"cannot be fused: {type(error).__name__}: {first}"[:300])
+            until = self._clock() + MEMORY_SECONDS if is_out_of_memory(error) else math.inf
+            return FusionDecision(
+                f"cannot be fused: {type(error).__name__}: {first}"[:300], until=until
+            )
 
     def _natively(self, group: GroupSpec) -> FusionDecision | None:
         """Return the decision of a group that runs natively; None where it cannot."""
@@ -182,15 +217,33 @@ class BackendSelector:
         # Nothing else takes lanes of different networks.
         return FusionDecision(refusal) if native.is_mixed(group) else None
 
-    def _fused(self, group: GroupSpec) -> FusionDecision:
+    def _fused(self, group: GroupSpec, wanted: int) -> FusionDecision:
         untraceable = _untraceable(group)
         if untraceable is not None:
             return FusionDecision(untraceable)
         small, full = lane_budget.group_sizes(group)
+        decision = FusionDecision(None, small, full, doubles=group.device.type == "cuda")
+        if self._probe:
+            self._compare(group, decision, wanted)
+        return decision
+
+    def _compare(self, group: GroupSpec, decision: FusionDecision, wanted: int) -> None:
+        """Probe the group's step, with fewer lanes where memory runs out, and note what it says."""
         # An optimizer with its own update is probed as SGD: it is the network that may not fuse.
         probed = dataclasses.replace(group, optimizer=None)
-        refusal = probe(probed, FusedStep(probed, full, Traced())) if self._probe else None
-        return FusionDecision(refusal, small, full)
+        while True:
+            lanes = decision.fitting(wanted) if decision.doubles else decision.full
+            try:
+                decision.refusal = probe(probed, FusedStep(probed, lanes, Traced()))
+            except Exception as error:
+                if not (is_out_of_memory(error) and decision.doubles and lanes > 1):
+                    raise
+            else:
+                break
+            decision.full = lanes // 2
+            gc.collect()  # the step that did not fit
+            torch.cuda.empty_cache()
+        decision.probed = lanes if decision.doubles and decision.refusal is not None else 0
 
 
 def _declared(group: GroupSpec) -> str | None:
