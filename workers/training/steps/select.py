@@ -96,7 +96,8 @@ class BackendSelector:
         background: Compile in a child process; else where it stands.
         probe: Whether to compare with the plain step first.
         patience_seconds: How long a group that must be traced trains plain first: tracing takes
-            seconds, in which the few short trials of a small study are done.
+            seconds, in which the few short trials of a small study are done. On a CPU one by itself
+            trains plain for good. 0: all are traced at once.
     """
 
     def __init__(
@@ -133,14 +134,14 @@ class BackendSelector:
 
     def lanes_for(self, group: GroupSpec, wanted: int) -> int:
         """Return the group's size for `wanted` trials, and 1 where it is not fused."""
-        if self._waits(group):
+        if self._waits(group, wanted):
             return 1
         decision = self._decision(group, wanted)
         return 1 if decision.refusal is not None else decision.lanes_for(wanted)
 
     def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         """Return a step with this many lanes on the fastest backend that can be had."""
-        if lanes == 1 and group.key not in self._decisions and self._patience.lends:
+        if lanes == 1 and self._patience.lends and self._is_undecided(group):
             return self._patience.lend(group)
         decision = self._decision(group, lanes)
         if decision.refusal is not None and lanes == 1:
@@ -179,15 +180,23 @@ class BackendSelector:
         self._patience.decided(group, decision.refusal)
         return decision
 
-    def _waits(self, group: GroupSpec) -> bool:
-        """Whether the group is to train plain for a while yet, before a decision is sought."""
+    def _waits(self, group: GroupSpec, wanted: int) -> bool:
+        """Whether the group is to train plain for a while yet, before a decision is sought.
+
+        One trial by itself always, on a CPU: it has nobody to share the cost of tracing with.
+        """
+        if not self._patience.lends or not self._is_undecided(group):
+            return False
+        holds = self._patience.holds(group)  # asked first: it counts from a group's first coming
+        return holds or (wanted == 1 and group.device.type == "cpu")
+
+    def _is_undecided(self, group: GroupSpec) -> bool:
+        """Whether only tracing the group could tell whether fusing it pays."""
         if group.key in self._decisions or _declared(group) is not None:
             return False
-        if self._native is not None and self._native.takes(group):
+        if self._native is not None and (self._native.takes(group) or native.is_mixed(group)):
             return False  # nothing to trace
-        if _untraceable(group) is not None:
-            return False
-        return self._patience.holds(group)
+        return _untraceable(group) is None
 
     def _decide(self, group: GroupSpec, wanted: int) -> FusionDecision:
         """Find out whether fusing the group works and pays."""

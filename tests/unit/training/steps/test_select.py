@@ -241,6 +241,22 @@ def test_a_group_that_must_be_traced_trains_plain_first():
     assert isinstance(selector.make_step(spec, width), FusedStep)
 
 
+def test_a_trial_by_itself_is_never_traced(monkeypatch):
+    def trace(*_):
+        raise AssertionError("traced")
+
+    monkeypatch.setattr(FusedStep, "__init__", trace)
+    now = [100.0]
+    selector = BackendSelector(CPU, probe=False, patience_seconds=3.0, clock=lambda: now[0])
+    spec = lanes.group(SMALL)
+    for _ in range(3):
+        assert selector.lanes_for(spec, 1) == 1
+        step = selector.make_step(spec, 1)
+        assert (step.backend, step.backend_reason) == ("plain", patience.WAITING)
+        now[0] += 1e6
+    assert selector.lanes_for(spec, 2) > 1  # with another it is
+
+
 def test_steps_of_groups_that_never_come_again_are_not_kept():
     selector = BackendSelector(CPU, compile=False, probe=False, patience_seconds=3.0)
     spec = lanes.group(SMALL)
