@@ -79,6 +79,16 @@ class UserModules:
             SOURCES[key] = user_data.source_of(module.load_data, name)
         return spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"name": key})})
 
+    def brings_loss(self, network: str) -> bool:
+        """Whether the network is a module's that has a loss of its own.
+
+        Raises:
+            LookupError: This worker has no such module.
+        """
+        if network in networks.NETWORKS:
+            return False
+        return getattr(self._load(network, "build")[1], "loss", None) is not None
+
     def restore(self, key: str, loss: str) -> None:
         """Bring back what `versioned` made in another process.
 

@@ -403,3 +403,21 @@ def test_dropout_of_ours_in_a_users_network_has_the_rates_it_was_built_with(
     assert len({tuple(curve) for curve in plain}) == len(cases)
     for rates, curve in zip(cases, plain, strict=True):
         assert losses_of(folder, tmp_path, True, **rates) == pytest.approx(curve, rel=1e-9)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_its_own_loss_sees_the_files_targets_unless_it_is_told_otherwise(
+    folder: Path, tmp_path: Path, own: bool
+) -> None:
+    loss = "\ndef loss(output, target):\n    return (output - target).square().sum(1)\n"
+    write(folder, PLAIN_NET + (loss if own else ""))
+
+    def first_loss(scale: str | None) -> float:
+        data = dataset("diabetes", target_scale=scale)
+        trained = regression(network=net(), dataset=data, epochs=1)
+        events = run_all(engine(folder), [start(1, trained, folder=tmp_path)])
+        return float(only(events, 1, "reported").record["val_loss"])
+
+    large = first_loss("none")  # targets of 25 to 346
+    assert large > 1000.0 > 10.0 > first_loss("standard")
+    assert (first_loss(None) == large) == own

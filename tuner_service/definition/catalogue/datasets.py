@@ -24,6 +24,19 @@ _STANDARDIZE = Option(
 )
 
 
+_TARGET_SCALE = Option(
+    name="target_scale",
+    type="string",
+    choices=("standard", "log", "none"),
+    default=None,
+    also=(None,),
+    searchable=False,
+    description="Of targets that are numbers: to mean 0 and deviation 1 by the training part, of "
+    "their logarithms, or as they are; metrics and predictions are in the data's units. null: "
+    "standard, but none where the network's module has a loss of its own.",
+)
+
+
 def _sklearn(name: str, description: str, *, inputs: Inputs, rows: int, classes: int) -> Dataset:
     return Dataset(
         name=name,
@@ -77,7 +90,7 @@ _TASK = Option(
     description="Whether the target is a class or a number; null: as the loss or the "
     "objective's metric says.",
 )
-BROUGHT_OPTIONS = (_TASK, _STANDARDIZE)
+BROUGHT_OPTIONS = (_TASK, _STANDARDIZE, _TARGET_SCALE)
 """Options of data that a worker's module loads, beside the parameters of its `load_data`."""
 
 _TEXT_OPTIONS = (
@@ -155,6 +168,7 @@ _TABLE_OPTIONS = (
         "training part's mean or median (categories: the most frequent one), or with zero.",
     ),
     _STANDARDIZE,
+    _TARGET_SCALE,
 )
 _IMAGE_OPTIONS = (
     Option(
@@ -188,7 +202,7 @@ DATASETS = by_name(
         task="regression",
         inputs="table",
         rows=442,
-        options=(_STANDARDIZE,),
+        options=(_STANDARDIZE, _TARGET_SCALE),
     ),
     _image_files(
         "fashion_mnist",
@@ -230,7 +244,7 @@ DATASETS = by_name(
         "[rows, steps, features] or [rows, channels, height, width].",
         task=None,
         inputs=None,
-        options=(_PATH, _TASK, _STANDARDIZE),
+        options=(_PATH, _TASK, _STANDARDIZE, _TARGET_SCALE),
     ),
     Dataset(
         name="images",

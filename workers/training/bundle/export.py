@@ -29,6 +29,8 @@ class Whole(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    target_mean: Tensor
+    target_deviation: Tensor
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -36,11 +38,18 @@ class Whole(nn.Module):
         self.classes = model.classes is not None
         self.register_buffer("mean", torch.from_numpy(model.mean))
         self.register_buffer("deviation", torch.from_numpy(model.deviation))
+        self.target = model.target
+        for name in ("mean", "deviation"):
+            constant = torch.tensor((model.target or {}).get(name, 0.0), dtype=torch.float64)
+            self.register_buffer(f"target_{name}", constant)
 
     def forward(self, rows: Tensor) -> Tensor:
         """[n, …inputs] -> [n, classes] probabilities, or [n, targets] numbers."""
         scaled = (rows.double() - self.mean) / self.deviation
         outputs: Tensor = self.network(scaled.to(rows.dtype))
+        if not self.classes and self.target is not None:
+            numbers = outputs.double() * self.target_deviation + self.target_mean
+            return numbers.exp() if self.target["log"] else numbers
         if not self.classes:
             return outputs
         if outputs.shape[1] == 1:  # one logit for two classes

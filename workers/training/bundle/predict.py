@@ -385,6 +385,7 @@ class Model:
             words for a gap.
         drops: Rows with gaps were left out: they have no prediction.
         images: Size and mode that images are brought to.
+        target: Mean, deviation and logarithm by which targets that are numbers were scaled.
     """
 
     network: nn.Module
@@ -398,6 +399,7 @@ class Model:
     layout: Mapping[str, Any] | None = None
     drops: bool = False
     images: Mapping[str, Any] | None = None
+    target: Mapping[str, Any] | None = None
 
     @classmethod
     def load(cls, directory: str | Path | None = None) -> "Model":
@@ -422,6 +424,7 @@ class Model:
             layout=prepared.get("csv"),
             drops=prepared.get("missing") == "drop_rows",
             images=prepared.get("images"),
+            target=prepared.get("target"),
         )
 
     def scores(self, rows: Array) -> Array:
@@ -448,7 +451,8 @@ class Model:
     def _scores(self, rows: Array) -> Array:
         outputs = self._outputs(rows)
         if self.classes is None:
-            return np.asarray(outputs.numpy())
+            numbers: Array = outputs.double().numpy() if self.target else outputs.numpy()
+            return numbers if self.target is None else restored(numbers, self.target)
         if outputs.shape[1] == 1:  # one logit for two classes
             second = torch.sigmoid(outputs)
             return np.asarray(torch.cat([1 - second, second], dim=1).numpy())
@@ -617,6 +621,12 @@ class Model:
         raise RowsError(
             f"{path} has no column {', '.join(map(repr, absent))}; its columns are {known}"
         )
+
+
+def restored(numbers: Array, target: Mapping[str, Any]) -> Array:
+    """[n, targets] as the network gives them -> in the units of the study's file."""
+    plain: Array = numbers * np.asarray(target["deviation"]) + np.asarray(target["mean"])
+    return np.exp(plain) if target["log"] else plain
 
 
 def text_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

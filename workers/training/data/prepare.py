@@ -20,7 +20,7 @@ from workers.training.data.cifar import CIFAR
 from workers.training.data.encode import Encoder
 from workers.training.data.idx import IDX
 from workers.training.data.images import IMAGES
-from workers.training.data.scaling import Chosen, Scaling, rows_at_once
+from workers.training.data.scaling import Chosen, Scaling, TargetScale, rows_at_once
 from workers.training.data.sources import (
     Array,
     RawData,
@@ -41,10 +41,14 @@ class Part:
     """Inputs [n, …] in the training dtype and targets, as the loss takes them.
 
     Targets are on the device; inputs too, unless the data is streamed: then they are on the CPU.
+
+    Attributes:
+        target_scale: What targets that are numbers were scaled by; None: they are the file's.
     """
 
     inputs: Tensor
     targets: Tensor
+    target_scale: TargetScale | None = None
 
     @property
     def rows(self) -> int:
@@ -140,6 +144,7 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
     scaling = Scaling.fit(train, standardize=bool(spec.options.get("standardize", True)))
     if encoder is not None:
         scaling = scaling.only(encoder.scaled)  # zeros and ones of categories stay what they are
+    target_scale = _target_scale(train, spec, request)
     size = sum(map(len, parts)) * prod(train.shape) * dtype.itemsize
     streamed = not room.fits_device(size)
 
@@ -150,8 +155,8 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
         )
         called = _called(chosen.rows, raw, request)
         _fill(inputs, chosen, scaling, called)
-        targets = _targets(chosen, request, called, dtype=dtype)
-        return Part(inputs, targets.to(room.device))
+        targets = _targets(chosen, request, called, scale=target_scale, dtype=dtype)
+        return Part(inputs, targets.to(room.device), target_scale)
 
     return PreparedData(
         train=part(train),
@@ -161,7 +166,8 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
         outputs=_outputs(raw, request.targets),
         targets=request.targets,
         classes=raw.classes,
-        preprocessing=_preprocessing(scaling, encoder, raw),
+        preprocessing=_preprocessing(scaling, encoder, raw)
+        | {"target": target_scale.described() if target_scale else None},
         data_hash=_hash(raw),
         streamed=streamed,
         warnings=raw.warnings,
@@ -202,10 +208,39 @@ def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling, name: str) -> None:
         inputs[start : start + len(chunk)].copy_(torch.from_numpy(scaled))
 
 
-def _targets(chosen: Chosen, request: Request, called: str, *, dtype: torch.dtype) -> Tensor:
+def _target_scale(train: Chosen, spec: DatasetSpec, request: Request) -> TargetScale | None:
+    """Return what targets are scaled by, fitted on the training part.
+
+    Raises:
+        DataError: Some have no logarithm.
+    """
+    how = spec.options.get("target_scale") or "none"
+    if how == "none" or request.targets != "numbers":
+        return None
+    if how == "log":
+        wrong = np.argwhere(~(train.rows.targets > 0))
+        if len(wrong):
+            row, value = int(wrong[0][0]), train.rows.targets[tuple(wrong[0])]
+            raise DataError(
+                f"{request.name}: the target of row {row + 1} is {value}; target_scale log needs "
+                "numbers above 0"
+            )
+    return TargetScale.fit(train.targets.astype(np.float64), log=how == "log")
+
+
+def _targets(
+    chosen: Chosen,
+    request: Request,
+    called: str,
+    *,
+    scale: TargetScale | None,
+    dtype: torch.dtype,
+) -> Tensor:
     targets = np.ascontiguousarray(chosen.targets)
     if request.targets == "classes":  # [n] int64
         return torch.from_numpy(targets)
+    if scale is not None:
+        targets = scale.apply(targets)
     made = torch.from_numpy(targets if targets.ndim > 1 else targets[:, None]).to(dtype)  # [n, T]
     _check_fits(made.numpy(), chosen.index, f"{called}: the target")
     return made

@@ -11,6 +11,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tuner_service.errors import DataError
 from workers.training.data.encode import Encoder
@@ -120,3 +122,47 @@ def _one_each(part: Chosen, axes: tuple[int, ...]) -> Array:
     _, first = next(Chosen(part.rows, part.index[:1], part.encoder).chunks())
     kept = tuple(slice(1) if axis in axes else slice(None) for axis in range(1, first.ndim))
     return np.asarray(first[0][kept], np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetScale:
+    """y -> (y - mean) / deviation of y or, with `log`, of log y, by target column [T].
+
+    Networks train on what it makes; metrics and predictions are in the file's units.
+    """
+
+    mean: Array
+    deviation: Array
+    log: bool
+
+    @classmethod
+    def fit(cls, targets: Array, *, log: bool) -> "TargetScale":
+        """Return what brings the training part's targets [n, T] to mean 0, deviation 1."""
+        values = np.log(targets) if log else targets
+        first = values[:1]  # the mean as a distance from it, as above
+        mean = (first + (values - first).mean(axis=0, keepdims=True))[0]
+        deviation = values.std(axis=0)
+        deviation[(deviation == 0) | (values == first).all(axis=0)] = 1.0
+        return cls(mean, deviation, log)
+
+    def apply(self, targets: Array) -> Array:
+        """[n, T] in the file's units -> scaled."""
+        scaled: Array = ((np.log(targets) if self.log else targets) - self.mean) / self.deviation
+        return scaled
+
+    def restored(self, values: Tensor) -> Tensor:
+        """[…, T] scaled -> float64 in the file's units."""
+        mean, deviation = (
+            torch.as_tensor(one, dtype=torch.float64, device=values.device)
+            for one in (self.mean, self.deviation)
+        )
+        plain = values.double() * deviation + mean
+        return plain.exp() if self.log else plain
+
+    def described(self) -> dict[str, Any]:
+        """Return the scale as JSON, for predictions to be in the file's units."""
+        return {
+            "mean": self.mean.tolist(),
+            "deviation": self.deviation.tolist(),
+            "log": self.log,
+        }

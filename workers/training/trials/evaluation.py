@@ -28,13 +28,17 @@ def measure(
     losses = row_losses(loss)(outputs, targets, 0.0).double().mean(-1).tolist()  # [K]
     # Lanes may ask for different metrics: each is computed once for all lanes, then picked.
     union = tuple({name: None for one in metrics if one for name in one.names})
-    scores = Scores(outputs, part.targets, binary=kind == "binary")
+    # In the file's units: what was scaled for training is none of a metric's concern.
+    scale = part.target_scale
+    measured = outputs if scale is None else scale.restored(outputs)
+    true = part.targets if scale is None else scale.restored(part.targets)
+    scores = Scores(measured, true, binary=kind == "binary")
     table = MetricSet(union, numbers=kind == "numbers").compute(scores)
     return [
         {
             "loss": losses[lane],
             **{name: table[name][lane] for name in one.names},
-            **one.compute_own(outputs[lane], part.targets),
+            **one.compute_own(measured[lane], true),
         }
         if one
         else {}

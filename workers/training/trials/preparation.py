@@ -45,7 +45,7 @@ def prepare_trial(
     """
     kind = LOSSES[spec.loss].targets
     # By their sources' hashes from here on: a module that is edited meanwhile is another group's.
-    spec = user_module.versioned_data(spec)
+    spec = _with_target_scale(user_module.versioned_data(spec), user_module)
     data = _read(spec, cache, kind)
     judged = [key.removeprefix("val_") for key, _ in spec.objective if key.startswith("val_")]
     check_defined(judged, data.validation.targets, classes=data.classes)
@@ -57,6 +57,16 @@ def prepare_trial(
         metrics=metric_set(spec.metrics, numbers=kind == "numbers", own=own),
         group=group_of(spec, data, device=device, group_network=group_network),
     )
+
+
+def _with_target_scale(spec: TrialSpec, user_module: user_modules.UserModules) -> TrialSpec:
+    """Return the trial with its targets' scale said; a module's own loss wants the file's units."""
+    options = spec.dataset.options
+    if options.get("target_scale", "none") is not None:
+        return spec
+    scale = "none" if user_module.brings_loss(str(spec.network["type"])) else "standard"
+    dataset = spec.dataset.model_copy(update={"options": {**options, "target_scale": scale}})
+    return spec.model_copy(update={"dataset": dataset})
 
 
 def _read(spec: TrialSpec, cache: DatasetCache, kind: TargetKind) -> PreparedData:
