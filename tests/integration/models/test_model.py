@@ -19,6 +19,7 @@ FILES = {
     "export.py",
     "model.json",
     "model.safetensors",
+    "network.py",
     "predict.py",
     "preprocessing.json",
     "trial.json",

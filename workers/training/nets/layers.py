@@ -4,6 +4,9 @@
     C   channels, or features
 
 Each of them survives vmap: no `if` on a tensor, no generator, no write into an unbatched tensor.
+
+This module, and each that defines a network, travels with every model of such a network
+(`bundle/network_source.py`), so it imports nothing of this project but its like.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tuner_service.errors import DataError
 from workers.training.nets.randomness import keep_mask
 
 InputShape = tuple[int, ...]
@@ -30,6 +32,10 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 ZERO_PRESERVING = frozenset(ACTIVATIONS) - {"sigmoid"}  # activation(0) == 0: padding is exact
 SMALLEST_POOLED = 4  # pixels a side below which images are not halved further
+
+
+class ShapeError(ValueError):
+    """Rows of a shape that a network does not take."""
 
 
 class Dropout(nn.Module):
@@ -134,10 +140,10 @@ def image_shape(inputs: InputShape, network: str) -> tuple[int, int, int]:
     """Return (channels, height, width).
 
     Raises:
-        DataError: If rows are no images.
+        ShapeError: If rows are no images.
     """
     if len(inputs) != 3:
-        raise DataError(
+        raise ShapeError(
             f"a {network} needs rows of shape (channels, height, width), but got {inputs}"
         )
     return inputs[0], inputs[1], inputs[2]

@@ -11,26 +11,16 @@ no write into an unbatched tensor (docs/fused-trials.md). Its `Family` entry say
 its parameters may be padded to a common width. Names of parameters never depend on a rate.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from workers.training.nets.layers import (
-    SMALLEST_POOLED,
-    BatchNorm,
-    Dropout,
-    InputShape,
-    activation_of,
-    dropout_of,
-    image_shape,
-    norm_of,
-)
+from workers.training.nets.layers import BatchNorm, Dropout, InputShape
+from workers.training.nets.mlp_cnn import Cnn, Mlp
 from workers.training.nets.residual import Resnet
 from workers.training.nets.sequences import Recurrent, Transformer, too_long
 
@@ -53,65 +43,6 @@ __all__ = [
 
 LARGEST_ACTIVATION = 1 << 26  # numbers: 256 MiB in float32
 _REBUILD = "_tuner_rebuild"
-
-
-class Mlp(nn.Module):
-    """Hidden layers of one width, each Linear → norm → activation → dropout, then Linear."""
-
-    def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
-        super().__init__()
-        width = int(network.get("hidden_units", 64))
-        sizes = [_flat(inputs)] + [width] * int(network.get("hidden_layers", 2))
-        pairs = list(itertools.pairwise(sizes))
-        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairs)
-        self.norms = nn.ModuleList(norm_of(network, after) for _, after in pairs)
-        self.dropouts = nn.ModuleList(dropout_of(network, salt) for salt in range(len(pairs)))
-        self.output = nn.Linear(sizes[-1], outputs)
-        self.activation = activation_of(network)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, …inputs] -> [B, outputs]."""
-        x = x.flatten(1)  # [B, features]
-        for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
-            x = dropout(self.activation(norm(linear(x))))  # [B, hidden_units]
-        return self.output(x)  # type: ignore[no-any-return]
-
-
-class Cnn(nn.Module):
-    """Convolutions, each followed by norm, activation and, while the image is large, halving.
-
-    Channels double with every layer. A hidden Linear with dropout stands before the output.
-    """
-
-    def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
-        super().__init__()
-        channels, height, width = image_shape(inputs, "cnn")
-        first, kernel = int(network.get("channels", 16)), int(network.get("kernel_size", 3))
-        sizes = [channels] + [first << i for i in range(int(network.get("conv_layers", 2)))]
-        self.convolutions = nn.ModuleList()
-        self.norms = nn.ModuleList()
-        self.pooled: list[bool] = []
-        for before, after in itertools.pairwise(sizes):
-            self.convolutions.append(nn.Conv2d(before, after, kernel, padding=kernel // 2))
-            self.norms.append(norm_of(network, after))
-            # Padding by half an even kernel adds a line to each side.
-            height, width = (side + 1 - kernel % 2 for side in (height, width))
-            self.pooled.append(min(height, width) >= SMALLEST_POOLED)
-            if self.pooled[-1]:
-                height, width = height // 2, width // 2
-        self.hidden = nn.Linear(sizes[-1] * height * width, int(network.get("hidden_units", 64)))
-        self.dropout = dropout_of(network, 0)
-        self.output = nn.Linear(self.hidden.out_features, outputs)
-        self.activation = activation_of(network)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, outputs]."""
-        layers = zip(self.convolutions, self.norms, self.pooled, strict=True)
-        for convolution, norm, pooled in layers:
-            x = self.activation(norm(convolution(x)))  # [B, C', H, W]
-            x = F.max_pool2d(x, 2) if pooled else x
-        x = self.dropout(self.activation(self.hidden(x.flatten(1))))  # [B, hidden_units]
-        return self.output(x)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +94,7 @@ def build(network: Mapping[str, Any], *, inputs: InputShape, outputs: int) -> nn
         outputs: Classes, or regression targets.
 
     Raises:
-        DataError: If rows of this shape do not fit the network.
+        ShapeError: If rows of this shape do not fit the network.
         KeyError: If the type is unknown.
     """
     family = NETWORKS[network["type"]]
@@ -237,10 +168,3 @@ def arm(module: nn.Module, *, rate: float | None, seed: int, step: int) -> None:
             part.rate.fill_(rate)
         part.seed.fill_(seed)
         part.step.fill_(step)
-
-
-def _flat(inputs: InputShape) -> int:
-    size = 1
-    for length in inputs:
-        size *= length
-    return size

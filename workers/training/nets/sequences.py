@@ -23,8 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tuner_service.errors import DataError
-from workers.training.nets.layers import Activation, InputShape, activation_of, dropout_of
+from workers.training.nets.layers import (
+    Activation,
+    InputShape,
+    ShapeError,
+    activation_of,
+    dropout_of,
+)
 
 MOST_FUSED_STEPS = 128  # of a recurrent network, unrolled: compiling 28 steps takes 40 s
 
@@ -58,7 +63,7 @@ class Cells(nn.Module):
         """[B, T, F] -> [B, T, H]."""
         kernel = None if self.written_out else self.kernel()
         if kernel is not None:
-            zeros = x.new_zeros(1, len(x), self.units)
+            zeros = x.new_zeros(1, x.shape[0], self.units)
             weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
             state = zeros if self.states == 1 else (zeros,) * self.states
             # with biases, one layer, no dropout, training, one direction, batch first
@@ -73,7 +78,8 @@ class Cells(nn.Module):
 
     def _steps(self, x: Tensor) -> Tensor:
         inputs = F.linear(x, self.weight_ih, self.bias_ih)  # [B, T, G·H], all steps at once
-        state: State = (inputs.new_zeros(len(x), self.units),) * self.states  # each [B, H]
+        # shape[0], not len: torch.export would fix the number of rows.
+        state: State = (inputs.new_zeros(x.shape[0], self.units),) * self.states  # each [B, H]
         outputs = []
         for step in inputs.unbind(1):
             state = self.step(step, state)
@@ -263,7 +269,7 @@ def sequence_shape(inputs: InputShape) -> tuple[int, int]:
             return steps, features
         case (channels, height, width):
             return height, channels * width
-    raise DataError(
+    raise ShapeError(
         f"a sequence network needs rows of shape (steps, features), (features,) or "
         f"(channels, height, width), but got {inputs}"
     )

@@ -1,9 +1,9 @@
 """Writing the weights of trials that are among their study's best.
 
 A model file is safetensors; its header holds what is needed to build the network and to prepare
-inputs: network, input shape, outputs, scaling, class labels, and the texts of `predict.py` and
-`export.py`, so that a model is read by the code it was written with, whichever worker and service
-hand it out later.
+inputs: network, input shape, outputs, scaling, class labels, and the texts of `network.py` (its
+source), `predict.py` and `export.py`, so that a model is read by the code it was written with,
+whichever worker and service hand it out later.
 """
 
 import functools
@@ -16,6 +16,7 @@ from typing import Any
 
 from workers.protocol.messages import TrialStart
 from workers.training import user_modules
+from workers.training.bundle.network_source import built_in
 from workers.training.steps.step import LaneState
 from workers.training.trials.checkpoints import write_tensors
 from workers.training.trials.runs import Direction, TrialRun
@@ -88,13 +89,12 @@ def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
 
 def describe(run: TrialRun) -> dict[str, Any]:
     """Return what a model file says of itself."""
-    network, files = run.spec.network, scripts()
-    own: dict[str, Any] = {"network": network}
-    if user_modules.is_user_module(network):
-        own = user_modules.described(network, run.data)
-        files["network.py"] = own.pop("source")
+    network = run.spec.network
+    described = user_modules.described if user_modules.is_user_module(network) else built_in
+    rebuilt = described(network, run.data)
+    files = {**scripts(), "network.py": rebuilt.pop("source")}
     return {
-        **own,
+        **rebuilt,
         "input_shape": list(run.data.shape),
         "outputs": run.data.outputs,
         "loss": run.spec.loss.rpartition(":")[2],

@@ -6,6 +6,7 @@ import torch
 
 from tuner_service.errors import DataError
 from workers.protocol.messages import RunFailure, RunFailureKind
+from workers.training.nets.layers import ShapeError
 
 _CAPTURE_INVALIDATED = (
     "cudaErrorStreamCaptureInvalidated",
@@ -16,7 +17,7 @@ _MAX_TRACEBACK = 16_000  # characters kept, from the end: that is where the caus
 
 def kind_of(error: BaseException) -> RunFailureKind:
     """Return the failure kind of an exception that ended a trial."""
-    if isinstance(error, DataError):
+    if isinstance(error, (DataError, ShapeError)):
         return "data"
     return "out_of_memory" if is_out_of_memory(error) else "user_code"
 

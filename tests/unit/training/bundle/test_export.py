@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from workers.training.bundle import export, predict
+from workers.training.nets import networks
 from workers.training.trials.best_models import scripts
 
 LOAD = """
@@ -27,7 +28,7 @@ numpy.save(sys.argv[3], torch.cat([program(rows[:1]), program(rows[1:])]).detach
 def model(network: Any, shape: tuple[int, ...], outputs: int, *, numbers: bool = False) -> Any:
     if isinstance(network, dict):
         torch.manual_seed(0)
-        network = predict.NETWORKS[network["type"]](network, shape, outputs)
+        network = networks.build(network, inputs=shape, outputs=outputs)
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.3)
     columns = [1] * (len(shape) - 1)

@@ -1,14 +1,16 @@
 """Built-in networks: shapes, deterministic initialisation, dropout from coordinates."""
 
+import ast
+import types
+
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from tuner_service.errors import DataError
-from workers.training.bundle import predict
+from workers.training.bundle import network_source
 from workers.training.nets import networks
-from workers.training.nets.layers import Dropout, GroupNorm
+from workers.training.nets.layers import Dropout, GroupNorm, ShapeError
 from workers.training.nets.sequences import EncoderBlock, Transformer, use_torch_kernels
 
 SHAPES = {"mlp": (64,), "cnn": (1, 8, 8), "resnet": (2, 8, 8)}  # the others: (6, 3)
@@ -79,7 +81,7 @@ def test_parameter_names_do_not_depend_on_dropout():
 
 
 def test_cnn_refuses_rows_that_are_no_images():
-    with pytest.raises(DataError, match=r"channels, height, width.*\(64,\)"):
+    with pytest.raises(ShapeError, match=r"channels, height, width.*\(64,\)"):
         networks.build({"type": "cnn"}, inputs=(64,), outputs=3)
 
 
@@ -124,12 +126,36 @@ def test_declared_fusible_families_survive_vmap(network):
 
 
 @pytest.mark.parametrize("network", VARIANTS)
-def test_predict_py_builds_the_same_network(network):
+def test_the_source_that_travels_is_the_same_network(network):
+    """Trained on, too: the masks of its dropout are those of the trial."""
     ours = built(network)
     ours(rows(network))  # moves running statistics
-    theirs = predict.NETWORKS[network["type"]](network, shape_of(network), 5).eval()
-    theirs.load_state_dict(ours.eval().state_dict())
-    assert torch.equal(theirs(rows(network)), ours(rows(network)))
+    source = types.ModuleType("network")
+    exec(network_source.source_of(networks.NETWORKS[network["type"]].build), source.__dict__)
+    theirs = source.build(network=network, inputs=shape_of(network), outputs=5)
+    theirs.load_state_dict(ours.state_dict())
+    assert type(theirs) is not type(ours)
+    assert torch.equal(theirs.eval()(rows(network)), ours.eval()(rows(network)))
+    assert torch.equal(theirs.train()(rows(network)), ours.train()(rows(network)))
+
+
+@pytest.mark.parametrize("kind", networks.NETWORKS)
+def test_the_source_that_travels_stands_alone(kind):
+    """Its imports are met where nothing of this project is, and no name stands in it twice."""
+    text = network_source.source_of(networks.NETWORKS[kind].build)
+    tree = ast.parse(text)
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    assert len(names) == len(set(names))
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [node for node in imported if network_source._is_ours(node)]
+
+
+def test_a_network_that_needs_the_service_cannot_travel(monkeypatch):
+    texts = {"workers.training.nets.a": "from workers.training.nets.b import x\n",
+             "workers.training.nets.b": "from tuner_service.errors import DataError\n"}  # fmt: skip
+    monkeypatch.setattr(network_source, "_text", texts.__getitem__)
+    with pytest.raises(ValueError, match=r"nets\.b travels .* from tuner_service\.errors import"):
+        network_source._needed("workers.training.nets.a")
 
 
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm", "transformer"])
@@ -142,7 +168,7 @@ def test_sequence_networks_read_images_by_lines_and_tables_by_numbers(kind):
             for x in (given, read)
         )
         assert torch.equal(one(given), other(read))
-    with pytest.raises(DataError, match=r"\(steps, features\).*\(1, 2, 3, 4\)"):
+    with pytest.raises(ShapeError, match=r"\(steps, features\).*\(1, 2, 3, 4\)"):
         networks.build(network, inputs=(1, 2, 3, 4), outputs=2)
 
 
