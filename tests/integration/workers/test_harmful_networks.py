@@ -11,8 +11,7 @@ import psutil
 import pytest
 
 from tests.integration.workers.test_real_trainer import definition, open_study
-from tests.unit.workers.fakes import FakeSlotStore
-from tuner_service.lifecycle.messages import Batch, Flushed
+from tests.unit.workers.fake_store import FakeSlotStore
 from tuner_service.settings import Settings
 from workers.settings import WorkerSettings
 from workers.supervisor.restarts import TrainerRestarter
@@ -60,23 +59,12 @@ def build(inputs, outputs, deed: str):
 STUDY_IDS = itertools.count(1)
 
 
-class OneAttempt(FakeSlotStore):
-    """Gives a slot whose trial is to blame no other attempt."""
-
-    def _write(self, batch: Batch) -> Flushed:
-        flushed = super()._write(batch)
-        for fail in batch.fails:
-            if fail.blamed:
-                self.slots[fail.lease.slot_id].state = "failed"
-        return flushed
-
-
 class Ward:
     """A supervisor with the real trainer, and a harmful trial beside harmless ones."""
 
     def __init__(self, restarter: TrainerRestarter, data_dir: Path) -> None:
         self.restarter = restarter
-        self.store = OneAttempt()
+        self.store = FakeSlotStore(max_attempts=1)
         self.supervisor = Supervisor(
             self.store,
             restarter,

@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.unit.workers.fakes import FakeSearch, FakeSlotStore
+from tests.unit.workers.fake_store import FakeSlotStore
+from tests.unit.workers.fakes import FakeSearch
 from tuner_service.definition import StudyDefinition
 from tuner_service.lifecycle.messages import HandBack, StudyWork
 from tuner_service.settings import Settings

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.workers.fakes import FakeSlotStore, open_fake_study
+from tests.unit.workers.fake_store import FakeSlotStore
+from tests.unit.workers.fakes import open_fake_study
 from tuner_service.settings import Settings
 from workers.supervisor.environment import scrubbed
 from workers.supervisor.restarts import TrainerRestarter

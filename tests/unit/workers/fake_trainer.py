@@ -82,7 +82,16 @@ class FakeTrainer:
         self.say(Events([event]))
 
     def serve(self) -> None:
-        self.say(Ready(pid=os.getpid(), device="cpu", queue="cpu", versions={}, lanes=self.lanes))
+        self.say(
+            Ready(
+                pid=os.getpid(),
+                device="cpu",
+                queue="cpu",
+                versions={},
+                lanes=self.lanes,
+                user_loops=self.lanes,
+            )
+        )
         while True:
             self.obey(block=not self.runs)
             for run in list(self.runs):
