@@ -8,6 +8,7 @@ through, and the database is opened read-only beneath it.
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import optuna_dashboard
 from a2wsgi import WSGIMiddleware
@@ -62,7 +63,7 @@ def _read_only_storage(database_url: str) -> RDBStorage:
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         path = Path(url.database or "").absolute().as_posix()
-        url = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
+        url = url.set(database=f"file:{quote(path)}", query={"mode": "ro", "uri": "true"})
         connect_args: dict[str, Any] = {"timeout": 20.0}
     else:
         connect_args = {"connect_timeout": 5, "options": "-c default_transaction_read_only=on"}

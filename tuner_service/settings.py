@@ -14,6 +14,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tuner_service.errors import SettingsError
 
+_QUOTED = str.maketrans({mark: f"%{ord(mark):02X}" for mark in "%?#{}'\\\""})
+"""What would end a path in a URL or a text around it; braces are a template to Optuna."""
+
 KeyLimit = Literal["key_studies", "key_open_slots", "key_requests_per_second"]
 
 
@@ -117,7 +120,8 @@ class Settings(BaseSettings):
     @property
     def resolved_database_url(self) -> str:
         """The SQLAlchemy URL in force; holds the password, so never log it."""
-        return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'tuner.db'}"
+        path = str(self.data_dir / "tuner.db").translate(_QUOTED)
+        return self.database_url.get_secret_value() or f"sqlite:///{path}"
 
     @property
     def resolved_broker_url(self) -> str:
