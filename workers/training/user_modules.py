@@ -37,10 +37,15 @@ UserLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class UserModules:
-    """The modules of one directory and of installed packages, by name and source."""
+    """The modules of one directory and of installed packages, by name and source.
 
-    def __init__(self, directory: Path | None) -> None:
+    Args:
+        check: Refuses, by an exception, what a module did as it was imported.
+    """
+
+    def __init__(self, directory: Path | None, *, check: Callable[[], None] | None = None) -> None:
         self._directory = directory
+        self._check = check
         self._modules: dict[str, ModuleType] = {}
         self._tried: set[str] = set()
         if directory is not None and str(directory) not in sys.path:
@@ -115,13 +120,27 @@ class UserModules:
         raw = path.read_bytes()
         key = f"{name}{MARK}{source_hash(raw)[:HASH_LETTERS]}"
         if key not in self._modules:
-            module = _import(f"tuner_module_{key.replace(MARK, '_')}", path, raw)
+            module = self._imported(f"tuner_module_{key.replace(MARK, '_')}", path, raw)
             self._modules[key] = module
             if callable(getattr(module, "build", None)):
                 networks.NETWORKS[key] = Family(functools.partial(_build, module), user_module=True)
         if not callable(getattr(self._modules[key], part, None)):
             raise TypeError(f"{path.name} must have a function `{part}`")
         return key, self._modules[key]
+
+    def _imported(self, name: str, path: Path, raw: bytes) -> ModuleType:
+        before = set(sys.modules)
+        module = _import(name, path, raw)
+        if self._check is None:
+            return module
+        try:
+            self._check()
+        except TypeError:
+            # What it imported is to do again what it did, whoever imports it next.
+            for new in set(sys.modules) - before:
+                del sys.modules[new]
+            raise
+        return module
 
     def _loss(self, name: str, key: str, module: ModuleType, data: PreparedData) -> str:
         """Return the name of the module's own loss, if it has one; else the trial's."""

@@ -32,7 +32,8 @@ from workers.training.engine.first_failure import FirstFailureProbe
 from workers.training.engine.folds import Folds
 from workers.training.engine.group_trainer import GroupTrainer
 from workers.training.engine.preflight import train_one_batch
-from workers.training.engine.process_state import ProcessStateGuard
+from workers.training.engine.process_state import ProcessStateGuard, end_patched
+from workers.training.engine.torch_names import PatchedTorchError, TorchNames
 from workers.training.nets import networks
 from workers.training.steps.factory import PlainStepFactory, StepFactory
 from workers.training.steps.groups import hyper_of
@@ -101,14 +102,15 @@ class Engine:
         self._settings = settings
         self._device = device_of(device)
         self._data = DatasetCache(self._device, directories=settings.data_dirs, room=room)
-        self._modules = user_modules.UserModules(settings.modules_dir)
+        names = TorchNames()
+        self._modules = user_modules.UserModules(settings.modules_dir, check=names.check)
         self._steps = steps or PlainStepFactory()
         self._clock = clock
         self._keeper = user_loops.keeper if user_loops is not None else ModelKeeper()
         self._user_loops = user_loops or UserLoopPool(device, modules_dir=None, keeper=self._keeper)
         self._folds = Folds(self._keeper.ranks)
         self._first_failures = FirstFailureProbe(ask, self._trains, self._crowded)
-        self._process_state = ProcessStateGuard()
+        self._process_state = ProcessStateGuard(names)
         self._waiting: deque[TrialStart] = deque()
         self._stops: dict[RunId, StopMode] = {}
         self._groups: OrderedDict[GroupKey, GroupTrainer] = OrderedDict()  # the next turn's first
@@ -190,8 +192,7 @@ class Engine:
         group = self._next()
         if group is not None:
             self._at_work = group
-            with self._process_state.restored():
-                events += self._ended(group.turn())
+            events += self._guarded(group, group.turn)
             self._at_work = None
             self._move(group.strays(), group)
         self._forget_idle_groups()
@@ -390,10 +391,21 @@ class Engine:
                 events += self._user_loops.stop(key, mode)
         for group in self._groups.values():
             self._at_work = group
-            with self._process_state.restored():
-                events += self._ended(group.apply_stops())
+            events += self._guarded(group, group.apply_stops)
         self._at_work = None
         return events
+
+    def _guarded(self, group: GroupTrainer, act: Callable[[], list[Event]]) -> list[Event]:
+        """Have a group do something; what its code may not do is its runs' failure."""
+        runs, events = group.runs, list[Event]()
+        try:
+            with self._process_state.restored():
+                events = act()
+        except PatchedTorchError as error:
+            if not user_modules.is_user_module(group.spec.network):
+                end_patched(error)  # by a thread of some module's: this group's results are off
+            events = group.refuse(runs, events, error)
+        return self._ended(events)
 
     def _ended(self, events: list[Event]) -> list[Event]:
         """Let go of the runs that these events end."""

@@ -28,6 +28,7 @@ from workers.protocol.messages import (
     Failed,
     Finished,
     Reported,
+    RunEnd,
     RunFailure,
     Started,
     Stopped,
@@ -145,6 +146,26 @@ class GroupTrainer:
             if run.stop:
                 self._stop_in_lane(lane, run)
         return self.drain()
+
+    def refuse(
+        self, runs: Sequence[TrialRun], events: list[Event], error: Exception
+    ) -> list[Event]:
+        """Fail the runs of a turn that counts for nothing, and return its events without results.
+
+        Args:
+            runs: All of the group before the turn.
+            events: What came of it.
+        """
+        kept = [event for event in events if not isinstance(event, Reported | Finished)]
+        ended = {event.run for event in kept if isinstance(event, RunEnd)}
+        at_work = {run.id for run in (self._lanes.runs if self._lanes else ())}
+        at_work |= {event.run for event in events}
+        for run in runs:
+            if run.id in at_work - ended:
+                self._emit_failed(run, failure_of(error, run.progress.epoch + 1))
+        self.queue = deque(run for run in self.queue if run.id not in at_work)
+        self._lanes, self._going, self._tried = None, [], 0
+        return kept + self.drain()
 
     def strays(self) -> list[TrialRun]:
         """Take out the runs that stand elsewhere in their epoch than runs come in here."""

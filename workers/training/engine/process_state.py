@@ -10,9 +10,13 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 import torch
 
+from workers.training.engine.torch_names import PatchedTorchError, TorchNames
+
+PATCHED = 71
 LIMITED = 70  # the exit code of a process that cannot have its limits back
 LIMITED_SAYS = b"A module lowered a limit of the process for good (setrlimit).\n"
 _STREAMS = (1, 2)  # standard output and error
@@ -25,7 +29,8 @@ _LIMITS = (
 class ProcessStateGuard:
     """Remembers the process as it is now; `restored` leaves it so."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: TorchNames) -> None:
+        self._names = names
         self._pid = os.getpid()
         self._kept = [_duplicate(stream) for stream in _STREAMS]
         self._directory = _open_directory()
@@ -33,7 +38,12 @@ class ProcessStateGuard:
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Undo afterwards what the code inside sets for the whole process; a fork of it ends."""
+        """Undo afterwards what the code inside sets for the whole process; a fork of it ends.
+
+        Raises:
+            PatchedTorchError: It has replaced functions of torch: what it did with them counts
+                for nothing.
+        """
         dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
         device = torch.get_default_device()
         threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -63,6 +73,7 @@ class ProcessStateGuard:
             self._lift_limits()
             sys.stdout, sys.stderr = streams
             self._reopen()
+            self._names.check()
 
     def _lift_limits(self) -> None:
         """Give the process its limits back; where the system refuses, the process is lost.
@@ -88,6 +99,13 @@ class ProcessStateGuard:
             sys.stdout = os.fdopen(1, "w", closefd=False)
         if sys.stderr.closed:
             sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def end_patched(error: PatchedTorchError) -> NoReturn:
+    """End a process in which it is not known what was trained with other functions than torch's."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{error}\n".encode())
+    os._exit(PATCHED)
 
 
 def _open_directory() -> int | None:

@@ -15,6 +15,7 @@ from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, run_all, spec, start
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.engine.process_state import LIMITED, LIMITED_SAYS
+from workers.training.engine.torch_names import TorchNames
 
 __all__ = ["registries"]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -23,6 +24,7 @@ MODULE = """
 import os, resource, sys, threading, time
 import torch
 from torch import nn
+{top}
 
 HARD_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 HARD_STACK = resource.getrlimit(resource.RLIMIT_STACK)[1]
@@ -47,7 +49,7 @@ BESIDE = {1: spec(), 3: spec(batch_size=8)}
 
 def run_beside(folder: Path, *, place: str, deed: str) -> list[Any]:
     """Run a trial of the module between two of a built-in network, whose results must not move."""
-    source = MODULE.format(**{"build": "pass", "forward": "pass", place: deed})
+    source = MODULE.format(**{"top": "", "build": "pass", "forward": "pass", place: deed})
     (folder / "odd.py").write_text(source)
     odd = spec(network={"type": "odd"}, batch_size=32)
     starts = [
@@ -116,14 +118,59 @@ def test_what_it_does_to_the_process_is_undone(
     assert state() == before
 
 
+PATCHES = {
+    "relu": ("torch.relu = torch.tanh", "torch.relu"),
+    "functional": ("nn.functional.linear = lambda x, w, b=None: x @ w.T", "nn.functional.linear"),
+    "class": ("nn.Linear.forward = lambda self, x: self.weight.sum() * x", "Linear.forward"),
+    "tensor": ("torch.Tensor.mean = torch.Tensor.sum", "torch.Tensor.mean"),
+    "step": ("torch.optim.SGD.step = lambda self, closure=None: None", "SGD.step"),
+    "name": ("torch.optim.Adam = torch.optim.SGD", "torch.optim.Adam"),
+    "wrapped": (
+        "import functools; f = torch.tanh; torch.tanh = functools.wraps(f)(lambda x: x)",
+        "torch.tanh",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", ["top", "build", "forward"])
+@pytest.mark.parametrize(("deed", "name"), PATCHES.values(), ids=PATCHES)
+def test_what_it_replaces_in_torch_fails_its_trial_and_no_other_notices(
+    tmp_path: Path, place: str, deed: str, name: str
+) -> None:
+    last = run_beside(tmp_path, place=place, deed=deed)[-1]
+    assert (last.type, last.failure.kind) == ("failed", "user_code")
+    assert f"{name}, which other trials use too" in last.failure.message
+    assert "training loop" in last.failure.message
+    assert not TorchNames().put_back()
+
+
+def test_a_patch_of_what_it_imports_fails_every_trial_of_it(tmp_path: Path) -> None:
+    (tmp_path / "patching_library.py").write_text("import torch\ntorch.relu = torch.tanh\n")
+    (tmp_path / "odd.py").write_text(
+        MODULE.format(top="import patching_library", build="pass", forward="pass")
+    )
+    starts = [start(i, spec(network={"type": "odd"}), folder=tmp_path) for i in (1, 2)]
+    events = run_all(Engine("cpu", settings=EngineSettings(modules_dir=tmp_path)), starts)
+    assert all("torch.relu" in only(events, i, "failed").failure.message for i in (1, 2))
+
+
+def test_what_torch_wraps_of_its_own_is_no_patch() -> None:
+    names = TorchNames()
+    line = torch.nn.Linear(2, 2)
+    torch.optim.Adadelta(line.parameters())
+    torch.compile(line, backend="eager")(torch.ones(1, 2))
+    assert names.put_back() == []
+
+
 LIMIT = """
 import os, resource
 from workers.training.engine.process_state import ProcessStateGuard
+from workers.training.engine.torch_names import TorchNames
 
 def refuse(*_):
     raise ValueError("not allowed to raise maximum limit")
 
-with ProcessStateGuard().restored():
+with ProcessStateGuard(TorchNames()).restored():
     os.close(2)
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (5000, hard))
