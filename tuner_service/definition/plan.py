@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, bind
-from tuner_service.definition.catalogue import NETWORKS, PRUNERS, SAMPLERS, TRAINING
+from tuner_service.definition.catalogue import NETWORKS, OPTIMIZERS, PRUNERS, SAMPLERS, TRAINING
+from tuner_service.definition.catalogue.entries import Optimizer
 from tuner_service.definition.grid import grid_size
 from tuner_service.definition.sections import objective_metric
 from tuner_service.definition.space import CategoricalParameter
@@ -79,13 +80,13 @@ def fusing(definition: StudyDefinition) -> Fusing:
     """Return what each searched parameter does to groups, on the devices the study may have."""
     free = [name for name in definition.parameters if _is_free(definition, name)]
     rest = [name for name in definition.parameters if name not in free]
-    of_network = [name for name in rest if _is_networks(definition, name)]
-    if definition.resources.device == "cuda" or not _mixes_networks(definition):
-        of_network = []
-    splitting = [name for name in rest if name not in of_network]
+    mixing = [name for name in rest if name == "optimizer" or _is_networks(definition, name)]
+    if definition.resources.device == "cuda" or not _runs_native(definition):
+        mixing = []
+    splitting = [name for name in rest if name not in mixing]
     if definition.resources.device == "cpu":
         return Fusing([n for n in definition.parameters if n not in splitting], [], splitting)
-    return Fusing(free, of_network, splitting)
+    return Fusing(free, mixing, splitting)
 
 
 def _is_free(definition: StudyDefinition, name: str) -> bool:
@@ -96,7 +97,7 @@ def _is_free(definition: StudyDefinition, name: str) -> bool:
     binding = bind(name, network=NETWORKS.get(definition.network.type), dataset=entry)
     if binding is None or not binding.option.fusible:
         return False
-    return name != "optimizer" or all(_optimizers_mix(definition))
+    return name != "optimizer" or all(kind.fusible for kind in _optimizers(definition))
 
 
 def _is_networks(definition: StudyDefinition, name: str) -> bool:
@@ -104,8 +105,8 @@ def _is_networks(definition: StudyDefinition, name: str) -> bool:
     return network is not None and network.option(name) is not None
 
 
-def _mixes_networks(definition: StudyDefinition) -> bool:
-    """Whether native code trains any of the study's networks in one group on a CPU."""
+def _runs_native(definition: StudyDefinition) -> bool:
+    """Whether native code trains any of the study's trials in one group on a CPU."""
     network = NETWORKS.get(definition.network.type)
     limits = None if network is None else network.native_limits
     training = definition.training
@@ -113,16 +114,16 @@ def _mixes_networks(definition: StudyDefinition) -> bool:
         limits is not None
         and training.fuse
         and training.precision != "bfloat16"
-        and all(_optimizers_mix(definition))
+        and all(kind.native for kind in _optimizers(definition))
         and not any(_values(definition, name, 0) != [0] for name in ("random_flip", "random_crop"))
         and all(_largest(definition, name) <= most for name, most in limits.items())
     )
 
 
-def _optimizers_mix(definition: StudyDefinition) -> Iterator[bool]:
-    """Yield for each optimizer of the study whether others may train beside it in a group."""
+def _optimizers(definition: StudyDefinition) -> Iterator[Optimizer]:
+    """Yield the entry of each optimizer that the study may choose."""
     for kind in _values(definition, "optimizer", DEFAULT_KIND["optimizer"]):
-        yield bool(getattr(KINDS["optimizer"][str(kind)], "fusible", False))
+        yield OPTIMIZERS[str(kind)]
 
 
 def _largest(definition: StudyDefinition, name: str) -> float:

@@ -90,6 +90,7 @@ def test_tasks_of_losses_and_metrics_are_the_trainers() -> None:
 def test_fusible_optimizers_and_zero_preserving_activations_are_the_trainers() -> None:
     for name, optimizer in OPTIMIZERS.items():
         assert optimizer.fusible is registry.OPTIMIZERS[name].mixes
+        assert optimizer.native is (registry.OPTIMIZERS[name].update.native is not None)
     for name, activation in ACTIVATIONS.items():
         assert activation.zero_at_zero is (name in layers.ZERO_PRESERVING)
 

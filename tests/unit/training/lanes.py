@@ -17,6 +17,18 @@ OPTIMIZERS = [
     ("adam", {"beta1": 0.8}),
     ("adamw", {"weight_decay": 0.1}),
 ]
+OWN_OPTIMIZERS = [
+    ("adamax", {"weight_decay": 0.01}),
+    ("adamax", {"beta1": 0.8, "beta2": 0.9, "eps": 1e-3}),
+    ("adadelta", {"weight_decay": 0.01}),
+    ("adadelta", {"rho": 0.7, "eps": 1e-4}),
+    ("nadam", {"beta1": 0.8, "weight_decay": 0.01}),
+    ("nadam", {"momentum_decay": 0.1, "beta2": 0.9}),
+    ("radam", {}),
+    ("radam", {"beta2": 0.9, "weight_decay": 0.01}),
+    ("lion", {"weight_decay": 0.1}),
+    ("lion", {"beta1": 0.5, "beta2": 0.6}),
+]
 CLASSES = 4
 
 

@@ -59,9 +59,15 @@ class Network(Entry):
 
 
 class Optimizer(Entry):
-    """An update rule. `fusible`: its kind may differ within a fused group."""
+    """An update rule.
+
+    Attributes:
+        fusible: Its kind may differ within a fused group, on any device.
+        native: Native code has it: there, on a CPU, every kind may differ within a group.
+    """
 
     fusible: bool
+    native: bool = True
 
 
 class Schedule(Entry):

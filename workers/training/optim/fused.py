@@ -71,11 +71,6 @@ def step_coefficients(
     return torch.stack([scale, size, shrink], dim=-1).transpose(0, 1)
 
 
-def momentum_of(kind: str, options: Options) -> float:
-    """Return the momentum of an optimizer that has one, else 0."""
-    return complete(kind, options).get("momentum", 0.0)
-
-
 def slots_of(kind: str, options: Options) -> dict[str, str]:
     """Return which canonical slots a lane's `average` and `square` are; absent: not its state."""
     slots = entry_of(kind).slots(complete(kind, options))

@@ -55,7 +55,7 @@ class OptimizerEntry:
     Attributes:
         build: (parameters, complete options) -> torch optimizer with learning rate 0.
         update: How lanes are stepped together. Kinds with a `SharedUpdate` may mix in a group; each
-            with an `OwnUpdate` has groups of its own.
+            with an `OwnUpdate` has groups of its own, but in native code, where all mix.
         average: The slot a of the update.
         square: The slot b; None: it has none.
         torch_state: (torch's parameter group, steps taken) -> what torch keeps per parameter beside
@@ -70,7 +70,7 @@ class OptimizerEntry:
 
     @property
     def mixes(self) -> bool:
-        """Whether other kinds may train beside it in a group."""
+        """Whether other kinds may train beside it in a group that is no native one."""
         return isinstance(self.update, SharedUpdate)
 
     def slots(self, options: Options) -> dict[str, Slot]:

@@ -18,8 +18,8 @@ columns that are each a number per lane:
 
 with shrink = 1 - ηλ for adamw, else 1.
 
-The others have arithmetic of their own, and each a group of its own. In all but lion, λ·p is added
-to g first.
+The others have arithmetic of their own, and each a group of its own, but in native code. In all but
+lion, λ·p is added to g first.
 
     adamax      a as adam               b = max(β₂·b, |g|+ε)        p = p - η/c₁·a/b
     adadelta    b = ρ·b + (1-ρ)·g²      d = √(a+ε)/√(b+ε)·g     a = ρ·a + (1-ρ)·d²    p = p - η·d
@@ -77,12 +77,14 @@ class OwnUpdate:
         steps: (columns of pace [K, 1], rates [K, S], t [K, S]) -> changing numbers, each [K, S].
         update: (p, g, a, b, columns of lane, columns of steps) -> new p, a, b; without a slot b,
             whatever comes as b goes back.
+        native: Its number in `enum Kind` of the native code, where all mix; None: it is not there.
     """
 
     lane: Callable[[Options], list[float]]
     pace: Callable[[Options], list[float]]
     steps: Callable[[Columns, Tensor, Tensor], list[Tensor]]
     update: Update
+    native: int | None = None
 
 
 def _velocity(o: Options) -> Coefficients:
@@ -242,28 +244,33 @@ ADAMAX = OwnUpdate(
     pace=lambda o: [o["beta1"]],
     steps=lambda pace, rates, t: [rates / (1 - pace[0] ** t)],
     update=_adamax_update,
+    native=5,
 )
 ADADELTA = OwnUpdate(
     lane=lambda o: [_decay(o), o["rho"], o["eps"]],
     pace=lambda o: [],
     steps=lambda pace, rates, t: [rates],
     update=_adadelta_update,
+    native=6,
 )
 NADAM = OwnUpdate(
     lane=_adaptive_lane,
     pace=lambda o: [*_betas(o), o["momentum_decay"]],
     steps=_nadam_steps,
     update=_nadam_update,
+    native=7,
 )
 RADAM = OwnUpdate(
     lane=_adaptive_lane,
     pace=lambda o: [*_betas(o)],
     steps=_radam_steps,
     update=_radam_update,
+    native=8,
 )
 LION = OwnUpdate(
     lane=lambda o: [*_betas(o)],
     pace=lambda o: [_decay(o)],
     steps=lambda pace, rates, t: [rates, 1.0 - rates * pace[0]],
     update=_lion_update,
+    native=9,
 )

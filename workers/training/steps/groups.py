@@ -2,7 +2,7 @@
 
 Within a group only what `LaneHyper` holds may differ; everything else is structural: the network
 (but its dropout rate), the data, batch size, loss, precision, and the optimizer where that has
-an update of its own.
+an update of its own. In native code networks of one type and all optimizers mix.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tuner_service.definition.catalogue import NETWORKS as CATALOGUE
 from tuner_service.definition.trial_spec import TrialSpec
 from tuner_service.errors import DataError
 from workers.training.data import PreparedData
@@ -32,7 +33,7 @@ class GroupSpec:
     Attributes:
         key: Equal for trials that may share a group.
         network: Without what may differ by lane.
-        optimizer: The one kind, if that has its own update; None where the other kinds may mix.
+        optimizer: The one kind, if that has its own update; None where other kinds may mix.
         batch_size: B, at most n.
         inputs: Shape of one row.
         train_inputs: [n, …] in the training dtype; on the CPU if the data is streamed.
@@ -79,14 +80,16 @@ def group_of(
 ) -> GroupSpec:
     """Return the group a trial belongs to."""
     kind = str(spec.optimizer["type"])
-    optimizer = None if entry_of(kind).mixes else kind
     rows = data.train.rows
     # A batch larger than the data is the data: the step's tables have B places for a batch's rows.
     batch_size = rows if spec.batch_size == "full" else min(int(spec.batch_size), rows)
     network = group_network(spec.network)
     augments = _augments(spec, data.shape)
-    if optimizer is not None or augments:  # no native code, whose groups mix networks
+    if (
+        entry_of(kind).update.native is None or augments
+    ):  # no native code, whose groups mix networks
         network = bucketed(without_dropout(spec.network))
+    optimizer = None if entry_of(kind).mixes or mixes_networks(network) else kind
     parts = {
         "network": dict(network),
         "optimizer": optimizer,
@@ -116,6 +119,15 @@ def group_of(
         augments=augments,
         streamed=data.streamed,
     )
+
+
+def mixes_networks(network: Mapping[str, Any]) -> bool:
+    """Whether a group has nothing of its networks in common but the type: native code takes it.
+
+    Then its lanes have networks and optimizers of their own.
+    """
+    entry = CATALOGUE.get(str(network["type"]))
+    return set(network) == {"type"} and entry is not None and entry.native_limits is not None
 
 
 def _augments(spec: TrialSpec, shape: InputShape) -> bool:

@@ -34,7 +34,7 @@ from workers.training.steps.fused.executors import (
 from workers.training.steps.fused.padding import bucketed
 from workers.training.steps.fused.recipe import recipe_of
 from workers.training.steps.fused.step import Executor, FusedStep
-from workers.training.steps.groups import GroupSpec, without_dropout
+from workers.training.steps.groups import GroupSpec, mixes_networks, without_dropout
 from workers.training.steps.native import backend as native
 from workers.training.steps.patience import TracingPatience
 from workers.training.steps.plain import PlainStep
@@ -194,7 +194,9 @@ class BackendSelector:
         """Whether only tracing the group could tell whether fusing it pays."""
         if group.key in self._decisions or _declared(group) is not None:
             return False
-        if self._native is not None and (self._native.takes(group) or native.is_mixed(group)):
+        if self._native is not None and (
+            self._native.takes(group) or mixes_networks(group.network)
+        ):
             return False  # nothing to trace
         return _untraceable(group) is None
 
@@ -224,7 +226,7 @@ class BackendSelector:
             small, full = lane_budget.native_sizes(group)
             return FusionDecision(None, small, full, native=True)
         # Nothing else takes lanes of different networks.
-        return FusionDecision(refusal) if native.is_mixed(group) else None
+        return FusionDecision(refusal) if mixes_networks(group.network) else None
 
     def _fused(self, group: GroupSpec, wanted: int) -> FusionDecision:
         untraceable = _untraceable(group)

@@ -15,7 +15,6 @@ from workers.training.steps.fused import executors
 from workers.training.steps.fused.executors import Traced
 from workers.training.steps.fused.step import FusedStep
 from workers.training.steps.native import library
-from workers.training.steps.native import step as native_step
 from workers.training.steps.plain import PlainStep
 from workers.training.steps.select import BackendSelector
 
@@ -76,7 +75,6 @@ def test_group_of_one_optimizer_with_its_own_update_is_fused(monkeypatch, probed
     selector = BackendSelector(CPU, compile=False, probe=probed)
     step = selector.make_step(spec, selector.lanes_for(spec, 50))
     assert isinstance(step, FusedStep)
-    assert native_step.unsuitable(spec) == "optimizer lion has no native code"
     hypers = [lanes.hyper("lion", seed=seed) for seed in range(step.lanes)]
     expected, _ = lanes.plain_curve(spec, hypers[3], 1)
     assert torch.allclose(lanes.curve(step, spec, hypers, 1)[:, 3], expected, rtol=1e-9)
@@ -114,6 +112,13 @@ def test_network_that_vmap_cannot_take_runs_plain_and_says_why(family):
     assert step.backend == "plain"
     assert "cannot be fused" in step.backend_reason
     assert lanes.epoch(step_with_trial(step), spec, [1], 0).isfinite().all()
+
+
+def test_a_users_network_without_options_is_not_taken_for_native_code(family):
+    build = family(lambda _, inputs, outputs: nn.Linear(inputs[0], outputs))
+    selector = BackendSelector(CPU, cache=library.cache_directory(), compile=False, probe=False)
+    spec = lanes.group(selector.group_network(build))
+    assert selector.lanes_for(spec, 50) > 1
 
 
 def test_network_declared_unfusible_is_not_tried(family):

@@ -62,11 +62,6 @@ def mixed_network(network: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"type": network["type"]}
 
 
-def is_mixed(group: GroupSpec) -> bool:
-    """Whether the group's lanes have networks of their own: only native code takes them."""
-    return set(group.network) == {"type"}
-
-
 def load(cache: Path, *, probe: bool) -> NativeBackend | None:
     """Return the backend whose library is kept in `cache`; None where there can be none."""
     try:

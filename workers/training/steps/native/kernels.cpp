@@ -61,7 +61,8 @@ template <typename T> inline Vec<T> &vec(T *p) { return *reinterpret_cast<Vec<T>
 
 enum Activation { kRelu, kLeakyRelu, kElu, kGelu, kSilu, kTanh, kSigmoid };
 enum Loss { kCrossEntropy, kBinaryCrossEntropy, kMse, kMae, kHuber };
-enum Kind { kSgd, kNesterov, kAdagrad, kRmsprop, kAdam };  // adamw is adam with shrink < 1 and no l2
+// adamw is adam with shrink < 1 and no l2
+enum Kind { kSgd, kNesterov, kAdagrad, kRmsprop, kAdam, kAdamax, kAdadelta, kNadam, kRadam, kLion };
 enum Norm { kNone, kBatch, kLayerwise };
 
 constexpr i64 kMostLayers = 64;
@@ -78,7 +79,7 @@ struct Layer {
 
 struct Optimizer {
   i64 kind;
-  double l2, momentum, beta2, eps, beta1;  // beta2 is alpha for rmsprop
+  double l2, momentum, beta2, eps, beta1;  // beta2 is alpha for rmsprop, rho for adadelta
 };
 
 struct Cells;  // recurrent.h: one direction of a recurrent layer, before the layers
@@ -99,7 +100,7 @@ template <typename T> struct Slice {
   const T *rows;        // [n, H·W·C], channels last
   const void *targets;  // [n] int64 classes, or [n, O]
   const i64 *order;     // [rows]
-  const double *pace;   // [steps, 3]: scale, size, shrink (stacked.py)
+  const double *pace;   // [steps, 3]: what changes from step to step (optim/fused.py)
   i64 rows_in_slice, batch, loss;
 };
 
@@ -662,7 +663,8 @@ double numbers_loss(i64 kind, i64 rows, i64 columns, i64 wide, T *out, const T *
 
 // ------------------------------------------------------------------------------------- optimizers
 
-// One step of P weights. pace: scale, size, shrink, as the table in stacked.py says.
+// One step of P weights, by the formulas of optim/updates.py. pace: scale, size, shrink, but of kAdamax
+// and those after it the numbers that their own update there has.
 template <typename T>
 KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *__restrict p,
                const T *__restrict gradient, T *__restrict a, T *__restrict b) {
@@ -670,8 +672,9 @@ KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *
   const T momentum = static_cast<T>(optimizer.momentum);
   const T beta1 = static_cast<T>(optimizer.beta1), gain1 = static_cast<T>(1.0 - optimizer.beta1);
   const T beta2 = static_cast<T>(optimizer.beta2), gain2 = static_cast<T>(1.0 - optimizer.beta2);
-  const T scale = static_cast<T>(pace[0]), size = static_cast<T>(pace[1]);
-  const T shrink = static_cast<T>(pace[2]);
+  const T pace0 = static_cast<T>(pace[0]), pace1 = static_cast<T>(pace[1]);
+  const T pace2 = static_cast<T>(pace[2]);
+  const T scale = pace0, size = pace1, shrink = pace2;
   switch (optimizer.kind) {
     case kSgd:
       for (i64 i = 0; i < P; ++i) {
@@ -699,6 +702,46 @@ KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *
         b[i] = beta2 * b[i] + gain2 * g * g;
         a[i] = momentum * a[i] + g / (std::sqrt(b[i]) + eps);
         p[i] -= size * a[i];
+      }
+      return;
+    case kAdamax:
+      for (i64 i = 0; i < P; ++i) {
+        const T g = gradient[i] + l2 * p[i];
+        a[i] = beta1 * a[i] + gain1 * g;
+        b[i] = larger(beta2 * b[i], std::abs(g) + eps);
+        p[i] -= pace0 * a[i] / b[i];
+      }
+      return;
+    case kAdadelta:
+      for (i64 i = 0; i < P; ++i) {
+        const T g = gradient[i] + l2 * p[i];
+        b[i] = beta2 * b[i] + gain2 * g * g;
+        const T delta = std::sqrt(a[i] + eps) / std::sqrt(b[i] + eps) * g;
+        a[i] = beta2 * a[i] + gain2 * delta * delta;
+        p[i] -= pace0 * delta;
+      }
+      return;
+    case kNadam:
+      for (i64 i = 0; i < P; ++i) {
+        const T g = gradient[i] + l2 * p[i];
+        a[i] = beta1 * a[i] + gain1 * g;
+        b[i] = beta2 * b[i] + gain2 * g * g;
+        p[i] -= (pace1 * g + pace2 * a[i]) / (pace0 * std::sqrt(b[i]) + eps);
+      }
+      return;
+    case kRadam:
+      for (i64 i = 0; i < P; ++i) {
+        const T g = gradient[i] + l2 * p[i];
+        a[i] = beta1 * a[i] + gain1 * g;
+        b[i] = beta2 * b[i] + gain2 * g * g;
+        p[i] -= pace0 * a[i] * (pace1 > T(0) ? T(1) / (std::sqrt(b[i]) + eps) : T(1));
+      }
+      return;
+    case kLion:  // l2 is not for the gradient: the decay is in pace1
+      for (i64 i = 0; i < P; ++i) {
+        const T direction = sign(beta1 * a[i] + gain1 * gradient[i]);
+        a[i] = beta2 * a[i] + gain2 * gradient[i];
+        p[i] = pace1 * p[i] - pace0 * direction;
       }
       return;
     default:

@@ -20,7 +20,7 @@ from torch import Tensor
 from tuner_service.definition.catalogue import NETWORKS
 from workers.training.nets import networks
 from workers.training.optim import fused
-from workers.training.optim.registry import entry_of
+from workers.training.optim.registry import complete, entry_of
 from workers.training.optim.updates import SharedUpdate
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.steps.native.layout import Layout, layout_of
@@ -61,7 +61,7 @@ def unsuitable(group: GroupSpec) -> str | None:
     """Return why a group cannot run natively; None if it can."""
     if group.device.type != "cpu":
         return "the device is no CPU"
-    if group.optimizer is not None:
+    if group.optimizer is not None and entry_of(group.optimizer).update.native is None:
         return f"optimizer {group.optimizer} has no native code"
     if group.augments:
         return "flips and crops have no native code"
@@ -217,14 +217,20 @@ class NativeStep:
         return float(total)
 
     def _paces(self, learning_rates: Tensor) -> Tensor:
-        """Return [K, S, 3], what of the update changes from step to step."""
-        idle = [0.0] * len(fused.PACE_COLUMNS)
-        source = torch.tensor(
-            [lane.pace if lane else idle for lane in self._occupied], dtype=torch.float64
-        )
-        steps = torch.tensor([lane.trial.steps if lane else 0 for lane in self._occupied])
-        table = fused.step_coefficients(source, learning_rates, steps)  # [S, K, 3]
-        return table.transpose(0, 1).contiguous()
+        """Return [K, S, 3], what of the update changes from step to step; zeros for idle lanes."""
+        paces = torch.zeros(*learning_rates.shape, len(fused.STEP_COLUMNS), dtype=torch.float64)
+        lanes: dict[str | None, list[int]] = {}  # by the kind, where it has an update of its own
+        for index, lane in enumerate(self._occupied):
+            if lane is not None:
+                kind = lane.hyper.optimizer
+                lanes.setdefault(None if entry_of(kind).mixes else kind, []).append(index)
+        for own, indices in lanes.items():
+            held = [self._lane(index) for index in indices]
+            source = torch.tensor([lane.pace for lane in held], dtype=torch.float64)
+            steps = torch.tensor([lane.trial.steps for lane in held])
+            table = fused.step_coefficients(source, learning_rates[indices], steps, kind=own)
+            paces[indices] = table.transpose(0, 1)
+        return paces
 
     # -- memory -----------------------------------------------------------------------------
 
@@ -292,18 +298,21 @@ def channels_last(inputs: Tensor) -> Tensor:
 
 
 def _optimizer(hyper: LaneHyper) -> OptimizerStruct:
-    kind, options = hyper.optimizer, hyper.options
-    update = entry_of(kind).update
-    if not isinstance(update, SharedUpdate):
-        raise ValueError(f"optimizer {kind} has no native code")
-    row = dict(zip(fused.LANE_COLUMNS, fused.lane_coefficients(kind, options), strict=True))
+    update, given = entry_of(hyper.optimizer).update, complete(hyper.optimizer, hyper.options)
+    if update.native is None:
+        raise ValueError(f"optimizer {hyper.optimizer} has no native code")
+    # A decoupled decay is in the step's coefficients: adamw has no l2, and lion's is not read.
+    decay = given["weight_decay"]
+    if isinstance(update, SharedUpdate):
+        decay = update.lane(given).get("l2", 0.0)
+    square = next((given[name] for name in ("beta2", "alpha", "rho") if name in given), 0.0)
     return OptimizerStruct(
         kind=update.native,
-        l2=row["l2"],
-        momentum=fused.momentum_of(kind, options),
-        beta2=row["keep_b"],
-        eps=row["eps"],
-        beta1=row["keep_a"],
+        l2=decay,
+        momentum=given.get("momentum", 0.0),
+        beta2=square,
+        eps=given.get("eps", 0.0),
+        beta1=given.get("beta1", 0.0),
     )
 
 
