@@ -13,6 +13,7 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +26,11 @@ import psutil
 from workers.protocol.codec import COMMANDS, TRAINER_MESSAGES
 from workers.protocol.messages import Command, Ready, TrainerMessage
 from workers.protocol.pipes import spawn
+from workers.supervisor import watcher
 
 logger = logging.getLogger(__name__)
 
+STOPPED_SECONDS = 180.0  # after which a stopped supervisor is continued
 _TAIL_BYTES = 4000
 # Also what moves a terminal's cursor.
 _UNREADABLE = re.compile(r"[\ufffd\x00-\x08\x0b-\x1f\x7f-\x9f]+")
@@ -116,6 +119,7 @@ class TrainerProcess:
         self._outgoing.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(wait_seconds)
+        _dismiss(self._watcher)
 
     def close(self, timeout: float) -> None:
         """Close the command pipe, which ends a healthy trainer; kill it after `timeout`.
@@ -154,6 +158,7 @@ class TrainerProcess:
             self._process, commands, events = spawn(
                 command.arguments, stdout=log, stderr=log, env=dict(command.environment)
             )
+        self._watcher = _watch(self._process.pid)
         return commands, events
 
     def _write(self, pipe: IO[bytes]) -> None:
@@ -171,6 +176,23 @@ class TrainerProcess:
                 self._inbox.put(message)
         self.closed = True
         self._inbox.put(None)
+
+
+def _watch(trainer: int) -> "subprocess.Popen[bytes]":
+    arguments = (str(os.getpid()), str(trainer), str(STOPPED_SECONDS))
+    return subprocess.Popen(  # noqa: S603  # our own interpreter and file
+        [sys.executable, "-I", "-S", watcher.__file__, *arguments],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def _dismiss(watching: "subprocess.Popen[bytes]") -> None:
+    if watching.stdin is not None and not watching.stdin.closed:
+        with contextlib.suppress(OSError), watching.stdin as pipe:
+            pipe.write(b".")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        watching.wait(5.0)
 
 
 def _messages(pipe: IO[bytes]) -> Iterator[TrainerMessage]:
