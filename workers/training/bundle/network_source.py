@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers.training.data import PreparedData
-from workers.training.nets.networks import NETWORKS, Build
+from workers.training.nets.networks import NETWORKS, Build, complete
 
 Import = ast.Import | ast.ImportFrom
 
@@ -31,6 +31,7 @@ It needs torch and NumPy.
 
 def built_in(network: Mapping[str, Any], data: PreparedData) -> dict[str, Any]:
     """Return what rebuilds a built-in network: its options, source and arguments."""
+    network = complete(network)
     return {
         "network": network,
         "build": {"network": network, "inputs": data.shape, "outputs": data.outputs},

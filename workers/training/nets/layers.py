@@ -120,20 +120,20 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def norm_of(network: Mapping[str, Any], channels: int, *, default: str = "none") -> nn.Module:
+def norm_of(network: Mapping[str, Any], channels: int) -> nn.Module:
     """Return the normalisation that the network's `norm` names."""
-    kind = str(network.get("norm", default))
+    kind = str(network["norm"])
     return nn.Identity() if kind == "none" else NORMS[kind](channels)
 
 
 def dropout_of(network: Mapping[str, Any], salt: int) -> Dropout:
     """Return a dropout at the network's rate; `salt` differs between those of one network."""
-    return Dropout(float(network.get("dropout", 0.0)), salt=salt)
+    return Dropout(float(network["dropout"]), salt=salt)
 
 
-def activation_of(network: Mapping[str, Any], *, default: str = "relu") -> Activation:
+def activation_of(network: Mapping[str, Any]) -> Activation:
     """Return the non-linearity that the network's `activation` names."""
-    return ACTIVATIONS[network.get("activation", default)]
+    return ACTIVATIONS[network["activation"]]
 
 
 def image_shape(inputs: InputShape, network: str) -> tuple[int, int, int]:

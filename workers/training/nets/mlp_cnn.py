@@ -29,8 +29,8 @@ class Mlp(nn.Module):
 
     def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
         super().__init__()
-        width = int(network.get("hidden_units", 64))
-        sizes = [math.prod(inputs)] + [width] * int(network.get("hidden_layers", 2))
+        width = int(network["hidden_units"])
+        sizes = [math.prod(inputs)] + [width] * int(network["hidden_layers"])
         pairs = list(itertools.pairwise(sizes))
         self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairs)
         self.norms = nn.ModuleList(norm_of(network, after) for _, after in pairs)
@@ -55,8 +55,8 @@ class Cnn(nn.Module):
     def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
         super().__init__()
         channels, height, width = image_shape(inputs, "cnn")
-        first, kernel = int(network.get("channels", 16)), int(network.get("kernel_size", 3))
-        sizes = [channels] + [first << i for i in range(int(network.get("conv_layers", 2)))]
+        first, kernel = int(network["channels"]), int(network["kernel_size"])
+        sizes = [channels] + [first << i for i in range(int(network["conv_layers"]))]
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
         self.pooled: list[bool] = []
@@ -68,7 +68,7 @@ class Cnn(nn.Module):
             self.pooled.append(min(height, width) >= SMALLEST_POOLED)
             if self.pooled[-1]:
                 height, width = height // 2, width // 2
-        self.hidden = nn.Linear(sizes[-1] * height * width, int(network.get("hidden_units", 64)))
+        self.hidden = nn.Linear(sizes[-1] * height * width, int(network["hidden_units"]))
         self.dropout = dropout_of(network, 0)
         self.output = nn.Linear(self.hidden.out_features, outputs)
         self.activation = activation_of(network)

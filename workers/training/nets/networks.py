@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tuner_service.definition import catalogue
 from workers.training.nets.layers import BatchNorm, Dropout, InputShape
 from workers.training.nets.mlp_cnn import Cnn, Mlp
 from workers.training.nets.residual import Resnet
@@ -34,6 +35,7 @@ __all__ = [
     "InputShape",
     "arm",
     "build",
+    "complete",
     "dropouts",
     "initialise",
     "register",
@@ -85,19 +87,35 @@ def register(name: str, family: Family) -> None:
     NETWORKS[name] = family
 
 
+def complete(network: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a built-in network with every option: what is missing has the catalogue's default.
+
+    Any other is returned as it is.
+
+    Raises:
+        ValueError: If the family has no such option.
+    """
+    kind = str(network["type"])
+    if kind not in catalogue.NETWORKS:
+        return network
+    given = {name: value for name, value in network.items() if name != "type"}
+    return {"type": kind, **catalogue.NETWORKS[kind].complete(given)}
+
+
 def build(network: Mapping[str, Any], *, inputs: InputShape, outputs: int) -> nn.Module:
     """Build a network on the CPU, in float32, with unspecified weights (see `initialise`).
 
     Args:
-        network: `type` and the parameters of that family; what is missing takes its default.
+        network: `type` and the options of that family, see `complete`.
         inputs: Shape of one row.
         outputs: Classes, or regression targets.
 
     Raises:
         ShapeError: If rows of this shape do not fit the network.
         KeyError: If the type is unknown.
+        ValueError: If the family has no such option.
     """
-    family = NETWORKS[network["type"]]
+    family, network = NETWORKS[network["type"]], complete(network)
     module = family.build(network, inputs, outputs)
     if family.user_module:
         # A function, not a partial: copies of the module share it.

@@ -32,7 +32,7 @@ class Block(nn.Module):
         # Only the first convolution strides: the shortcut then needs one projection at most.
         self.first = nn.Conv2d(before, after, 3, stride=stride, padding=1)
         self.second = nn.Conv2d(after, after, 3, padding=1)
-        self.norms = nn.ModuleList(norm_of(network, after, default="group") for _ in range(2))
+        self.norms = nn.ModuleList(norm_of(network, after) for _ in range(2))
         same = before == after and stride == 1
         self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride=stride)
         self.activation = activation_of(network)
@@ -49,16 +49,16 @@ class Resnet(nn.Module):
     def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
         super().__init__()
         channels, height, width = image_shape(inputs, "resnet")
-        first = int(network.get("channels", 16))
+        first = int(network["channels"])
         self.stem = nn.Conv2d(channels, first, 3, padding=1)
-        self.norm = norm_of(network, first, default="group")
+        self.norm = norm_of(network, first)
         self.blocks = nn.ModuleList()
         before = first
-        for stage in range(int(network.get("stages", 3))):
+        for stage in range(int(network["stages"])):
             halves = stage > 0 and min(height, width) >= SMALLEST_POOLED
             if halves:
                 height, width = -(-height // 2), -(-width // 2)  # as stride 2 with padding 1 does
-            for block in range(int(network.get("blocks", 1))):
+            for block in range(int(network["blocks"])):
                 stride = 2 if halves and block == 0 else 1
                 self.blocks.append(Block(network, before, first << stage, stride))
                 before = first << stage

@@ -43,7 +43,7 @@ class Cells(nn.Module):
     states: ClassVar[int] = 1
     written_out: bool = True
 
-    def __init__(self, features: int, units: int, activation: Activation) -> None:
+    def __init__(self, features: int, units: int, activation: Activation = torch.tanh) -> None:
         super().__init__()
         self.units = units
         self.activation = activation
@@ -142,14 +142,14 @@ class Recurrent(nn.Module):
 
     def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
         super().__init__()
-        kind, units = CELLS[str(network["type"])], int(network.get("hidden_units", 64))
-        self.units, directions = units, 2 if network.get("bidirectional", False) else 1
-        activation = activation_of(network, default="tanh")
-        depth = int(network.get("hidden_layers", 1))
+        kind, units = CELLS[str(network["type"])], int(network["hidden_units"])
+        self.units, directions = units, 2 if network["bidirectional"] else 1
+        # gru and lstm have no choice: their gates want a sigmoid, their states tanh.
+        chosen = (activation_of(network),) if "activation" in network else ()
+        depth = int(network["hidden_layers"])
         sizes = [sequence_shape(inputs)[1]] + [units * directions] * (depth - 1)
         self.layers = nn.ModuleList(
-            nn.ModuleList(kind(size, units, activation) for _ in range(directions))
-            for size in sizes
+            nn.ModuleList(kind(size, units, *chosen) for _ in range(directions)) for size in sizes
         )
         self.dropouts = nn.ModuleList(dropout_of(network, salt) for salt in range(depth))
         self.output = nn.Linear(units * directions, outputs)
@@ -198,15 +198,15 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, network: Mapping[str, Any], block: int) -> None:
         super().__init__()
-        width, self.heads = int(network.get("width", 64)), int(network.get("heads", 4))
+        width, self.heads = int(network["width"]), int(network["heads"])
         inner = self.heads * -(-width // self.heads)  # all heads' channels, at least W
-        wide = width * int(network.get("feedforward_factor", 4))
+        wide = width * int(network["feedforward_factor"])
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.queries_keys_values = nn.Linear(width, 3 * inner)
         self.joined = nn.Linear(inner, width)
         self.expand, self.contract = nn.Linear(width, wide), nn.Linear(wide, width)
         self.dropouts = nn.ModuleList(dropout_of(network, 2 * block + i) for i in (1, 2))
-        self.activation = activation_of(network, default="gelu")
+        self.activation = activation_of(network)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, W] -> [B, T, W]."""
@@ -234,16 +234,16 @@ class Transformer(nn.Module):
     def __init__(self, network: Mapping[str, Any], inputs: InputShape, outputs: int) -> None:
         super().__init__()
         steps, features = sequence_shape(inputs)
-        width = int(network.get("width", 64))
+        width = int(network["width"])
         self.embedding = nn.Linear(features, width)
         self.positions = Positions(steps, width)
         self.dropout = dropout_of(network, 0)
         self.blocks = nn.ModuleList(
-            EncoderBlock(network, block) for block in range(int(network.get("layers", 2)))
+            EncoderBlock(network, block) for block in range(int(network["layers"]))
         )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, outputs)
-        self.numbers_per_row = int(network.get("heads", 4)) * steps**2  # of attention weights
+        self.numbers_per_row = int(network["heads"]) * steps**2  # of attention weights
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, …inputs] -> [B, outputs]."""

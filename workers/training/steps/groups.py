@@ -18,7 +18,7 @@ from tuner_service.definition.catalogue import NETWORKS as CATALOGUE
 from tuner_service.definition.trial_spec import TrialSpec
 from tuner_service.errors import DataError
 from workers.training.data import PreparedData
-from workers.training.nets.networks import NETWORKS, InputShape
+from workers.training.nets.networks import NETWORKS, InputShape, complete
 from workers.training.optim.registry import entry_of
 from workers.training.steps.fused.padding import bucketed
 from workers.training.steps.step import LaneHyper, steps_per_epoch
@@ -159,7 +159,7 @@ def hyper_of(spec: TrialSpec) -> LaneHyper:
 
 
 def _dropout(network: Mapping[str, Any]) -> float:
-    return 0.0 if without_dropout(network) is network else float(network.get("dropout", 0.0))
+    return 0.0 if without_dropout(network) is network else float(complete(network)["dropout"])
 
 
 def without_dropout(network: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -85,6 +85,11 @@ def test_cnn_refuses_rows_that_are_no_images():
         networks.build({"type": "cnn"}, inputs=(64,), outputs=3)
 
 
+def test_an_option_that_a_network_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="mlp has no option widht"):
+        networks.build({"type": "mlp", "widht": 8}, inputs=(64,), outputs=3)
+
+
 def test_dropout_depends_on_step_and_is_off_in_evaluation():
     module, x = built({"type": "mlp", "dropout": 0.5}), torch.rand(6, 64)
     networks.arm(module, rate=0.5, seed=1, step=0)
@@ -132,7 +137,7 @@ def test_the_source_that_travels_is_the_same_network(network):
     ours(rows(network))  # moves running statistics
     source = types.ModuleType("network")
     exec(network_source.source_of(networks.NETWORKS[network["type"]].build), source.__dict__)
-    theirs = source.build(network=network, inputs=shape_of(network), outputs=5)
+    theirs = source.build(network=networks.complete(network), inputs=shape_of(network), outputs=5)
     theirs.load_state_dict(ours.state_dict())
     assert type(theirs) is not type(ours)
     assert torch.equal(theirs.eval()(rows(network)), ours.eval()(rows(network)))
@@ -160,7 +165,7 @@ def test_a_network_that_needs_the_service_cannot_travel(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm", "transformer"])
 def test_sequence_networks_read_images_by_lines_and_tables_by_numbers(kind):
-    network = {"type": kind, "hidden_units": 4, "width": 4}
+    network = {"type": kind, "width" if kind == "transformer" else "hidden_units": 4}
     image, table = torch.rand(3, 2, 5, 4), torch.rand(3, 7)
     for given, read in ((image, image.transpose(1, 2).reshape(3, 5, 8)), (table, table[..., None])):
         one, other = (
@@ -189,7 +194,8 @@ def test_recurrent_networks_equal_torchs(kind, bidirectional):
 
 
 def test_encoder_block_equals_torchs():
-    ours = networks.initialise(EncoderBlock({"width": 8, "heads": 2}, 0), 0)
+    network = networks.complete({"type": "transformer", "width": 8, "heads": 2})
+    ours = networks.initialise(EncoderBlock(network, 0), 0)
     theirs = nn.TransformerEncoderLayer(
         8, 2, dim_feedforward=32, dropout=0.0, activation="gelu", norm_first=True, batch_first=True
     )

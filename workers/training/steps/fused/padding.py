@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from workers.training.nets.layers import ZERO_PRESERVING
-from workers.training.nets.networks import NETWORKS
+from workers.training.nets.networks import NETWORKS, complete
 
 # Neighbours differ by at most a half, so that padding wastes little more than twice the arithmetic.
 BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
@@ -32,10 +32,13 @@ def bucketed(network: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def paddable(network: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the network's widths that may be padded."""
-    # Layer norm's mean is over all units, silent ones included; sigmoid(0) is 1/2, not silent.
-    exact = network.get("activation", "relu") in ZERO_PRESERVING and network.get("norm") != "layer"
     family = NETWORKS.get(str(network["type"]))
-    return family.widths if family and exact else ()
+    if family is None or not family.widths:
+        return ()
+    whole = complete(network)
+    # Layer norm's mean is over all units, silent ones included; sigmoid(0) is 1/2, not silent.
+    exact = whole["activation"] in ZERO_PRESERVING and whole["norm"] != "layer"
+    return family.widths if exact else ()
 
 
 def corner(wide: Tensor, shape: Sequence[int]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tuner_service.definition.catalogue import NETWORKS
+from workers.training.nets.networks import complete
 from workers.training.steps.groups import GroupSpec
 from workers.training.steps.native import library
 from workers.training.steps.native import step as native_step
@@ -39,7 +40,8 @@ class NativeBackend:
         if not native_step.suits(network):
             return False
         limits = NETWORKS[str(network["type"])].native_limits or {}
-        return all(int(network.get(name, 0)) <= most for name, most in limits.items())
+        whole = complete(network)
+        return all(whole[name] <= most for name, most in limits.items())
 
     def takes(self, group: GroupSpec) -> bool:
         """Whether there is native code for the group, whether it pays or not."""

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from workers.training.nets.layers import SMALLEST_POOLED, InputShape
+from workers.training.nets.networks import complete
 from workers.training.steps.native.library import CellsStruct, LayerStruct
 from workers.training.steps.native.recurrent import KINDS, CellPlace, cell_places
 
@@ -147,13 +148,14 @@ def layout_of(
     stride: Callable[[int], int],
 ) -> Layout:
     """Return the layout of a network that `native.suits`."""
+    network = complete(network)
     if network["type"] in KINDS:
         recurrent = cell_places(network, inputs)
         last = recurrent[-1]
         wide = last.directions * last.units
         head = _linear("output", wide, stride(wide), outputs, None, NOT_DROPPED, None)
         return Layout([head], "none", stride, recurrent)
-    norm = str(network.get("norm", "none"))
+    norm = str(network["norm"])
     make = _cnn if network["type"] == "cnn" else _mlp
     return Layout(make(network, inputs, outputs, stride), norm, stride)
 
@@ -167,8 +169,8 @@ def _mlp(
     # A picture's rows come channels last, so the first layer reads its weights in that order too.
     before = (inputs[1], inputs[2], inputs[0], inputs[0]) if len(inputs) == 3 else None
     pitch, places = -(-channels // LINE) * LINE, []
-    width = int(network.get("hidden_units", 64))
-    for index in range(int(network.get("hidden_layers", 2))):
+    width = int(network["hidden_units"])
+    for index in range(int(network["hidden_layers"])):
         places.append(
             _linear(f"hidden.{index}", channels, pitch, width, f"norms.{index}", index, before)
         )
@@ -181,8 +183,8 @@ def _cnn(
 ) -> list[_Place]:
     channels, height, width = inputs
     pitch, places = channels, []
-    kernel, first = int(network.get("kernel_size", 3)), int(network.get("channels", 16))
-    for index in range(int(network.get("conv_layers", 2))):
+    kernel, first = int(network["kernel_size"]), int(network["channels"])
+    for index in range(int(network["conv_layers"])):
         pooled, after = min(height, width) >= SMALLEST_POOLED, first << index
         places.append(
             _Place(
@@ -193,7 +195,7 @@ def _cnn(
         channels, pitch = after, stride(after)
         if pooled:
             height, width = height // 2, width // 2
-    flat, hidden = height * width * pitch, int(network.get("hidden_units", 64))
+    flat, hidden = height * width * pitch, int(network["hidden_units"])
     before = (height, width, channels, pitch)
     return [
         *places,

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from workers.training.nets.layers import InputShape
+from workers.training.nets.networks import complete
 from workers.training.nets.sequences import CELLS, sequence_shape
 
 KINDS = {"rnn": 0, "gru": 1, "lstm": 2}
@@ -93,12 +94,13 @@ class CellPlace:
 
 def cell_places(network: Mapping[str, Any], inputs: InputShape) -> list[CellPlace]:
     """Return every direction of every layer of a recurrent network, in order."""
+    network = complete(network)
     steps, features = sequence_shape(inputs)
-    kind, units = str(network["type"]), int(network.get("hidden_units", 64))
-    directions = 2 if network.get("bidirectional", False) else 1
+    kind, units = str(network["type"]), int(network["hidden_units"])
+    directions = 2 if network["bidirectional"] else 1
     image = (inputs[0], inputs[2]) if len(inputs) == 3 else None
     places = []
-    for layer in range(int(network.get("hidden_layers", 1))):
+    for layer in range(int(network["hidden_layers"])):
         first = layer == 0
         places += [
             CellPlace(

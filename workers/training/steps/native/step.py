@@ -22,7 +22,7 @@ from workers.training.nets import networks
 from workers.training.optim import fused
 from workers.training.optim.registry import complete, entry_of
 from workers.training.optim.updates import SharedUpdate
-from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
+from workers.training.steps.groups import GroupSpec, dtype_of
 from workers.training.steps.native.layout import Layout, layout_of
 from workers.training.steps.native.library import (
     MOST_LAYERS,
@@ -42,19 +42,13 @@ ROLES = ("weights", "average", "square")
 
 def suits(network: Mapping[str, Any]) -> bool:
     """Whether there is native code for the network, at any width."""
-    kind = str(network["type"])
-    layers = {"mlp": "hidden_layers", "cnn": "conv_layers"}.get(kind)
+    kind, network = str(network["type"]), networks.complete(network)
     if kind in KINDS_OF_CELLS:
-        return (
-            network.get("activation", "tanh") in ACTIVATIONS
-            and 2 * int(network.get("hidden_layers", 1)) <= MOST_LAYERS
-        )
-    return (
-        layers is not None
-        and network.get("activation", "relu") in ACTIVATIONS
-        and int(network.get(layers, 2)) + 2 <= MOST_LAYERS
-        and int(network.get("kernel_size", 3)) % 2 == 1
-    )
+        return _activation(network) in ACTIVATIONS and 2 * network["hidden_layers"] <= MOST_LAYERS
+    if kind not in ("mlp", "cnn") or network["activation"] not in ACTIVATIONS:
+        return False
+    layers = network["hidden_layers" if kind == "mlp" else "conv_layers"]
+    return layers + 2 <= MOST_LAYERS and (kind == "mlp" or network["kernel_size"] % 2 == 1)
 
 
 def unsuitable(group: GroupSpec) -> str | None:
@@ -251,7 +245,7 @@ class NativeStep:
         return {**parameters, **buffers, "optimizer/steps": torch.tensor(0)}
 
     def _new_lane(self, hyper: LaneHyper, steps: int) -> _Lane:
-        network = without_dropout(hyper.network or self._group.network)
+        network = networks.complete(hyper.network or self._group.network)
         layout = layout_of(
             network, self._group.inputs, self._group.outputs, stride=self._library.stride
         )
@@ -260,7 +254,7 @@ class NativeStep:
         trial = TrialStruct(
             layers=ctypes.addressof(layout.layers),
             count=len(layout.layers),
-            activation=ACTIVATIONS.index(network.get("activation", _default_activation(network))),
+            activation=ACTIVATIONS.index(_activation(network)),
             size=layout.size,
             cells=ctypes.addressof(layout.cells),
             cell_count=len(layout.cells),
@@ -286,8 +280,9 @@ class NativeStep:
         return self._buffer
 
 
-def _default_activation(network: Mapping[str, Any]) -> str:
-    return "tanh" if str(network["type"]) in KINDS_OF_CELLS else "relu"
+def _activation(network: Mapping[str, Any]) -> str:
+    """Return a complete network's non-linearity; gru and lstm have no choice."""
+    return str(network.get("activation", "tanh"))
 
 
 def channels_last(inputs: Tensor) -> Tensor:
