@@ -1,6 +1,8 @@
 """The native step against the plain step, lane by lane."""
 
+import ctypes
 import dataclasses
+import re
 import shutil
 from typing import ClassVar
 
@@ -9,9 +11,10 @@ import torch
 
 from tests.unit.training import lanes
 from tests.unit.training.steps.contract import ManyLanesContract
+from workers.training.steps.native import backend, recurrent
 from workers.training.steps.native import library as native_library
 from workers.training.steps.native import step as native_step
-from workers.training.steps.native.library import NativeError
+from workers.training.steps.native.library import NativeError, SliceStruct
 from workers.training.steps.native.step import NativeStep
 from workers.training.steps.probe import probe
 from workers.training.steps.select import BackendSelector
@@ -219,6 +222,53 @@ def test_lanes_of_different_networks_train_side_by_side(assert_equal_plain):
     ]
     hypers = [lanes.hyper(seed=s, network=network) for s, network in enumerate(networks)]
     assert_equal_plain(spec, hypers, epochs=5)
+
+
+@pytest.mark.parametrize("changed", ["layers", "structure"])
+def test_a_library_of_other_structures_is_refused(library, monkeypatch, changed, caplog):
+    if changed == "layers":
+        monkeypatch.setattr(native_library, "MOST_LAYERS", 65)
+        said = "most_layers, but got 64 and 65"
+    else:
+        shorter = type("Shorter", (ctypes.Structure,), {"_fields_": SliceStruct._fields_[:-1]})
+        monkeypatch.setitem(native_library.STRUCTURES, "slice", shorter)
+        said = "size_slice, but got 56 and 48"
+    with pytest.raises(NativeError, match=said):
+        native_library.Library(library, torch.float32)
+    assert backend.load(library.parent, probe=False) is None
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize("name", native_library.STRUCTURES)
+def test_fields_stand_in_the_order_of_the_source(name):
+    """Their sizes are compared at load; that two have not changed places only the names tell."""
+    source = "\n".join(
+        path.read_text() for path in (native_library.SOURCE, *native_library.INCLUDED)
+    )
+    (body,) = re.findall(
+        rf"^(?:template.*)?struct {name.title()} \{{$(.*?)^\}};", source, re.M | re.S
+    )
+    declared = re.sub(r"//.*", "", body).split(";")
+    names = [re.sub(r"[\s*]", "", part).split(",") for part in map(_without_type, declared)]
+    fields = [field for field, *_ in native_library.STRUCTURES[name]._fields_]
+    assert [one for part in names for one in part if one] == fields
+
+
+def _without_type(declaration):
+    return re.sub(r"^\s*(const )?\w+\s", "", declaration)
+
+
+def test_numbers_of_what_is_chosen_are_the_enums():
+    source = native_library.SOURCE.read_text() + native_library.INCLUDED[0].read_text()
+    for enum, ours in (
+        ("Activation", native_step.ACTIVATIONS),
+        ("Loss", native_step.LOSSES),
+        ("CellKind", tuple(recurrent.KINDS)),
+    ):
+        (names,) = re.findall(rf"enum {enum} \{{([^}}]*)\}}", source)
+        assert [n.strip().lower() for n in names.split(",")] == [
+            f"k{one.replace('_', '')}" for one in ours
+        ]
 
 
 def test_missing_compiler_leaves_the_other_backends(tmp_path, monkeypatch):

@@ -1061,6 +1061,16 @@ template <typename T> i64 buffer_bytes(const Trial<T> &trial, i64 batch) {
 extern "C" {
 
 std::int64_t tuner_most_layers() { return kMostLayers; }
+
+// What library.py takes these for, whatever T is.
+static_assert(sizeof(Trial<float>) == sizeof(Trial<double>), "T stands behind pointers only");
+static_assert(sizeof(Slice<float>) == sizeof(Slice<double>), "T stands behind pointers only");
+std::int64_t tuner_size_layer() { return sizeof(Layer); }
+std::int64_t tuner_size_cells() { return sizeof(Cells); }
+std::int64_t tuner_size_optimizer() { return sizeof(Optimizer); }
+std::int64_t tuner_size_trial() { return sizeof(Trial<float>); }
+std::int64_t tuner_size_slice() { return sizeof(Slice<float>); }
+
 std::int64_t tuner_stride_float(std::int64_t columns) { return stride_of<float>(columns); }
 std::int64_t tuner_stride_double(std::int64_t columns) { return stride_of<double>(columns); }
 std::int64_t tuner_buffer_float(const Trial<float> *t, std::int64_t batch) {

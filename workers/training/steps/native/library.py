@@ -30,8 +30,8 @@ class NativeError(RuntimeError):
     """The library cannot be built here; the message says why."""
 
 
-# The structures mirror kernels.cpp field by field, by hand: a field that is added or moved here
-# alone is read as another's number.
+# The structures mirror kernels.cpp field by field, by hand: a field that is moved here alone is
+# read as another's number. One that is missing on one side is found at load (`_require_same`).
 class LayerStruct(ctypes.Structure):
     """`Layer` of kernels.cpp."""
 
@@ -88,12 +88,22 @@ class SliceStruct(ctypes.Structure):
     ]
 
 
+STRUCTURES: Mapping[str, type[ctypes.Structure]] = {
+    "layer": LayerStruct,
+    "cells": CellsStruct,
+    "optimizer": OptimizerStruct,
+    "trial": TrialStruct,
+    "slice": SliceStruct,
+}
+
+
 class Library:
     """The compiled functions for one number type. Their calls release the interpreter lock."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         # CDLL, not PyDLL: calls let go of the interpreter, so that the trainer's threads are heard.
         library = ctypes.CDLL(str(path))
+        _require_same(library)
         kind = "double" if dtype == torch.float64 else "float"
         trial = ctypes.POINTER(TrialStruct)
         self.train = getattr(library, f"tuner_train_{kind}")
@@ -108,6 +118,23 @@ class Library:
         self.stride = getattr(library, f"tuner_stride_{kind}")
         self.stride.restype = _i64
         self.stride.argtypes = [_i64]
+
+
+def _require_same(library: ctypes.CDLL) -> None:
+    """Refuse a library whose structures are not those of this module: it would read past them.
+
+    Raises:
+        NativeError: One has another size, or networks may have another number of layers.
+    """
+    ours = {f"size_{name}": ctypes.sizeof(each) for name, each in STRUCTURES.items()}
+    for name, wanted in {**ours, "most_layers": MOST_LAYERS}.items():
+        function = getattr(library, f"tuner_{name}")
+        function.restype = _i64
+        if function() != wanted:
+            raise NativeError(
+                f"{SOURCE.name} and {Path(__file__).name} must agree on {name}, but got "
+                f"{function()} and {wanted}"
+            )
 
 
 def build(directory: Path) -> Path:
