@@ -42,6 +42,8 @@ def add(
     show.out.print(
         f"Added {added['name']}: {added['format']}, {_rows(added)}, {_size(added['bytes'])}."
     )
+    for warning in added.get("warnings", ()):
+        show.err.print(f"Note: {warning}", markup=False)
 
 
 @data.command("list")

@@ -185,7 +185,8 @@ class TunerClient:
             path: A table (CSV, Parquet), NumPy arrays (.npz), or images (.zip).
 
         Returns:
-            What the service found in it: format, rows, columns, size and SHA-256.
+            What the service found in it: format, rows, columns, size, SHA-256, and `warnings` of
+            what is likely a mistake.
 
         Raises:
             InvalidInputError: The name is taken by a built-in, or the file is refused.

@@ -43,7 +43,7 @@ _WRITTEN: Final = tuple(
     (re.compile(pattern), what)
     for pattern, what in (
         (
-            r"[+-]?[0-9]{1,3}([,. '’_\u00a0\u202f][0-9]{3})+([.,][0-9]+)?",
+            r"[+-]?[1-9][0-9]{0,2}([,. '’_\u00a0\u202f][0-9]{3})+([.,][0-9]+)?",
             "numbers with marks between thousands; take the marks away (or, where a comma stands "
             "before decimals, set decimal to ',')",
         ),

@@ -10,7 +10,7 @@ from typing import Final
 
 from tuner_service.datasets.arrays import KINDS, check_whole, read_headers
 from tuner_service.datasets.images import check_zip
-from tuner_service.datasets.parquet import column_names, kind_of, opened_parquet
+from tuner_service.datasets.parquet import column_names, kind_of, opened_parquet, type_name
 from tuner_service.datasets.profile import TableProfile, bounded
 from tuner_service.datasets.text_tables import opened_table, refuse_other_text
 from tuner_service.definition.catalogue import Inputs
@@ -107,7 +107,8 @@ def _parquet(path: Path, max_bytes: int) -> Contents:
         # Runs of equal values take next to nothing in the file: what it becomes is what counts.
         size = max(size, about.num_rows * len(names) * BYTES_OF_A_NUMBER)
         others = [
-            f"column {name!r} is of the type {kind}, which is no data; leave it out of `columns`"
+            f"column {name!r} is of the type {type_name(kind)}, which is no data; leave it out of "
+            "`columns`"
             for name in names
             if kind_of(kind := table.schema_arrow.field(name).type) is None
         ]

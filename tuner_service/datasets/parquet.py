@@ -1,5 +1,6 @@
 """Parquet files: which columns they have and which types these are, told by the schema."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,11 @@ def column_names(table: Parquet) -> tuple[str, ...]:
     if count > 1:
         raise DataError(f"the file has {count} columns of the name {name!r}; rename one")
     return tuple(name for name in schema.names if name not in index)
+
+
+def type_name(kind: Any) -> str:
+    """Return what a message calls an Arrow type: of a list, without its items' name."""
+    return re.sub(r"list<\w+: ", "list<", str(kind))
 
 
 def kind_of(kind: Any) -> Literal["number", "text"] | None:

@@ -263,6 +263,10 @@ def test_the_command_line_brings_lists_and_removes_data(
     with served(settings) as url:
         assert run(["data", "add", str(file), "--url", url]) == 0
         assert capsys.readouterr().out == "Added my-flowers: csv, 40 rows, 3 columns, 279 bytes.\n"
+        odd = tmp_path / "odd.csv"
+        odd.write_text("x;kind\n" + "".join(f"{i},5;{'ab'[i % 2]}\n" for i in range(30)))
+        assert run(["data", "add", str(odd), "--url", url]) == 0
+        assert "Note: column 'x' holds texts such as" in capsys.readouterr().err
         assert run(["data", "list", "--url", url]) == 0
         lines = capsys.readouterr().out.splitlines()
         (line,) = (line for line in lines if line.startswith("my-flowers"))

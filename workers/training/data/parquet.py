@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tuner_service.datasets.columns import Column
-from tuner_service.datasets.parquet import Parquet, column_names, kind_of, opened_parquet
+from tuner_service.datasets.parquet import Parquet, column_names, kind_of, opened_parquet, type_name
 from tuner_service.errors import DataError
 from workers.training.data.sources import Array
 
@@ -33,9 +33,9 @@ class ParquetBlock:
         cells = self.batch.column(self.batch.schema.get_field_index(name))
         kind = kind_of(cells.type)
         if kind is None:
+            told = f"column {name!r} is of the type {type_name(cells.type)}"
             raise DataError(
-                f"{self.file}: column {name!r} is of the type {cells.type}; leave it out of "
-                "`columns`, or save it as numbers or text"
+                f"{self.file}: {told}; leave it out of `columns`, or save it as numbers or text"
             )
 
         def where(row: int) -> str:

@@ -221,6 +221,7 @@ def test_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
         ("2024-01-{:02}", "dates"),
         ("{:02}.01.2024", "dates"),
         ("{},14", "decimal comma; set decimal to ','"),
+        ("0,{:03}", "decimal comma; set decimal to ','"),
     ],
 )
 def test_numbers_written_as_text_do_not_become_categories(
@@ -259,7 +260,7 @@ def test_a_decimal_comma(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "name"),
     [
-        ([[1.0, 2.0]] * 4, "list<"),
+        ([[1.0, 2.0]] * 4, "list<double>;"),
         ([{"u": 1}] * 4, "struct<"),
         (pa.array([1, 2, 3, 4], pa.date32()), "date32"),
         (pa.array([1, 2, 3, 4], pa.time32("s")), "time32"),
