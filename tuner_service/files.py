@@ -1,4 +1,4 @@
-"""What files need: to outlast a loss of power, a disk with room, and one process at a time."""
+"""What files need: private folders, a lasting rename, a disk with room, one process at a time."""
 
 import errno
 import fcntl
@@ -38,6 +38,24 @@ def check_writable(folder: Path) -> None:
         raise UnavailableError(f"the data directory {what}", cause=str(error)) from error
 
 
+def private_folder(path: Path) -> Path:
+    """Make a folder and what is missing above it, for its owner alone, and return it.
+
+    `Path.mkdir` gives its mode to the last folder only, and the umask takes from it.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    except FileNotFoundError:
+        private_folder(path.parent)
+        return private_folder(path)
+    else:
+        path.chmod(0o700)
+    return path
+
+
 @contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
     """Hold a lock file, between processes and between threads, for the block.
@@ -52,7 +70,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
     Yields:
         Whether it is held: without `wait` somebody else may have it.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tuner_service.data_directory import DataDirectory
 from tuner_service.errors import SettingsError
 
 _QUOTED = str.maketrans({mark: f"%{ord(mark):02X}" for mark in "%?#{}'\\\""})
@@ -120,7 +121,7 @@ class Settings(BaseSettings):
     @property
     def resolved_database_url(self) -> str:
         """The SQLAlchemy URL in force; holds the password, so never log it."""
-        path = str(self.data_dir / "tuner.db").translate(_QUOTED)
+        path = str(self.directory.database).translate(_QUOTED)
         return self.database_url.get_secret_value() or f"sqlite:///{path}"
 
     @property
@@ -149,8 +150,7 @@ class Settings(BaseSettings):
             return "TUNER_ALLOWED_HOSTS is set"
         return "TUNER_API_KEY is set" if self.api_key.get_secret_value() else ""
 
-    def prepare_data_dir(self) -> Path:
-        """Create the data directory, readable by its owner only, and return it."""
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.data_dir.chmod(0o700)
-        return self.data_dir
+    @property
+    def directory(self) -> DataDirectory:
+        """Return where everything lies under `data_dir`."""
+        return DataDirectory(self.data_dir)

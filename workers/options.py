@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from tuner_service.data_directory import DataDirectory
+
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Add what every such process is told."""
@@ -14,4 +16,4 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 def data_directories(options: argparse.Namespace) -> tuple[Path, ...]:
     """Return where data files may lie, the first to look in first."""
-    return (*options.dataset_dir, options.data_dir / "datasets", options.data_dir)
+    return (*options.dataset_dir, DataDirectory(options.data_dir).datasets, options.data_dir)

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from tuner_service.data_directory import DataDirectory
 from tuner_service.datasets import DatasetStore
 from tuner_service.definition import parse_definition, resolve, resolve_user_loop, total_slots
 from tuner_service.errors import DefinitionError
@@ -32,7 +33,7 @@ LOOP_SECONDS = 60.0
 def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Return the answer about a definition."""
     modules = offers_of(options.modules).read()
-    uploads = DatasetStore(options.data_dir / "datasets", max_bytes=0).all()
+    uploads = DatasetStore(DataDirectory(options.data_dir).datasets, max_bytes=0).all()
     try:
         definition = parse_definition(
             data,

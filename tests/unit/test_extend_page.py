@@ -124,7 +124,7 @@ def test_a_dataset_format(tmp_path: Path) -> None:
 
 def test_an_endpoint(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, host="127.0.0.1", database_url="", broker_url="")
-    settings.prepare_data_dir()
+    settings.directory.prepare()
     migrate(settings.resolved_database_url)
     app = create_app(settings)
     from tuner_service.api.routes import catalogue as page  # noqa: PLC0415

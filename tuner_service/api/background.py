@@ -28,7 +28,6 @@ PAUSE_SECONDS = 0.1  # between parts, at least: longer than anyone sleeps who wa
 LOOK_SECONDS = 60.0  # for what another process, or the one before this, has left
 SWEEP_SECONDS = 600.0
 STOP_SECONDS = 5.0  # for a folder that is large, or on a slow disk
-LOCK = "remover.lock"
 
 
 class BackgroundThread:
@@ -163,8 +162,8 @@ class Remover(BackgroundThread):
     def __init__(self, db: Database, *, settings: Settings) -> None:
         super().__init__(retry_seconds=2.0, stop_seconds=settings.grace_seconds)
         self._db = db
-        self._lock = settings.data_dir / LOCK
-        self._note = partial(mark_deleted, settings.data_dir)
+        self._lock = settings.directory.remover_lock
+        self._note = partial(mark_deleted, settings.directory)
 
     def round(self) -> float:
         """Remove what is left of all deleted studies, if no other process is at it."""
@@ -197,12 +196,12 @@ class Sweeper(BackgroundThread):
     def __init__(self, db: Database, *, settings: Settings) -> None:
         super().__init__(retry_seconds=SWEEP_SECONDS, stop_seconds=STOP_SECONDS)
         self._db = db
-        self._data_dir = settings.data_dir
+        self._directory = settings.directory
         self._seen: Seen = {}
 
     def round(self) -> float:
         """Remove them, folder by folder."""
-        removed = sweep(self._db, self._data_dir, self._seen, is_stopping=self._stopping.is_set)
+        removed = sweep(self._db, self._directory, self._seen, is_stopping=self._stopping.is_set)
         if removed:
             logger.info("removed %d files that nothing needs", removed)
         return SWEEP_SECONDS

@@ -56,7 +56,7 @@ def prepare(settings: Settings) -> None:
     Raises:
         SettingsError: A key is needed, and there is none.
     """
-    settings.prepare_data_dir()
+    settings.directory.prepare()
     db = Database.open(settings.resolved_database_url)
     try:
         check_file(db.url)

@@ -14,6 +14,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from tuner_service.errors import UnavailableError
+from tuner_service.files import private_folder
 from tuner_service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -81,10 +82,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 
 
 def _spool(settings: Settings) -> tuple[str, str]:
-    broker = settings.prepare_data_dir() / "broker"
-    for name in ("spool", "control"):
-        (broker / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return str(broker / "spool"), str(broker / "control")
+    settings.directory.prepare()
+    spool, control = (private_folder(settings.directory.broker / n) for n in ("spool", "control"))
+    return str(spool), str(control)
 
 
 class Ringer:

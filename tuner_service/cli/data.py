@@ -72,7 +72,8 @@ def fetch_data(
     from tuner_service.datasets.fetch import fetch  # noqa: PLC0415
 
     settings = settings_of(data_dir=data_dir)
-    folder = fetch(name, settings.prepare_data_dir() / "datasets", url=source)
+    settings.directory.prepare()
+    folder = fetch(name, settings.directory.datasets, url=source)
     show.out.print(f"{name} is in {folder}.", soft_wrap=True)
 
 

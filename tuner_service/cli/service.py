@@ -114,7 +114,7 @@ def migrate(data_dir: DataDir = None) -> None:
     from tuner_service.storage import migrate as run  # noqa: PLC0415
 
     settings = settings_of(data_dir=data_dir)
-    settings.prepare_data_dir()
+    settings.directory.prepare()
     run(settings.resolved_database_url)
     show.err.print("The database is up to date.")
 
@@ -206,7 +206,7 @@ def _database(data_dir: Path | None) -> Any:
     from tuner_service.storage import Database, check_schema  # noqa: PLC0415
 
     settings = settings_of(data_dir=data_dir)
-    settings.prepare_data_dir()
+    settings.directory.prepare()
     db = Database.open(settings.resolved_database_url)
     try:
         check_schema(db)

@@ -15,6 +15,7 @@ import httpx2
 
 from tuner_service.definition.faults import did_you_mean
 from tuner_service.errors import DataError, NotFoundError
+from tuner_service.files import private_folder
 
 TIMEOUT_SECONDS: Final = 60.0
 MAX_MEMBER_BYTES: Final = 1 << 30
@@ -93,8 +94,7 @@ def fetch(name: str, base: Path, *, url: str | None = None) -> Path:
         hint = did_you_mean(name, PUBLIC) or f"; there are {', '.join(PUBLIC)}"
         raise NotFoundError(f"there is no data set {name!r} to fetch{hint}")
     public = PUBLIC[name]
-    folder = base / public.folder
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = private_folder(base / public.folder)
     source = (url or public.url).rstrip("/")
     wanted = public.members or tuple(public.files)
     if all((folder / file).is_file() for file in wanted):

@@ -27,7 +27,7 @@ from tuner_service.definition.catalogue import DATASETS, UPLOAD_NAME
 from tuner_service.definition.faults import did_you_mean
 from tuner_service.definition.uploads import FOLDER
 from tuner_service.errors import DataError, InputError, LimitError, NotFoundError
-from tuner_service.files import locked, sync_folder
+from tuner_service.files import locked, private_folder, sync_folder
 from tuner_service.settings import Settings
 
 SPARE_SECONDS: Final = 3600.0
@@ -57,7 +57,7 @@ class DatasetStore:
     @classmethod
     def of(cls, settings: Settings) -> "DatasetStore":
         """Return the store of these settings."""
-        return cls(settings.data_dir / "datasets", max_bytes=settings.max_dataset_bytes)
+        return cls(settings.directory.datasets, max_bytes=settings.max_dataset_bytes)
 
     def receive(self, name: str) -> "Receiver":
         """Begin an upload under this name.
@@ -71,7 +71,7 @@ class DatasetStore:
             )
         if name in DATASETS:
             raise InputError(f"{name!r} is a built-in data set; choose another name")
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._incoming)
         return Receiver(self, name, self._incoming / secrets.token_hex(8))
 
     def adopt(self, name: str, path: Path, sha256: str) -> Upload:
@@ -108,7 +108,7 @@ class DatasetStore:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep others out, of this process or another, and those who use a version."""
-        self._index.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._index)
         with locked(self._uploads / LOCK):
             yield
 
@@ -263,7 +263,7 @@ def _unlink_older(path: Path, seconds: float) -> None:
 
 def _move(path: Path, target: Path) -> None:
     while True:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(target.parent)
         try:
             path.replace(target)
         except FileNotFoundError:

@@ -1,7 +1,7 @@
 """Files under the data directory that nothing needs any more.
 
     checkpoints/STUDY/SLOT.…          needed until the slot is done or failed, or its study is over
-    models/STUDY/SLOT-EPOCH.…         needed while a trial names it, or its lease may yet do so
+    models/STUDY/SLOT-TOKEN.…         needed while a trial names it, or its lease may yet do so
     deleted/STUDY                     the study was deleted, and so are its files
 
 A worker drops the files of what it ends itself. What remains is swept here: of slots whose last
@@ -21,6 +21,8 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
+from tuner_service.data_directory import DataDirectory, fencing_token_of, slot_of
+from tuner_service.files import private_folder
 from tuner_service.reads.states import FINAL
 from tuner_service.storage import Database
 from tuner_service.storage.postgres import Row
@@ -28,36 +30,36 @@ from tuner_service.storage.schema import GONE, slots, studies, trials
 
 logger = logging.getLogger(__name__)
 
-FOLDERS: Final = ("models", "logs", "checkpoints")
-DELETED: Final = "deleted"
 GHOST_SECONDS: Final = 3600.0  # how long a process may write for a study that was deleted
 _AT_ONCE: Final = 500  # slot numbers in one statement
-_DIGITS: Final = 10  # a longer number is no slot's
 
 Seen = dict[str, int]
 """The modification time, in ns, of each directory of models in which all is as it should be."""
 
 
-def mark_deleted(data_dir: Path, study: str) -> None:
+def mark_deleted(directory: DataDirectory, study: str) -> None:
     """Note that a study was deleted, so that its files go, also what is written late."""
     with contextlib.suppress(OSError):  # a full disk is what studies are deleted for
-        (data_dir / DELETED).mkdir(mode=0o700, parents=True, exist_ok=True)
-        (data_dir / DELETED / study).touch(mode=0o600)
+        (private_folder(directory.deleted) / study).touch(mode=0o600)
 
 
-def remove_files(data_dir: Path, study: str) -> None:
+def remove_files(directory: DataDirectory, study: str) -> None:
     """Remove the files of a study that is deleted."""
-    for folder in FOLDERS:
+    for folder in directory.study_folders(study):
         try:
-            shutil.rmtree(data_dir / folder / study)
+            shutil.rmtree(folder)
         except FileNotFoundError:
             continue
         except OSError as error:
-            logger.warning("cannot remove %s/%s (will try again): %s", folder, study, error)
+            logger.warning("cannot remove %s (will try again): %s", folder, error)
 
 
 def sweep(
-    db: Database, data_dir: Path, seen: Seen, *, is_stopping: Callable[[], bool] = lambda: False
+    db: Database,
+    directory: DataDirectory,
+    seen: Seen,
+    *,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> int:
     """Remove what nothing needs; return how many files. Idempotent, and safe at any time.
 
@@ -68,16 +70,16 @@ def sweep(
     Raises:
         UnavailableError: The database cannot be reached.
     """
-    _sweep_deleted(db, data_dir / DELETED, is_stopping)
+    _sweep_deleted(db, directory, is_stopping)
     removed = 0
-    for folder in _folders(data_dir / "checkpoints"):
+    for folder in _folders(directory.all_checkpoints):
         if is_stopping():
             return removed
         removed += _remove(_spent_checkpoints(db, folder))
         with contextlib.suppress(OSError):  # not empty, or written to just now
             if _is_over(db, folder.name):
                 folder.rmdir()
-    folders = _folders(data_dir / "models")
+    folders = _folders(directory.all_models)
     for folder in folders:
         if is_stopping():
             return removed
@@ -87,24 +89,23 @@ def sweep(
     return removed
 
 
-def _sweep_deleted(db: Database, marks: Path, is_stopping: Callable[[], bool]) -> None:
-    for mark in _entries(marks):
+def _sweep_deleted(db: Database, directory: DataDirectory, is_stopping: Callable[[], bool]) -> None:
+    for mark in _entries(directory.deleted):
         if is_stopping():
             return
         with db.read() as connection:
             exists = _study(connection, mark.name) is not None  # a backup from before was restored
         if not exists:
-            remove_files(marks.parent, mark.name)
+            remove_files(directory, mark.name)
         with contextlib.suppress(OSError):
-            if exists or _is_through(mark):
+            if exists or _is_through(directory, mark):
                 mark.unlink()
 
 
-def _is_through(mark: Path) -> bool:
+def _is_through(directory: DataDirectory, mark: Path) -> bool:
     """Return whether a deleted study's files have gone, and nobody writes more of them."""
-    folders = [mark.parent.parent / folder / mark.name for folder in FOLDERS]
     is_old = time.time() - mark.stat().st_mtime > GHOST_SECONDS
-    return is_old and not any(folder.exists() for folder in folders)
+    return is_old and not any(folder.exists() for folder in directory.study_folders(mark.name))
 
 
 def _is_over(db: Database, study: str) -> bool:
@@ -115,7 +116,7 @@ def _is_over(db: Database, study: str) -> bool:
 
 def _spent_checkpoints(db: Database, folder: Path) -> list[Path]:
     """Return the checkpoints of slots that will never run again."""
-    entries = _by_slot(folder, separator=".")
+    entries = _by_slot(folder)
     with db.read() as connection:
         study = _study(connection, folder.name)
         if study is None or not entries:
@@ -134,7 +135,7 @@ def _sweep_models(db: Database, folder: Path, seen: Seen) -> int:
     changed = _changed_ns(folder)
     if seen.get(folder.name) == changed:
         return 0
-    entries = _by_slot(folder, separator="-")
+    entries = _by_slot(folder)
     with db.read() as connection:
         study = _study(connection, folder.name)
         if study is None:
@@ -162,8 +163,7 @@ def _sweep_models(db: Database, folder: Path, seen: Seen) -> int:
 
 def _may_be_named(slot: Row, path: Path) -> bool:
     """Return whether the lease under which the model was written still lives."""
-    epoch = path.name.split(".")[0].partition("-")[2]
-    return slot["state"] == "leased" and epoch == str(slot["fencing_token"])
+    return slot["state"] == "leased" and fencing_token_of(path) == str(slot["fencing_token"])
 
 
 def _study(connection: Connection, study: str) -> Row | None:
@@ -181,13 +181,12 @@ def _slots(connection: Connection, study: Row, numbers: Iterable[int]) -> Iterat
         ).mappings()
 
 
-def _by_slot(folder: Path, *, separator: str) -> dict[int, list[Path]]:
-    """Return a study's files by the number of their slot, with which their names begin."""
+def _by_slot(folder: Path) -> dict[int, list[Path]]:
+    """Return a study's files by the number of their slot."""
     found: dict[int, list[Path]] = {}
     for path in _entries(folder):
-        number = path.name.partition(separator)[0]
-        if number.isdecimal() and len(number) < _DIGITS:
-            found.setdefault(int(number), []).append(path)
+        if (number := slot_of(path)) is not None:
+            found.setdefault(number, []).append(path)
     return found
 
 

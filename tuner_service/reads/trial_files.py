@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
+from tuner_service.data_directory import DataDirectory
 from tuner_service.errors import NotFoundError, NotKeptError
 from tuner_service.reads.lookup import find_study
 from tuner_service.storage import Database
@@ -34,7 +35,7 @@ class TrialFiles:
     log: Path | None
 
 
-def trial_files(db: Database, ref: str, number: int, *, data_dir: Path) -> TrialFiles:
+def trial_files(db: Database, ref: str, number: int, *, directory: DataDirectory) -> TrialFiles:
     """Return where a trial's files lie.
 
     Raises:
@@ -51,13 +52,13 @@ def trial_files(db: Database, ref: str, number: int, *, data_dir: Path) -> Trial
         ).first()
     if row is None:
         raise NotFoundError(f"study {study['name']!r} has no trial {number}")
-    log = None if row.slot is None else f"logs/{study['public_id']}/{row.slot}-{row.attempt}.log"
+    public_id = study["public_id"]
     return TrialFiles(
-        study=study["public_id"],
+        study=public_id,
         number=number,
         definition=dict(study["definition"]),
-        model=_inside(data_dir, row.model_path),
-        log=_inside(data_dir, log),
+        model=directory.inside(row.model_path),
+        log=None if row.slot is None else directory.log(public_id, row.slot, row.attempt),
     )
 
 
@@ -89,11 +90,3 @@ def read_log(path: Path | None, *, tail: int | None) -> str:
         return text
     lines = text.splitlines(keepends=True)
     return "".join(lines[-tail:]) if tail else ""
-
-
-def _inside(data_dir: Path, relative: str | None) -> Path | None:
-    """Return the path, unless it leaves the data directory."""
-    if relative is None:
-        return None
-    path = (data_dir / relative).resolve()
-    return path if path.is_relative_to(data_dir.resolve()) else None

@@ -28,6 +28,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tuner_service.errors import DamagedError, SchemaVersionError, SettingsError, UnavailableError
+from tuner_service.files import private_folder
 from tuner_service.json_values import finite
 from tuner_service.storage.postgres import TCP, TimeoutConnection, snapshots, use_pipelines
 
@@ -172,7 +173,7 @@ def _require_file(url: str, *, create: bool) -> None:
         return
     if not create:
         raise SchemaVersionError(f"there is no database at {path}: run `tuner migrate`")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     path.touch(mode=0o600)
 
 

@@ -57,7 +57,7 @@ def free_port(host: str, port: int) -> int:
 @contextlib.contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
     """Hold the data directory for this process; two services on one would share a spool."""
-    lock = settings.data_dir / "up.lock"
+    lock = settings.directory.up_lock
     with locked(lock, wait=False) as mine:
         if not mine:
             raise SettingsError(_taken(lock, settings.data_dir))

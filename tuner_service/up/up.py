@@ -20,6 +20,7 @@ from tuner_service import __version__
 from tuner_service.access.keys import any_key_made, forget_settings_key, require_safe_settings
 from tuner_service.definition.user_modules import NOT_OFFERED
 from tuner_service.errors import SettingsError, TunerError, UnavailableError
+from tuner_service.files import private_folder
 from tuner_service.layout import worker_environment
 from tuner_service.reads.workers import list_workers
 from tuner_service.settings import Settings
@@ -50,7 +51,7 @@ def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> Non
             and there is none.
         StartError: The API does not start.
     """
-    settings.prepare_data_dir()
+    settings.directory.prepare()
     with only_one(settings):
         settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
         migrate(settings.resolved_database_url)
@@ -183,8 +184,7 @@ def _device_words(gpus: Sequence[str], count: int) -> str:
 
 
 def _members(settings: Settings, gpus: Sequence[str], count: int) -> list[Service]:
-    logs = settings.data_dir / "logs" / "service"
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    logs = private_folder(settings.directory.service_logs)
     environment = _environment(settings)
     serve = [sys.executable, "-m", "tuner_service.cli", "serve"]
     members = [Service("API", serve, environment, _fresh(logs / "api.log"))]

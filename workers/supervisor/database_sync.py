@@ -157,7 +157,7 @@ class DatabaseSync:
                 continue
             if finish.lease.key not in lost:
                 if _may_leave_files(run):
-                    session.directory.drop_checkpoint(run.study.work, finish.lease)
+                    session.directory.drop_checkpoint(run.study.work.public_id, run.lease.number)
             elif self._unsure:
                 session.discount(run, None)  # it may be counted after all
             else:
@@ -167,7 +167,7 @@ class DatabaseSync:
         for fail in batch.fails:
             run = session.closing.get(fail.lease.key)
             if run is not None and not fail.retry and fail.lease.key not in lost:
-                session.directory.drop_checkpoint(run.study.work, fail.lease)
+                session.directory.drop_checkpoint(run.study.work.public_id, run.lease.number)
         ended: list[Outcome] = [*batch.finishes, *batch.fails, *batch.hand_backs]
         for outcome in ended:
             session.closing.pop(outcome.lease.key, None)

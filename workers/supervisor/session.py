@@ -9,7 +9,6 @@ from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
 from workers.protocol.messages import Command, ForgetResults, RunId, Stop, StopMode
 from workers.supervisor import outcomes
-from workers.supervisor.data_directory import DataDirectory
 from workers.supervisor.held_runs import HeldRuns, LeasedTrial, Phase
 from workers.supervisor.outbox import Outbox, Outcome
 from workers.supervisor.restarts import TrainerRestarter
@@ -41,7 +40,7 @@ class ServeSession:
         self.held = HeldRuns(ids)
         self.outbox = Outbox(flush_seconds=settings.flush_seconds)
         self.closing: dict[tuple[int, int], LeasedTrial] = {}
-        self.directory = DataDirectory(settings.data_dir)
+        self.directory = settings.directory
 
     @property
     def lanes(self) -> int:

@@ -164,19 +164,21 @@ class Supervisor:
             logger.info("trial sent to the trainer", extra=run.log())
 
     def _start_of(self, run: LeasedTrial) -> TrialStart:
-        directory, work, lease = self._session.directory, run.study.work, run.lease
+        directory = self._settings.directory
+        study, slot = run.study.work.public_id, run.lease.number
+        model = directory.model(study, slot, run.lease.fencing_token)
         return TrialStart(
             run=run.id,
             number=run.number,
-            study=work.study_id,
+            study=run.study.work.study_id,
             spec=run.spec,
-            checkpoint=str(directory.checkpoint(work, lease)),
+            checkpoint=str(directory.checkpoint(study, slot)),
             resume=run.checkpoint_step,
-            model=str(directory.model(work, lease)) if run.study.keep_models else None,
+            model=str(model) if run.study.keep_models else None,
             keep_models=run.study.keep_models,
             prunable=run.study.prunes,
             exclusive=run.is_exclusive,
-            log=str(directory.log(work, lease)),
+            log=str(directory.log(study, slot, run.lease.attempt)),
         )
 
     # Deadlines and deaths

@@ -23,6 +23,7 @@ from typing import IO
 
 import psutil
 
+from tuner_service.files import private_folder
 from workers.protocol.codec import COMMANDS, TRAINER_MESSAGES
 from workers.protocol.messages import Command, Ready, TrainerMessage
 from workers.protocol.pipes import spawn
@@ -205,7 +206,7 @@ def _messages(pipe: IO[bytes]) -> Iterator[TrainerMessage]:
 
 def _prepare_log(path: Path) -> int:
     """Make room for the log and return the offset at which a new process's output starts."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     _drop_old_logs(path.parent)
     size = path.stat().st_size if path.exists() else 0
     if size > _LOG_CAP_BYTES:

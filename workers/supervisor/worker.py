@@ -67,7 +67,7 @@ def trainer_command(
     return TrainerCommand(
         tuple(arguments),
         environment=scrubbed(os.environ, threads=worker_settings.threads),
-        log_path=settings.data_dir / "logs" / "trainers" / f"{worker_id}.log",
+        log_path=settings.directory.trainer_log(worker_id),
     )
 
 
@@ -204,7 +204,7 @@ class Worker:
             UnavailableError: The database cannot be reached.
         """
         offers_of(worker_settings.modules_dir)  # what is wrong with it is said at the start
-        settings.prepare_data_dir()
+        settings.directory.prepare()
         worker_id = new_worker_id()
         db = Database.open(settings.resolved_database_url)
         check_schema(db)

@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 from tests.integration.lifecycle.hands import SETTINGS, Hand, expire, submitted
 from tests.integration.lifecycle.test_ends import use_up
+from tuner_service.data_directory import DataDirectory
 from tuner_service.lifecycle import garbage
 from tuner_service.lifecycle.change import StudyPatch, cancel, patch, pause
 from tuner_service.lifecycle.delete import delete
@@ -62,16 +63,16 @@ def test_checkpoints_go_with_their_slots_end_and_not_before(
     folder = checkpoints(tmp_path, study.id, 5)
     kept = sorted(of_slot(2) + of_slot(3) + of_slot(4))
 
-    assert sweep(db, tmp_path, {}) == 6
+    assert sweep(db, DataDirectory(tmp_path), {}) == 6
     assert left(folder) == kept
     expire(db, running)
     reconcile(db, settings=SETTINGS)
     pause(db, study.id)
-    sweep(db, tmp_path, {})
+    sweep(db, DataDirectory(tmp_path), {})
     assert left(folder) == kept, "the next attempts go on from them"
 
     cancel(db, study.id)
-    sweep(db, tmp_path, {})
+    sweep(db, DataDirectory(tmp_path), {})
     assert not folder.exists()
 
 
@@ -84,7 +85,7 @@ def test_checkpoints_of_slots_that_a_raised_timeout_opens_again_stay(
     use_up(db, 60.0)
     assert reconcile(db, settings=SETTINGS).finished == [study.id]
     folder = checkpoints(tmp_path, study.id, 2)
-    sweep(db, tmp_path, {})
+    sweep(db, DataDirectory(tmp_path), {})
     assert left(folder) == sorted(of_slot(0) + of_slot(1))
     patch(db, study.id, StudyPatch(timeout=1000.0), settings=SETTINGS)
     assert hand.claim(2).leases[0].checkpoint_step == 2
@@ -102,10 +103,10 @@ def test_models_that_no_trial_names_go(db: Database, hand: Hand, tmp_path: Path)
     seen: Seen = {}
     written(folder, Path(path).name, "0-7.safetensors", mine, "1-0.safetensors.tmp", "notes")
 
-    assert sweep(db, tmp_path, seen) == 2
+    assert sweep(db, DataDirectory(tmp_path), seen) == 2
     assert left(folder) == sorted([Path(path).name, mine, "notes"]), "the lease of one lives"
     hand.finish(running, running_trial, 0.1)
-    assert sweep(db, tmp_path, seen) == 1
+    assert sweep(db, DataDirectory(tmp_path), seen) == 1
     assert left(folder) == [Path(path).name, "notes"]
 
 
@@ -115,13 +116,13 @@ def test_models_are_looked_at_again_when_something_was_written(
     study = submitted(db)
     folder, seen = tmp_path / "models" / study.id, {}
     written(folder, "notes")
-    sweep(db, tmp_path, seen)
+    sweep(db, DataDirectory(tmp_path), seen)
     assert set(seen) == {study.id}
     written(folder, "0-0.safetensors")
     os.utime(folder, ns=(1, 1))
-    assert sweep(db, tmp_path, seen) == 1
+    assert sweep(db, DataDirectory(tmp_path), seen) == 1
     folder.rename(tmp_path / "elsewhere")
-    sweep(db, tmp_path, seen)
+    sweep(db, DataDirectory(tmp_path), seen)
     assert seen == {}
 
 
@@ -130,10 +131,10 @@ def deleted(db: Database, hand: Hand, tmp_path: Path) -> str:
     """A study that was deleted by a process that died before it could remove the files."""
     study = submitted(db, budget={"trials": 1})
     pause(db, study.id)
-    mark_deleted(tmp_path, study.id)
+    mark_deleted(DataDirectory(tmp_path), study.id)
     delete(db, study.id)
-    for folder in garbage.FOLDERS:
-        written(tmp_path / folder / study.id, "0-1.log")
+    for folder in DataDirectory(tmp_path).study_folders(study.id):
+        written(folder, "0-1.log")
     return study.id
 
 
@@ -141,16 +142,16 @@ def test_files_of_a_deleted_study_go_and_what_comes_late_too(
     db: Database, deleted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        sweep(db, tmp_path, {})
+        sweep(db, DataDirectory(tmp_path), {})
         assert not list(tmp_path.glob(f"*/{deleted}/*"))
         written(tmp_path / "checkpoints" / deleted, "0.3.safetensors")  # by a trial that ran yet
     mark = tmp_path / "deleted" / deleted
     os.utime(mark, (0, 0))
     with monkeypatch.context() as broken:
         broken.setattr(garbage.shutil, "rmtree", refuse)
-        sweep(db, tmp_path, {})
+        sweep(db, DataDirectory(tmp_path), {})
         assert mark.exists(), "its files are there yet"
-    sweep(db, tmp_path, {})
+    sweep(db, DataDirectory(tmp_path), {})
     assert not mark.exists()
 
 
@@ -163,22 +164,22 @@ def test_a_sweep_that_is_to_stop_leaves_the_rest_to_the_next(
 ) -> None:
     study = submitted(db)
     written(tmp_path / "models" / study.id, "0-1.safetensors")
-    assert sweep(db, tmp_path, {}, is_stopping=lambda: True) == 0
+    assert sweep(db, DataDirectory(tmp_path), {}, is_stopping=lambda: True) == 0
     assert left(tmp_path / "logs" / deleted) == ["0-1.log"]
-    assert sweep(db, tmp_path, {}) == 1
+    assert sweep(db, DataDirectory(tmp_path), {}) == 1
 
 
 def test_a_study_that_is_not_known_or_was_not_deleted_after_all_keeps_its_files(
     db: Database, tmp_path: Path
 ) -> None:
     study = submitted(db)
-    mark_deleted(tmp_path, study.id)
-    places: list[Any] = [tmp_path / folder / name / "0-1.x" for folder in garbage.FOLDERS[:2]
+    mark_deleted(DataDirectory(tmp_path), study.id)
+    places: list[Any] = [tmp_path / folder / name / "0-1.x" for folder in ("models", "logs")
                          for name in ("another", study.id)]  # fmt: skip
     with db.write() as connection:
         connection.execute(update(slots).values(state="leased", fencing_token=1))
     for place in places:
         written(place.parent, place.name)
-    assert sweep(db, tmp_path, {}) == 0
+    assert sweep(db, DataDirectory(tmp_path), {}) == 0
     assert all(place.exists() for place in places)
     assert not (tmp_path / "deleted" / study.id).exists(), "another restore may not know it"

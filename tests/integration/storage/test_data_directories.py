@@ -21,7 +21,7 @@ def test_a_data_directory_may_have_any_name(
     folder = tmp_path / name
     monkeypatch.setenv("TUNER_DATA_DIR", str(folder))
     settings = Settings()
-    settings.prepare_data_dir()
+    settings.directory.prepare()
     migrate(settings.resolved_database_url)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (folder / "tuner.db").stat().st_size > 0

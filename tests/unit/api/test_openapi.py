@@ -20,7 +20,7 @@ SNAPSHOT = Path(__file__).with_name("openapi.json")
 def document(directory: Path) -> dict[str, Any]:
     """Return the document as an application on loopback publishes it."""
     settings = Settings(data_dir=directory, host="127.0.0.1", database_url="", broker_url="")
-    settings.prepare_data_dir()
+    settings.directory.prepare()
     migrate(settings.resolved_database_url)
     app = create_app(settings)
     with TestClient(app):  # its end closes what it has opened, the dashboard's database too

@@ -158,7 +158,7 @@ def test_a_taken_port_is_a_problem_unless_a_service_of_ours_has_it(
 def test_the_database_is_looked_at_and_not_made(settings: Settings) -> None:
     assert doctor.database(settings).state == "ok"
     assert not settings.data_dir.exists()
-    settings.prepare_data_dir()
+    settings.directory.prepare()
     migrate(settings.resolved_database_url)
     assert doctor.database(settings).detail == "SQLite, of this version"
     (settings.data_dir / "tuner.db").write_bytes(b"")

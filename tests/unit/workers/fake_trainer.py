@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from tuner_service.files import private_folder
 from workers.protocol.codec import COMMANDS, TRAINER_MESSAGES
 from workers.protocol.messages import (
     DEVICE_LOST_EXIT,
@@ -140,6 +141,7 @@ class FakeTrainer:
         self.tell(Stopped(run=key, mode=mode, step=run.step, values=values))
 
     def write_checkpoint(self, run: Run) -> None:
+        private_folder(Path(run.start.checkpoint).parent)
         Path(run.start.checkpoint + ".json").write_text(json.dumps({"step": run.step}))
 
     def checkpoint_step(self, start: TrialStart) -> int:
@@ -173,6 +175,7 @@ class FakeTrainer:
             del self.runs[key]
             model = run.start.model
             if model:
+                private_folder(Path(model).parent)
                 Path(model).write_bytes(b"weights")
             self.tell(Finished(run=key, values=[value], backend="plain", model=model))
 

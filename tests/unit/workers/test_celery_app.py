@@ -1,5 +1,7 @@
 """The Celery app's configuration, and what it refuses."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,3 +67,8 @@ def test_the_event_loop_of_redis_is_kept_looking(monkeypatch: pytest.MonkeyPatch
     assert delay is not None
     assert delay <= module.LOOK_SECONDS
     module.appear(sender=SimpleNamespace(hub=None))  # the filesystem broker has none
+
+
+def test_the_worker_process_does_not_import_torch() -> None:
+    code = "import sys, workers.celery_app, workers.tasks; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.workers.conftest import Bench
 from tests.unit.workers.fakes import open_fake_study
+from tuner_service.files import private_folder
 from workers.protocol.messages import Events, Finished, ForgetResults, Start
 from workers.supervisor.trainer_process import TrainerProcess
 
@@ -490,7 +491,8 @@ def test_a_ghosts_model_goes_with_it(bench: Make, tmp_path: Path, phase: str) ->
     run.sent(0.0)
     if phase == "lost":
         session.held.lose(run)
-    model = session.directory.model(run.study.work, lease)
+    model = session.directory.model(run.study.work.public_id, lease.number, lease.fencing_token)
+    private_folder(model.parent)
     model.write_bytes(b"weights")
     event = Finished(run=run.id, values=[1.0], model=str(model))
     b.supervisor._trainer_events.take(Events([event]))

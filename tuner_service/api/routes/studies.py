@@ -269,11 +269,11 @@ class PatchError(DefinitionError):
 )
 def delete_study(service: ServiceDep, _: CallerDep, study: Ref) -> Response:
     """Delete it: nobody finds it any more. Its rows and files go soon after."""
-    data_dir = service.settings.data_dir
+    directory = service.settings.directory
     gone = delete(service.db, study)
     service.remover.wake()
     return Response(
-        status_code=204, background=BackgroundTask(garbage.remove_files, data_dir, gone)
+        status_code=204, background=BackgroundTask(garbage.remove_files, directory, gone)
     )
 
 

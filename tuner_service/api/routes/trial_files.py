@@ -39,7 +39,7 @@ def get_model(service: ServiceDep, _: CallerDep, study: Ref, number: Number) -> 
     Weights are kept of the best `training.keep_models` trials; for others the problem's code is
     `not_kept`.
     """
-    files = trial_files(service.db, study, number, data_dir=service.settings.data_dir)
+    files = trial_files(service.db, study, number, directory=service.settings.directory)
     bundle = write_bundle(files, get_trial(service.db, files.study, number))
     name = f"{files.study}-{number}.zip"
     return StreamingResponse(
@@ -71,5 +71,5 @@ def get_logs(
     ] = None,
 ) -> Response:
     """Return what the trial's code printed, and the traceback if it failed."""
-    files = trial_files(service.db, study, number, data_dir=service.settings.data_dir)
+    files = trial_files(service.db, study, number, directory=service.settings.directory)
     return PlainTextResponse(read_log(files.log, tail=tail))

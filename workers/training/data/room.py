@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tuner_service.errors import DataError
+from tuner_service.files import private_folder
 
 STREAMED = "streamed"  # the files' directory under the data directory
 GPU_SHARE = 0.5  # of the free memory, for one data set; networks need the rest
@@ -103,7 +104,7 @@ def _mapped(
 ) -> NDArray[Any]:
     size = max(1, prod(shape) * dtype.itemsize)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        private_folder(directory)
         free = shutil.disk_usage(directory).free
         if size > int(free * DISK_SHARE):
             raise DataError(

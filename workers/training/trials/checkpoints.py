@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tuner_service.errors import TunerError
-from tuner_service.files import sync_folder
+from tuner_service.files import private_folder, sync_folder
 
 SUFFIX = ".safetensors"
 KEPT = 3  # checkpoints of a trial; a worker without a database for a while writes two unheard
@@ -54,7 +54,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, 
     """Write tensors with a JSON note in the header; a reader sees the old file or the new one."""
     data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     payload = save(data, {_PROGRESS: json.dumps(dict(note))})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     draft = path.with_name(path.name + ".tmp")
     with draft.open("wb") as file:
         file.write(payload)

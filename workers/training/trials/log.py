@@ -10,6 +10,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 from typing import IO
 
+from tuner_service.files import private_folder
+
 MAX_BYTES = 1_000_000
 _CUT = "\n[the rest is left out: a trial's log holds at most 1 MB]\n"
 
@@ -52,7 +54,7 @@ class TrialLog(io.TextIOBase):
     def _append(self, text: str) -> None:
         try:
             if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                private_folder(self._path.parent)
                 self._file = self._path.open("a", encoding="utf-8", errors="replace")
             self._file.write(text)
         except OSError:

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import torch
 
 from tuner_service.definition.trial_spec import UserLoopSpec
+from tuner_service.files import private_folder
 from tuner_service.processes import how_it_ended
 from workers.protocol.messages import (
     Failed,
@@ -99,7 +100,7 @@ def prepare(start: TrialStart) -> tuple[int | None, list[float] | None]:
     if known is None:
         shutil.rmtree(directory, ignore_errors=True)
         log.unlink(missing_ok=True)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(directory)
     if known is None:
         return None, None
     # What the database knows no report of is said again, by the loop or from its log.

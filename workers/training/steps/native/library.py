@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from tuner_service.files import private_folder
+
 SOURCE = Path(__file__).with_name("kernels.cpp")
 INCLUDED = (Path(__file__).with_name("recurrent.h"),)
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math")
@@ -148,7 +150,7 @@ def build(directory: Path) -> Path:
         raise NativeError("no C++ compiler (g++)")
     path = directory / f"native-{_fingerprint(compiler)}.so"
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(directory)
         _compile(compiler, path)
     return path
 
