@@ -44,8 +44,8 @@ def test_an_examples_first_trial_trains(file: Path, tmp_path: Path) -> None:
         ),
     )
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
-    assert all(math.isfinite(value) for value in finished["values"])
-    assert {f"test_{name}" for name in spec.metrics} <= _keys(finished["record"])
+    assert all(math.isfinite(value) for value in finished.values)
+    assert {f"test_{name}" for name in spec.metrics} <= _keys(finished.record)
 
 
 def cifar(folder: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_network_of_ones_own_trains(tmp_path: Path) -> None:
     spec = resolve(definition, {"learning_rate": 0.03, "width": 16})
     engine = Engine("cpu", settings=EngineSettings(modules_dir=EXAMPLES / "network", threads=1))
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
-    assert finished["values"][0] < 0.2, "by chance a guess is 0.89 rings off"
+    assert finished.values[0] < 0.2, "by chance a guess is 0.89 rings off"
 
 
 def test_every_network_and_every_kind_of_data_has_an_example() -> None:
