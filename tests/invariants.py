@@ -12,8 +12,8 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection, and_, func, or_, select
 
-from tuner_service.definition import StudyDefinition
-from tuner_service.search.grid import grid_points
+from tuner_service.definition import StudyDefinition, space_of
+from tuner_service.definition.grid import grid_points
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 from tuner_service.storage.optuna_rows import INTERMEDIATE, TRIALS, VALUES, read_value
@@ -215,7 +215,7 @@ def _grids_are_covered(connection: Connection) -> None:
         found = connection.execute(
             select(slots.c.parameters, slots.c.state).where(slots.c.study_id == study["id"])
         ).all()
-        wanted = Counter(_point(point) for point in grid_points(definition))
+        wanted = Counter(_point(point) for point in grid_points(space_of(definition)))
         assert Counter(_point(point) for point, _ in found) == wanted, f"I9: {study['name']}"
         if study["state"] == "completed" and study["reason"] is None:
             left = [point for point, state in found if state not in ("done", "failed")]

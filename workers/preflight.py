@@ -20,7 +20,7 @@ from tuner_service.data_directory import DataDirectory
 from tuner_service.datasets import DatasetStore
 from tuner_service.definition import parse_definition, resolve, resolve_user_loop, total_slots
 from tuner_service.errors import DefinitionError
-from tuner_service.search.spread import first_point
+from tuner_service.search.samplers.uniform import first_point
 from workers.offers import offers_of
 from workers.options import add_training_options, data_directories
 from workers.trainer.main import pick_device

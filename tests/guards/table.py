@@ -503,7 +503,7 @@ GUARDS: Final = (
         "I9",
         "each point of the grid is one slot, fixed at submit",
         "grid-points",
-        Become("next(grid_points(definition))"),
+        Become("next(grid_points(space))"),
         "slot: test_a_grid_covers_every_point_once",
     ),
     guard(

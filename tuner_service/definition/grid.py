@@ -1,11 +1,11 @@
-"""The grid: which values a parameter takes in it, and how many points it has, without expanding it.
+"""The grid: which values a parameter takes in it, how many points it has, and each of them once.
 
-Search enumerates the points; here they are only counted, so that a definition with too many can
-be refused first.
+Points are counted without making them, so that a definition with too many can be refused first. A
+conditional parameter multiplies points only where it applies.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tuner_service.definition.options import same_scalar
@@ -100,6 +100,29 @@ def grid_size(space: Space) -> int | None:
                 return None
         states = grown
     return sum(states.values())
+
+
+def grid_points(space: Space) -> Iterator[dict[str, Any]]:
+    """Yield every grid point once, the last parameter changing fastest."""
+    values = {name: grid_values(parameter) for name, parameter in space.parameters}
+    return _expand(space, tuple(values), values, {})
+
+
+def _expand(
+    space: Space,
+    names: tuple[str, ...],
+    values: Mapping[str, Sequence[Any]],
+    point: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    if not names:
+        yield dict(point)
+        return
+    name, rest = names[0], names[1:]
+    if not space.applies(name, point):
+        yield from _expand(space, rest, values, point)
+        return
+    for value in values[name]:
+        yield from _expand(space, rest, values, {**point, name: value})
 
 
 class _Unwatched:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from tuner_service.definition import StudyDefinition, space_of
-from tuner_service.search.grid import grid_points
+from tuner_service.definition.grid import grid_points
 from tuner_service.search.samplers.uniform import draw
 from tuner_service.storage.bulk import insert_rows
 from tuner_service.storage.schema import slots
@@ -20,8 +20,8 @@ def slot_rows(definition: StudyDefinition, *, first: int, count: int) -> Iterato
     A draw takes 0.1 ms or so: draw before a transaction begins, not within.
     """
     entry = definition.sampler.entry
-    points = grid_points(definition) if entry.budget_from_grid else None
     space, seed = space_of(definition), definition.sampler.seed
+    points = grid_points(space) if entry.budget_from_grid else None
     for number in range(first, first + count):
         enqueued = _enqueued(definition, number)
         parameters = None

@@ -9,7 +9,7 @@ from tuner_service.definition import StudyDefinition, parallel_trials, resolve, 
 from tuner_service.errors import TunerError
 from tuner_service.lifecycle.messages import Lease, StudyWork
 from tuner_service.search import StudySearch
-from tuner_service.search.spread import spread_points
+from tuner_service.search.samplers.uniform import spread_points
 from workers.supervisor.store import SlotStore
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,8 @@ from tuner_service.definition import (
     parse_definition,
     total_slots,
 )
-from tuner_service.definition.grid import grid_size
+from tuner_service.definition.grid import grid_points, grid_size
 from tuner_service.definition.space import contains, ordered
-from tuner_service.search.grid import space_points
 
 
 def points(space: Space, position: int = 0, point: dict[str, Any] | None = None) -> int:
@@ -71,7 +70,7 @@ def test_the_count_is_that_of_the_expanded_grid(space: Space) -> None:
 @settings(max_examples=100, deadline=None)
 @given(spaces())
 def test_search_makes_as_many_points_as_are_counted(space: Space) -> None:
-    assert sum(1 for _ in space_points(space)) == grid_size(space)
+    assert sum(1 for _ in grid_points(space)) == grid_size(space)
 
 
 def test_conditional_parameters_multiply_only_where_they_apply() -> None:

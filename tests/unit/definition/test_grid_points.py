@@ -4,21 +4,21 @@ from hypothesis import given, settings
 
 from tests.unit.definition.spaces import spaces
 from tests.unit.search.builders import choice, floats, space, study
-from tuner_service.definition.grid import grid_values
+from tuner_service.definition import space_of
+from tuner_service.definition.grid import grid_points, grid_values
 from tuner_service.definition.space import Space
-from tuner_service.search.grid import grid_points, space_points
 
 
 @settings(max_examples=100, deadline=None)
 @given(spaces())
 def test_points_differ_and_hold_just_what_applies(ours: Space) -> None:
     seen = set()
-    for point in space_points(ours):
+    for point in grid_points(ours):
         seen.add(tuple((name, type(value), value) for name, value in point.items()))
         assert point.keys() == ours.active(point)
         for name, parameter in ours.parameters:
             assert name not in point or point[name] in grid_values(parameter)
-    assert len(seen) == sum(1 for _ in space_points(ours))
+    assert len(seen) == sum(1 for _ in grid_points(ours))
 
 
 def test_the_last_parameter_changes_fastest() -> None:
@@ -27,7 +27,7 @@ def test_the_last_parameter_changes_fastest() -> None:
         momentum=choice(0.5, 0.9, when={"optimizer": ("sgd",)}),
         rate=floats(1, 3, steps=2),
     )
-    assert [tuple(point.values()) for point in space_points(ours)] == [
+    assert [tuple(point.values()) for point in grid_points(ours)] == [
         ("sgd", 0.5, 1.0),
         ("sgd", 0.5, 3.0),
         ("sgd", 0.9, 1.0),
@@ -43,4 +43,4 @@ def test_a_definitions_grid() -> None:
         trials=3,
         sampler={"type": "grid"},
     )
-    assert [point["hidden_units"] for point in grid_points(ours)] == [8, 36, 64]
+    assert [point["hidden_units"] for point in grid_points(space_of(ours))] == [8, 36, 64]

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tuner_service.definition import parse_definition
-from tuner_service.search.grid import grid_points
-from tuner_service.search.spread import first_point, spread_points
+from tuner_service.definition import parse_definition, space_of
+from tuner_service.definition.grid import grid_points
+from tuner_service.search.samplers.uniform import first_point, spread_points
 
 
 def definition(**changes: Any) -> Any:
@@ -27,7 +27,7 @@ def definition(**changes: Any) -> Any:
 def test_points_of_a_grid_are_its_own_and_vary_every_parameter() -> None:
     points = spread_points(definition(), 16)
     assert len(points) == 16
-    assert all(point in list(grid_points(definition())) for point in points)
+    assert all(point in list(grid_points(space_of(definition()))) for point in points)
     assert {point["batch_size"] for point in points} == {16, 32, 64, 128}
     assert len({point["hidden_units"] for point in points}) > 4
 

@@ -2,11 +2,13 @@
 
 Every parameter has its own place in the slot's stream, whether it applies or not, so that neither
 the number of workers nor a condition changes what another parameter gets.
+
+Also points all over a study's space, for trying whether anything in it can be trained.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
@@ -17,8 +19,12 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from tuner_service.definition import StudyDefinition, space_of, total_slots
+from tuner_service.definition.grid import grid_points
 from tuner_service.definition.space import Space
 from tuner_service.search.distributions import distributions
+
+_PROBES: Final = 1 << 40  # beyond every slot: the draws of `spread_points` are none of the study's
 
 
 def slot_generator(seed: int, slot: int) -> Generator:
@@ -42,6 +48,27 @@ def draw(
         if space.applies(name, params):
             params[name] = fixed[name] if name in fixed else at(by_name[name], float(place))
     return params
+
+
+def first_point(definition: StudyDefinition) -> dict[str, Any]:
+    """Return the parameters of the first slot, drawn where only a sampler would tell."""
+    if definition.sampler.entry.budget_from_grid:
+        return dict(next(iter(grid_points(space_of(definition)))))
+    fixed = dict(definition.enqueue[0]) if definition.enqueue else {}
+    return dict(draw(space_of(definition), seed=definition.sampler.seed, slot=0, fixed=fixed))
+
+
+def spread_points(definition: StudyDefinition, count: int) -> list[dict[str, Any]]:
+    """Return up to `count` different points, drawn independently; of a grid, of its own."""
+    seed = definition.sampler.seed
+    if definition.sampler.entry.budget_from_grid:
+        size = total_slots(definition)
+        chosen = slot_generator(seed, _PROBES).choice(size, min(count, size), replace=False)
+        wanted = set(chosen.tolist())
+        return [point for at, point in enumerate(grid_points(space_of(definition))) if at in wanted]
+    space = space_of(definition)
+    drawn = [draw(space, seed=seed, slot=_PROBES + at) for at in range(count)]
+    return [point for at, point in enumerate(drawn) if point not in drawn[:at]]
 
 
 def at(distribution: BaseDistribution, place: float) -> Any:
