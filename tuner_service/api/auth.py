@@ -112,17 +112,20 @@ class BasicAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or ask for a key."""
-        answer = await self._refusal(Headers(scope=scope), _address(scope))
+        answer = await self._refusal(scope, Headers(scope=scope), _address(scope))
         await (answer or self._app)(scope, receive, send)
 
-    async def _refusal(self, headers: Headers, address: str) -> Response | None:
+    async def _refusal(self, scope: Scope, headers: Headers, address: str) -> Response | None:
         secret = _given_key(headers)
         try:
             reason = await self._service.key_rule.reason(headers)
             if not reason:
                 return None
-            if secret is not None and await run_in_threadpool(self._is_valid, secret, address):
-                return None
+            if secret is not None:
+                owner = await run_in_threadpool(self._owner, secret, address)
+                scope["tuner_caller"] = owner  # for the log of requests
+                if owner is not None:
+                    return None
         except (UnavailableError, RateError) as error:
             return problem_of(error)
         return problem(
@@ -132,8 +135,9 @@ class BasicAuth:
             headers={"WWW-Authenticate": 'Basic realm="tuner", charset="UTF-8"'},
         )
 
-    def _is_valid(self, secret: str, address: str) -> bool:
+    def _owner(self, secret: str, address: str) -> str | None:
+        """Return the key's id; None: it is not valid."""
         key = self._service.attempts.verify(address, secret)
         if key is not None:
             self._service.rates.take(key.id)
-        return key is not None
+        return None if key is None else key.id

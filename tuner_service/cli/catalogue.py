@@ -61,6 +61,8 @@ def catalogue(
     for one in refused:
         if name in (None, one["file"].removesuffix(".py")):
             show.err.print(f"{one['file']} is not offered: {one['reason']}", markup=False)
+    if name is None and [one["name"] for one in found] == [kind]:
+        name = kind  # a kind of one: what it is, is its options
     chosen = [one for one in found if name is None or one["name"] == name]
     if not chosen:
         known = ", ".join(one["name"] for one in found)

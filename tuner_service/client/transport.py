@@ -6,7 +6,9 @@ safe for all of them: a submit carries an `Idempotency-Key`, pause, resume and c
 nothing the second time, and a second delete finds nothing, which is as good.
 """
 
+import ipaddress
 import random
+import socket
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -28,8 +30,6 @@ CHECK_SECONDS = 600.0  # that the service may take to look through an uploaded f
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_RETRY_AFTER = 5  # seconds; a quota that is used up says a minute, and is told at once
 LONGEST_PAUSE_SECONDS = 2.0
-
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class Transport:
@@ -65,8 +65,14 @@ class Transport:
                 # from the environment (SSL_CERT_FILE) where nothing else may, too.
                 verify=self.url.startswith("https:") and httpx2.create_ssl_context(),
                 # Another machine's proxy cannot know this machine's service.
-                trust_env=not _is_loopback(self.url),
+                trust_env=not _is_direct(self.url),
             )
+        except ImportError as error:  # httpx2 has SOCKS from a package of its own
+            raise AddressError(
+                f"The proxy {_proxy_of(self.url)}, which http_proxy, https_proxy or all_proxy "
+                "names, needs a package: pip install 'httpx2[socks]'. Name the host in no_proxy "
+                "if it can be reached directly."
+            ) from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise AddressError(_bad_url(self.url)) from error
 
@@ -196,8 +202,14 @@ def _passes(response: httpx2.Response) -> bool:
     return response.status_code in GATEWAY_STATUSES
 
 
-def _is_loopback(url: str) -> bool:
-    return _host(url) in _LOOPBACK
+def _is_direct(url: str) -> bool:
+    """Return whether a host is this machine, or one that no_proxy names."""
+    host = _host(url)
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host in ("localhost", socket.gethostname())
+    return local or bool(host and proxy_bypass(host))
 
 
 def _host(url: str) -> str:
@@ -209,8 +221,7 @@ def _host(url: str) -> str:
 
 def _proxy_of(url: str) -> str:
     """Return the proxy that the environment names for an address, without its password."""
-    host = _host(url)
-    if host in _LOOPBACK or proxy_bypass(host):
+    if _is_direct(url):
         return ""
     proxies = getproxies()
     proxy = proxies.get(url.partition(":")[0]) or proxies.get("all") or ""

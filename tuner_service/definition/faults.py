@@ -5,9 +5,9 @@ A name that is not known is answered with the one it was most likely meant to be
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tuner_service.definition.options import show
@@ -75,9 +75,10 @@ class Faults:
         detail = f"there is no {what} {show(name)}{did_you_mean(name, known)}"
         self.add(path, detail, code="unknown_name")
 
-    def add_validation(self, error: ValidationError, path: Path, known: Iterable[str]) -> None:
-        """Record what pydantic found below `path`; `known` are the keys there may be."""
-        names = tuple(known)
+    def add_validation(
+        self, error: ValidationError, path: Path, model: type[BaseModel] | None
+    ) -> None:
+        """Record what pydantic found below `path`, in what was to be a `model`."""
         found = error.errors(include_url=False)
         for details in found:
             # Pydantic finds a list too short when it could read none of its items.
@@ -87,7 +88,7 @@ class Faults:
                 if other is not details
             )
             if not hollow:
-                self._add_pydantic(details, path, names)
+                self._add_pydantic(details, path, _keys_at(model, details["loc"]))
 
     def _add_pydantic(self, details: ErrorDetails, path: Path, known: tuple[str, ...]) -> None:
         # Pydantic marks a fault of a key, rather than of its value, by a last part "[key]".
@@ -99,6 +100,16 @@ class Faults:
         """Raise DefinitionError with everything found, if anything was."""
         if self._faults:
             raise DefinitionError(list(self._faults.values()))
+
+
+def _keys_at(model: type[BaseModel] | None, loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the keys of the mapping in which the last part of a place stands."""
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part)) if model is not None else None
+        inner = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        models = [one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
+        model = models[0] if models else None
+    return tuple(model.model_fields) if model is not None else ()
 
 
 def _sentence(details: ErrorDetails, path: Path, known: tuple[str, ...]) -> tuple[str, str]:

@@ -6,6 +6,7 @@ conditional parameter multiplies points only where it applies.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from tuner_service.definition.options import same_scalar
@@ -52,10 +53,9 @@ def grid_values(parameter: Parameter) -> tuple[Any, ...]:
         return _spaced(parameter, parameter.steps)
     if isinstance(parameter, IntParameter):
         return tuple(range(parameter.low, parameter.high + 1, parameter.step or 1))
-    step = parameter.step or 0.0
-    return tuple(
-        min(parameter.low + i * step, parameter.high) for i in range(grid_count(parameter))
-    )
+    # In decimals, as written: in binary the third step of 0.1 is 0.30000000000000004.
+    low, step = Decimal(repr(parameter.low)), Decimal(repr(parameter.step or 0.0))
+    return tuple(min(float(low + i * step), parameter.high) for i in range(grid_count(parameter)))
 
 
 def _spaced(parameter: FloatParameter | IntParameter, steps: int) -> tuple[Any, ...]:

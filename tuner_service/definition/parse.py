@@ -109,7 +109,7 @@ def _read_field(data: dict[str, Any], key: str, faults: Faults) -> None:
     try:
         _ADAPTERS[key].validate_python(data[key])
     except ValidationError as error:
-        faults.add_validation(error, (key,), ())
+        faults.add_validation(error, (key,), None)
 
 
 def _adapter(key: str) -> TypeAdapter[Any]:
@@ -140,7 +140,7 @@ def _read_model(model: type[ModelT], data: Any, path: Path, faults: Faults) -> M
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults.add_validation(error, path, model.model_fields)
+        faults.add_validation(error, path, model)
         if not isinstance(data, Mapping):
             return None
         faulty = {details["loc"][0] for details in error.errors() if details["loc"]}

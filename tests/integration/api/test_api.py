@@ -220,6 +220,8 @@ def test_a_patch_names_what_is_wrong(client: TestClient) -> None:
     answer = client.patch("/v1/studies/small", json={"trials": "many", "nope": 1})
     assert answer.status_code == 422
     assert {error["pointer"] for error in answer.json()["errors"]} == {"/trials", "/nope"}
+    answer = client.patch("/v1/studies/small", json={"network": {"type": "cnn"}})
+    assert "network cannot be changed; what can be changed is trials, " in answer.text
     assert client.patch("/v1/studies/small", json={"trials": 1}).status_code == 422
     raised = client.patch("/v1/studies/small", json={"trials": 5, "priority": 2}).json()
     assert (raised["progress"]["total"], raised["priority"]) == (5, 2)

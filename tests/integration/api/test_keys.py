@@ -150,3 +150,16 @@ def test_a_key_that_reads_may_validate_and_the_log_names_it(
     lines = [line for line in caplog.messages if line.startswith("POST")]
     assert [f"key={key_id}" in line for line in lines] == [True, True]
     assert secret not in caplog.text
+
+
+def test_the_log_of_requests_names_the_key_of_a_dashboard_read(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = Database.open(settings.resolved_database_url)
+    key_id, secret = create_key(db, "one")
+    db.close()
+    app = create_app(settings.model_copy(update={"require_keys": True}))
+    with TestClient(app, base_url="http://localhost") as client, caplog.at_level("INFO"):
+        assert client.get("/dashboard", auth=("any", secret)).status_code == 200
+    (line,) = [one for one in caplog.messages if one.startswith("GET /dashboard 200")]
+    assert f"key={key_id}" in line

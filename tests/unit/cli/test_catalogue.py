@@ -139,3 +139,11 @@ def test_commands_that_take_modules_say_so_in_the_documentation(command: str) ->
     page = (Path(__file__).parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
     (row,) = (line for line in page.splitlines() if line.startswith(f"| `tuner {command} "))
     assert "--modules" in row
+
+
+@pytest.mark.usefixtures("lists")
+def test_the_catalogue_of_training_shows_its_options(capsys: Shown) -> None:
+    assert run(["catalogue", "training"]) == 0
+    shown = capsys.readouterr().out
+    assert "batch_size" in shown
+    assert "label_smoothing" in shown

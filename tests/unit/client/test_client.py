@@ -154,6 +154,27 @@ def test_the_proxy_of_the_environment_is_named_and_not_its_password(
     assert "secret" not in str(caught.value)
 
 
+def test_a_socks_proxy_without_its_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", "socks5://me:secret@proxy.test:1080")
+    with pytest.raises(AddressError, match=r"httpx2\[socks\]") as caught:
+        TunerClient("http://tuner.example:8000", retry_seconds=0)
+    assert "proxy.test:1080" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("NO_PROXY", "tuner.example")
+    TunerClient("http://tuner.example:8000", retry_seconds=0)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.1.1", "[::1]", "localhost", socket.gethostname()]
+)
+def test_every_name_of_this_machine_is_direct(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:1")
+    monkeypatch.setenv("no_proxy", "other.example")
+    assert transport._proxy_of(f"http://{host}:8000") == ""
+    assert transport._proxy_of("http://tuner.example") == "http://proxy.invalid:1"
+
+
 def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:  # bound, and not listening
         closed.bind(("127.0.0.1", 0))

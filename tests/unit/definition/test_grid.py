@@ -23,6 +23,16 @@ from tuner_service.definition.grid import grid_points, grid_size
 from tuner_service.definition.space import contains, ordered
 
 
+def test_steps_are_as_they_are_written() -> None:
+    assert grid_values(FloatParameter(**floats(0.1, 0.7, step=0.1)))[2:] == (
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+    )
+
+
 def points(space: Space, position: int = 0, point: dict[str, Any] | None = None) -> int:
     """Count by expanding every point: the reference."""
     point = point or {}

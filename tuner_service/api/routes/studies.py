@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from pydantic import AfterValidator, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
@@ -249,10 +250,17 @@ def _parse_patch(data: Any) -> change.StudyPatch:
         return change.StudyPatch.model_validate(data, strict=True)
     except ValidationError as error:
         faults = [
-            Fault("".join(f"/{part}" for part in entry["loc"]), entry["msg"], entry["type"])
+            Fault("".join(f"/{part}" for part in entry["loc"]), _detail(entry), entry["type"])
             for entry in error.errors(include_url=False)
         ]
         raise PatchError(faults) from error
+
+
+def _detail(entry: ErrorDetails) -> str:
+    if entry["type"] != "extra_forbidden":
+        return entry["msg"]
+    name, fields = entry["loc"][-1], ", ".join(change.StudyPatch.model_fields)
+    return f"{name} cannot be changed; what can be changed is {fields}"
 
 
 class PatchError(DefinitionError):
