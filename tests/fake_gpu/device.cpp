@@ -329,6 +329,7 @@ struct Registered { Registered() { c10::SetAllocator(DeviceType::CUDA, &allocato
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("counts", [] { std::lock_guard<std::mutex> lock(counting); return counts; });
   m.def("reset", [] { std::lock_guard<std::mutex> lock(counting); counts.clear(); peak = held.load(); });
+  m.def("copy_uncounted", [](at::Tensor& to, const at::Tensor& from) { Inside here; copy_(to, from, false); });
   m.def("reset_peak", [] { peak = held.load(); });
   m.def("pause_faults", [] { return std::make_pair(until_no_memory.exchange(-1), until_broken.exchange(-1)); });
   m.def("resume_faults", [](std::pair<int64_t, int64_t> after) { until_no_memory = after.first; until_broken = after.second; });

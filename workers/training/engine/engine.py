@@ -31,6 +31,7 @@ from workers.training.data import DatasetCache, Room
 from workers.training.engine.first_failure import FirstFailureProbe
 from workers.training.engine.folds import Folds
 from workers.training.engine.group_trainer import GroupTrainer
+from workers.training.engine.on_board import OnBoard
 from workers.training.engine.preflight import train_one_batch
 from workers.training.engine.process_state import ProcessStateGuard, end_patched
 from workers.training.engine.torch_names import PatchedTorchError, TorchNames
@@ -115,6 +116,7 @@ class Engine:
         self._stops: dict[RunId, StopMode] = {}
         self._groups: OrderedDict[GroupKey, GroupTrainer] = OrderedDict()  # the next turn's first
         self._runs: dict[RunId, TrialRun] = {}  # every run in a group
+        self._on_board = OnBoard()
         self._counts: dict[str, int] = {}
         self._events: list[Event] = []  # of the present call
         self._preparing: RunId | None = None
@@ -224,11 +226,7 @@ class Engine:
         if not self._waiting:
             return False
         first = self._waiting[0]
-        others = [run for run in self._runs.values() if not self._same_trial(run, first.run)]
-        return not (others if first.exclusive else any(run.start.exclusive for run in others))
-
-    def _same_trial(self, run: TrialRun, other: RunId) -> bool:
-        return self._folds.trial_of(run.id) == self._folds.trial_of(other)
+        return self._on_board.admits(self._folds.trial_of(first.run), exclusive=first.exclusive)
 
     def _admit(self, events: list[Event]) -> None:
         while self._admissible():
@@ -251,6 +249,8 @@ class Engine:
                 continue
             self._preparing = None
             self._runs[run.id] = run
+            trial = self._folds.trial_of(run.id)
+            self._on_board.add(run.id, trial, exclusive=start.exclusive)
             self._group_trainer(run).queue.append(run)
 
     def _prepare(self, start: TrialStart) -> TrialRun:
@@ -412,4 +412,5 @@ class Engine:
         for event in events:
             if isinstance(event, RunEnd):
                 self._runs.pop(event.run, None)
+                self._on_board.remove(event.run)
         return events

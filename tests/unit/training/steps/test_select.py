@@ -180,6 +180,30 @@ def test_missing_compiler_leaves_the_traced_graph_and_says_so(monkeypatch, tmp_p
     assert {"compiler": "g++", "header": "Python.h"}[lost] in step.backend_reason
 
 
+@pytest.mark.parametrize(
+    ("found", "cc", "said"),
+    [
+        ("cc", None, "no C compiler for Triton (gcc, clang)"),
+        ("clang", None, None),
+        ("gcc", "/opt/other", "no C compiler for Triton (/opt/other)"),
+        ("/opt/other", "/opt/other", None),
+    ],
+)
+def test_compiler_for_a_gpu_is_looked_for_as_triton_does(monkeypatch, found, cc, said):
+    monkeypatch.delenv("CC", raising=False)
+    if cc is not None:
+        monkeypatch.setenv("CC", cc)
+    monkeypatch.setattr(executors.shutil, "which", lambda name: name if name == found else None)
+    assert executors.missing_tool(torch.device("cuda")) == said
+
+
+def test_triton_needs_the_header_of_python(monkeypatch, tmp_path):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(executors.shutil, "which", lambda name: name)
+    monkeypatch.setattr(executors.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    assert "Python.h" in executors.missing_tool(torch.device("cuda"))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 def test_step_is_compiled_when_the_background_compilation_is_done(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ CompileInBackground
             traced while a child process compiles into inductor's on-disk cache, then compiled
 """
 
+import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -129,10 +130,14 @@ def compiled(graph: GraphModule, stacked: StackedLanes) -> CompiledStep:
 
 def missing_tool(device: torch.device) -> str | None:
     """Return what inductor lacks on this machine; None if it can be tried."""
-    if device.type == "cuda":
-        return None if shutil.which("gcc") or shutil.which("cc") else "no C compiler for Triton"
-    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        return "no C++ compiler (g++)"
+    if device.type == "cuda":  # as Triton looks for one, which compiles a driver with Python.h
+        given = os.environ.get("CC")
+        compilers: tuple[str, ...] = (given,) if given else ("gcc", "clang")
+        missing = f"no C compiler for Triton ({', '.join(compilers)})"
+    else:
+        compilers, missing = ("g++", "clang++", "c++"), "no C++ compiler (g++)"
+    if not any(shutil.which(name) for name in compilers):
+        return missing
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     return None if header.exists() else f"no {header}: install Python's development package"
 

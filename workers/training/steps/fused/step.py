@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from workers.training.data.room import free_on_gpu
 from workers.training.nets import networks
 from workers.training.nets.losses import row_losses
 from workers.training.optim import fused
-from workers.training.steps.fused.padding import corner, embed
+from workers.training.steps import lane_budget
+from workers.training.steps.fused.loading import LaneLoader
+from workers.training.steps.fused.padding import corner
 from workers.training.steps.fused.program import (
     Features,
     Named,
@@ -36,6 +39,12 @@ from workers.training.steps.plain import precision
 from workers.training.steps.step import LaneHyper, LaneState
 
 EVALUATION_ROWS = 16384  # rows times lanes of one forward pass: bounds the activations
+EVALUATION_SHARE = 0.25  # of a GPU's free memory, for the activations of one forward pass
+
+LANE_INPUTS = (
+    "steps_taken", "seeds", "dropout_rates", "flip_rates", "crops", "smoothing", "l1", "clip",
+    "lane_coefficients",
+)  # fmt: skip
 
 CompiledStep = Callable[[Sequence[Tensor]], object]
 
@@ -84,8 +93,10 @@ class FusedStep:
         self._features = Features(dropout=user_module and any(rates))
         self._programs: dict[tuple[int, Features], Program] = {}
         self._stacked = self._new_stack()
+        self._loader = self._new_loader()
         self._source = torch.zeros(lanes, len(fused.PACE_COLUMNS), dtype=torch.float64)
         self._kept: dict[str, Named] = {}
+        self._chunk = 0  # rows of an evaluation's forward pass; 0: not known yet
 
     @property
     def backend(self) -> str:
@@ -107,26 +118,25 @@ class FusedStep:
         # Features only come, they do not go: a program less would be compiled for every lane that
         # is refilled.
         self._features = self._features | Features.of(hyper)
-        slots = fused.slots_of(hyper.optimizer, hyper.options)
-        stored = self._stored()
-        for name, wide in self._stacked.parameters.items():
-            narrow = state[f"parameters/{name}"]
-            embed(wide[lane], narrow)
-            for role in ("average", "square"):
-                held = state.get(f"optimizer/{slots.get(role)}/{name}")
-                # Zeros where the trial has none: the lane may hold another trial's.
-                embed(stored[role][name][lane], torch.zeros_like(narrow) if held is None else held)
-        for name, wide in self._stacked.buffers.items():
-            if f"buffers/{name}" in state:  # others are constants of the module
-                embed(wide[lane], state[f"buffers/{name}"])
         self._shapes[lane] = {key.split("/", 1)[1]: state[key].shape for key in _weights(state)}
-        self._put_hyper(lane, hyper, int(state["optimizer/steps"]))
+        slots = fused.slots_of(hyper.optimizer, hyper.options)
+        rows = {name: state[name] for name in self._named if name in state}
+        for role, slot in slots.items():
+            for name in self._stacked.parameters:
+                held = state.get(f"optimizer/{slot}/{name}")
+                if held is not None:
+                    rows[f"{role}/{name}"] = held
+        self._loader.put(lane, rows | _hyper_rows(hyper, int(state["optimizer/steps"])))
+        self._source[lane] = torch.tensor(
+            fused.step_coefficients_of(hyper.optimizer, hyper.options), dtype=torch.float64
+        )
 
     def take(self, lane: int) -> LaneState:
         """Return a copy of the lane's canonical state, on the CPU."""
         hyper = self._hypers[lane]
         if hyper is None:
             raise LookupError(f"only an occupied lane has a state, but lane {lane} is idle")
+        self._loader.flush()
         state = self._weights_of(lane, self._stacked.parameters | self._stacked.buffers)
         steps = self._stacked.inputs.steps_taken[lane].cpu().clone()
         state["optimizer/steps"] = steps
@@ -144,6 +154,7 @@ class FusedStep:
 
     def remember(self, lanes: Sequence[int]) -> None:
         """Keep a copy of the present weights of these lanes aside, on the device."""
+        self._loader.flush()
         present = self._stacked.parameters | self._stacked.buffers
         if not self._kept:
             self._kept = {"weights": {name: wide.clone() for name, wide in present.items()}}
@@ -161,6 +172,7 @@ class FusedStep:
     def train_epoch(self, orders: Tensor, learning_rates: Tensor) -> Tensor:
         """Train on orders [K, n] with rates [K, S]; return [K], losses summed over rows."""
         rows, batch = orders.shape[1], self._group.batch_size
+        self._loader.flush()
         self._write_inputs(orders, learning_rates)
         # Where rows are coupled (batch norm), rows that pad the last batch would change the others'
         # outputs: it has a program of its own size.
@@ -176,12 +188,33 @@ class FusedStep:
 
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Return [K, rows, …] outputs in evaluation mode."""
-        state = self._stacked.parameters | self._stacked.buffers
-        chunk = max(1, networks.rows_at_once(self._eval_module, EVALUATION_ROWS) // self.lanes)
+        self._loader.flush()
         with torch.no_grad(), precision(self._group.precision, self._group.device):
-            outputs = [self._outputs(state, part) for part in torch.split(inputs, chunk)]
-        joined = torch.cat(outputs, dim=1)
+            joined = self._by_chunks(inputs)
         return joined.float() if joined.dtype == torch.bfloat16 else joined
+
+    def _by_chunks(self, inputs: Tensor) -> Tensor:
+        state = self._stacked.parameters | self._stacked.buffers
+        if self._chunk == 0:
+            self._chunk = self._evaluation_rows()
+        while True:
+            try:
+                parts = [self._outputs(state, part) for part in torch.split(inputs, self._chunk)]
+                return torch.cat(parts, dim=1)
+            except torch.OutOfMemoryError:
+                if self._chunk == 1:
+                    raise
+            self._chunk //= 2  # here, where what the failed try held is gone
+
+    def _evaluation_rows(self) -> int:
+        """Return the rows of one forward pass: by the caches of a CPU, by the memory of a GPU."""
+        if self._group.device.type == "cpu":
+            rows = networks.rows_at_once(self._eval_module, EVALUATION_ROWS)
+            return max(1, rows // self.lanes)
+        module = self._built(self._group.network)
+        row = lane_budget.kept_numbers(module, self._group.inputs) * self._dtype.itemsize
+        room = int(free_on_gpu(self._group.device) * EVALUATION_SHARE)
+        return max(1, room // max(1, row * self.lanes))
 
     def _outputs(self, state: Named, inputs: Tensor) -> Tensor:
         def one(lane: Named) -> Tensor:
@@ -280,26 +313,23 @@ class FusedStep:
             inputs=_new_inputs(group, K, self._dtype),
         )
 
+    def _new_loader(self) -> LaneLoader:
+        """Return what writes lanes: all that a trial brings, by the names of its state."""
+        stacked, inputs = self._stacked, self._stacked.inputs
+        persistent = self._template.state_dict()  # other buffers are constants of the module
+        weights = {f"parameters/{name}": wide for name, wide in stacked.parameters.items()}
+        weights |= {f"buffers/{n}": wide for n, wide in stacked.buffers.items() if n in persistent}
+        slots = {
+            f"{role}/{name}": wide
+            for role, stored in self._stored().items()
+            for name, wide in stored.items()
+        }
+        of_lanes = {name: getattr(inputs, name) for name in LANE_INPUTS}
+        self._named = tuple(weights)
+        return LaneLoader(weights | slots | of_lanes, zeroed=slots)
+
     def _stored(self) -> dict[str, Named]:
         return {"average": self._stacked.averages, "square": self._stacked.squares}
-
-    def _put_hyper(self, lane: int, hyper: LaneHyper, steps: int) -> None:
-        inputs = self._stacked.inputs
-        inputs.steps_taken[lane] = steps
-        inputs.seeds[lane] = hyper.seed
-        inputs.dropout_rates[lane] = hyper.dropout
-        inputs.flip_rates[lane] = hyper.random_flip
-        inputs.crops[lane] = hyper.random_crop
-        inputs.smoothing[lane] = hyper.label_smoothing
-        inputs.l1[lane] = hyper.l1
-        inputs.clip[lane] = math.inf if hyper.gradient_clip is None else hyper.gradient_clip
-        row = fused.lane_coefficients(hyper.optimizer, hyper.options)
-        inputs.lane_coefficients[lane] = torch.tensor(row, dtype=torch.float64).to(
-            inputs.lane_coefficients
-        )
-        self._source[lane] = torch.tensor(
-            fused.step_coefficients_of(hyper.optimizer, hyper.options), dtype=torch.float64
-        )
 
     def _initial(self, hyper: LaneHyper) -> LaneState:
         """Return the state that belongs to the lane's seed, in the lane's own shapes."""
@@ -329,6 +359,23 @@ class FusedStep:
             for name, wide in named.items()
             if name in shapes
         }
+
+
+def _hyper_rows(hyper: LaneHyper, steps: int) -> dict[str, Tensor]:
+    """Return a lane's rows of `LANE_INPUTS`."""
+    clip = math.inf if hyper.gradient_clip is None else hyper.gradient_clip
+    coefficients = fused.lane_coefficients(hyper.optimizer, hyper.options)
+    return {
+        "steps_taken": torch.tensor(steps),
+        "seeds": torch.tensor(hyper.seed),
+        "dropout_rates": torch.tensor(hyper.dropout, dtype=torch.float64),
+        "flip_rates": torch.tensor(hyper.random_flip, dtype=torch.float64),
+        "crops": torch.tensor(hyper.random_crop),
+        "smoothing": torch.tensor(hyper.label_smoothing, dtype=torch.float64),
+        "l1": torch.tensor(hyper.l1, dtype=torch.float64),
+        "clip": torch.tensor(clip, dtype=torch.float64),
+        "lane_coefficients": torch.tensor(coefficients, dtype=torch.float64),
+    }
 
 
 def _narrow(wide: Tensor, shape: torch.Size) -> Tensor:
