@@ -54,13 +54,19 @@ class SplitSpec(BaseModel):
 
 
 class DatasetSpec(BaseModel):
-    """Which data, and how it is prepared. `options` holds what only this dataset knows."""
+    """Which data, and how it is prepared. `options` holds what only this dataset knows.
+
+    Attributes:
+        embedded: The network looks inputs up in tables (`nn.Embedding`): arrays of whole numbers
+            stay as they are.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     options: dict[str, Any]
     split: SplitSpec
+    embedded: bool = False
 
 
 class EarlyStoppingSpec(BaseModel):

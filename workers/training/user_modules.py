@@ -10,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import linecache
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,6 +94,19 @@ class UserModules:
         if network in networks.NETWORKS:
             return False
         return getattr(self._load(network, "build")[1], "loss", None) is not None
+
+    def embeds(self, network: str) -> bool:
+        """Whether the network is a module's that looks its inputs up in tables.
+
+        Its source tells: the network itself can be built only when the data's shape is known.
+
+        Raises:
+            LookupError: This worker has no such module.
+        """
+        if network in networks.NETWORKS:
+            return False
+        source = self._load(network, "build")[1].__dict__[SOURCE]
+        return re.search(r"\bEmbedding(Bag)?\(|\bembedding(_bag)?\(", source) is not None
 
     def restore(self, key: str, loss: str) -> None:
         """Bring back what `versioned` made in another process.
@@ -270,7 +284,16 @@ def _build(
         raise TypeError(f"build must return a torch.nn.Module, but got {type(built).__name__}")
     if next(built.parameters(), None) is None:
         raise TypeError("build returned a module without parameters: there is nothing to train")
+    for one in built.modules():
+        if isinstance(one, (nn.Embedding, nn.EmbeddingBag)):
+            one.register_forward_pre_hook(_of_whole_numbers)
     return built
+
+
+def _of_whole_numbers(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs are floats on their way to the network; a table is looked up by whole numbers."""
+    del module
+    return given[0].long(), *given[1:]
 
 
 def _import(name: str, path: Path, source: bytes) -> ModuleType:

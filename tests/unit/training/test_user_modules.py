@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from tests.unit.registries import registries
-from tests.unit.training.builders import dataset, of, only, regression, run_all, spec, start
+from tests.unit.training.builders import (
+    dataset,
+    mlp,
+    of,
+    only,
+    regression,
+    run_all,
+    spec,
+    start,
+)
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.nets import networks
 from workers.training.nets.losses import LOSSES
@@ -421,3 +430,46 @@ def test_its_own_loss_sees_the_files_targets_unless_it_is_told_otherwise(
     large = first_loss("none")  # targets of 25 to 346
     assert large > 1000.0 > 10.0 > first_loss("standard")
     assert (first_loss(None) == large) == own
+
+
+TOKENS = """
+import numpy as np
+from torch import nn
+
+def load_data(rows: int = 400, wide: bool = False):
+    inputs = np.random.default_rng(0).integers(0, 40, (rows, 6))
+    return inputs.astype(np.float64) if wide else inputs, (inputs == 7).any(1).astype(int)
+
+class Net(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.table, self.last = nn.Embedding(40, 8), nn.Linear(8, outputs)
+
+    def forward(self, x):
+        return self.last(self.table(x).amax(1))
+
+def build(inputs, outputs): return Net(outputs)
+"""
+
+
+def tokens(folder: Path, tmp_path: Path, network: dict[str, Any], **options: Any) -> Any:
+    write(folder, TOKENS)
+    data = dataset("my_net", **options)
+    trained = spec(network=network, dataset=data, epochs=30)
+    return only(run_all(engine(folder), [start(1, trained, folder=tmp_path)]), 1, "finished")
+
+
+def test_whole_numbers_that_a_network_embeds_stay_what_they_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    ended = tokens(folder, tmp_path, {"type": "my_net"})
+    assert ended.record["test_accuracy"] > 0.95
+    assert "warnings" not in ended.record
+
+
+def test_whole_numbers_that_are_standardised_are_told(folder: Path, tmp_path: Path) -> None:
+    (warning,) = tokens(folder, tmp_path, mlp()).record["warnings"]
+    assert "whole numbers from 0 to 39" in warning
+    assert "standardize to false" in warning
+    for options in ({"standardize": False}, {"wide": True}):
+        assert "warnings" not in tokens(folder, tmp_path, mlp(), **options).record

@@ -69,6 +69,9 @@ def build(directory: Path, described: Mapping[str, Any]) -> nn.Module:
     if "inputs" in arguments:
         arguments["inputs"] = tuple(arguments["inputs"])
     built: nn.Module = module.build(**arguments)
+    for one in built.modules():
+        if isinstance(one, (nn.Embedding, nn.EmbeddingBag)):  # looked up by whole numbers
+            one.register_forward_pre_hook(lambda _, given: (given[0].long(), *given[1:]))
     return built
 
 

@@ -33,6 +33,8 @@ from workers.training.data.split import split_rows
 from workers.training.data.tables import TABLES
 from workers.training.nets.losses import TargetKind
 
+EXACT_FLOAT32 = 2**24
+
 SOURCES: dict[str, Source] = {**BUILTIN, **IDX, **CIFAR, **TABLES, **ARRAYS, **IMAGES}
 
 
@@ -141,7 +143,11 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
     # make the validation better than new data will be.
     encoder = Encoder.fit(train.rows.inputs[train.index], raw.table) if raw.table else None
     train, *others = (Chosen(part.rows, part.index, encoder) for part in parts)
-    scaling = Scaling.fit(train, standardize=bool(spec.options.get("standardize", True)))
+    standardize = bool(spec.options.get("standardize", True))
+    names = spec.embedded and _is_whole(raw)
+    if names:
+        _check_exact(raw, dtype)
+    scaling = Scaling.none(train) if names else Scaling.fit(train, standardize=standardize)
     if encoder is not None:
         scaling = scaling.only(encoder.scaled)  # zeros and ones of categories stay what they are
     target_scale = _target_scale(train, spec, request)
@@ -170,7 +176,25 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
         | {"target": target_scale.described() if target_scale else None},
         data_hash=_hash(raw),
         streamed=streamed,
-        warnings=raw.warnings,
+        warnings=raw.warnings + (() if names or not standardize else _doubts(raw)),
+    )
+
+
+def _is_whole(raw: RawData) -> bool:
+    """Return whether inputs are whole numbers by their type: no images, no columns of a table."""
+    inputs = raw.rows.inputs
+    return inputs.dtype.kind in "iu" and inputs.ndim <= 3 and raw.columns is None
+
+
+def _doubts(raw: RawData) -> tuple[str, ...]:
+    """Return what is likely a mistake of inputs that are standardised."""
+    if not _is_whole(raw):
+        return ()
+    low, high = int(raw.rows.inputs.min()), int(raw.rows.inputs.max())
+    return (
+        f"inputs are whole numbers from {low:,} to {high:,}, standardised as measurements are; if "
+        "they are names, such as tokens, bring a network that embeds them (nn.Embedding), or set "
+        "standardize to false",
     )
 
 
@@ -197,6 +221,16 @@ def _split(raw: RawData, spec: DatasetSpec) -> list[Chosen]:
 def _called(rows: Rows, raw: RawData, request: Request) -> str:
     """Return what messages call rows by whose number they name one: a test part counts its own."""
     return f"{request.name}, test part" if rows is raw.test else request.name
+
+
+def _check_exact(raw: RawData, dtype: torch.dtype) -> None:
+    """Refuse whole numbers that a float of this type does not tell apart."""
+    most = int(np.abs(raw.rows.inputs.astype(np.float64)).max())
+    if dtype != torch.float64 and most > EXACT_FLOAT32:
+        raise DataError(
+            f"inputs that are embedded go up to {most:,}, beyond the {EXACT_FLOAT32:,} up to which "
+            "float32 tells them apart; number them anew, or set precision to float64"
+        )
 
 
 def _fill(inputs: Tensor, chosen: Chosen, scaling: Scaling, name: str) -> None:

@@ -107,6 +107,12 @@ class Scaling:
         deviation[deviation == 0] = 1.0  # a constant column stays zero instead of NaN
         return cls(mean, deviation)
 
+    @classmethod
+    def none(cls, part: Chosen) -> "Scaling":
+        """Return what leaves whole numbers that are names, such as tokens, as they are."""
+        shape = (1,) * len(part.shape)
+        return cls(np.zeros(shape), np.ones(shape))
+
     def only(self, chosen: Array) -> "Scaling":
         """Return the scaling that leaves all features [F] but the chosen as they are."""
         return Scaling(np.where(chosen, self.mean, 0.0), np.where(chosen, self.deviation, 1.0))

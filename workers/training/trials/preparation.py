@@ -2,6 +2,7 @@
 
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ def prepare_trial(
     """
     kind = LOSSES[spec.loss].targets
     # By their sources' hashes from here on: a module that is edited meanwhile is another group's.
-    spec = _with_target_scale(user_module.versioned_data(spec), user_module)
+    spec = _as_the_module_wants(user_module.versioned_data(spec), user_module)
     data = _read(spec, cache, kind)
     judged = [key.removeprefix("val_") for key, _ in spec.objective if key.startswith("val_")]
     check_defined(judged, data.validation.targets, classes=data.classes)
@@ -59,14 +60,18 @@ def prepare_trial(
     )
 
 
-def _with_target_scale(spec: TrialSpec, user_module: user_modules.UserModules) -> TrialSpec:
-    """Return the trial with its targets' scale said; a module's own loss wants the file's units."""
-    options = spec.dataset.options
-    if options.get("target_scale", "none") is not None:
-        return spec
-    scale = "none" if user_module.brings_loss(str(spec.network["type"])) else "standard"
-    dataset = spec.dataset.model_copy(update={"options": {**options, "target_scale": scale}})
-    return spec.model_copy(update={"dataset": dataset})
+def _as_the_module_wants(spec: TrialSpec, user_module: user_modules.UserModules) -> TrialSpec:
+    """Return the trial with its data prepared for the network's module.
+
+    A loss of its own wants targets in the file's units, unless the study scales them; a network
+    with embeddings wants whole numbers as they are.
+    """
+    network, options = str(spec.network["type"]), spec.dataset.options
+    changes: dict[str, Any] = {"embedded": user_module.embeds(network)}
+    if options.get("target_scale", "none") is None:
+        scale = "none" if user_module.brings_loss(network) else "standard"
+        changes["options"] = {**options, "target_scale": scale}
+    return spec.model_copy(update={"dataset": spec.dataset.model_copy(update=changes)})
 
 
 def _read(spec: TrialSpec, cache: DatasetCache, kind: TargetKind) -> PreparedData:

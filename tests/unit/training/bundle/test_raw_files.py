@@ -51,7 +51,8 @@ def text(delimiter: str = ",", *, head: bool = True, **how: Any) -> str:
 
 def trained(folder: Path, one: TrialSpec) -> tuple[dict[str, Any], Path]:
     """Train a trial, and return its record and its model's directory."""
-    engine = Engine("cpu", settings=EngineSettings(data_dirs=(folder,), threads=1))
+    settings = EngineSettings(data_dirs=(folder,), threads=1, modules_dir=folder / "modules")
+    engine = Engine("cpu", settings=settings)
     path = folder / "m.safetensors"
     events = run_all(engine, [start(1, one, folder=folder, model=str(path), keep_models=1)])
     record = only(events, 1, "finished").record
@@ -61,6 +62,8 @@ def trained(folder: Path, one: TrialSpec) -> tuple[dict[str, Any], Path]:
     place.mkdir()
     path.rename(place / "model.safetensors")
     (place / "model.json").write_text(json.dumps(note))
+    for name, source in note["files"].items():
+        (place / name).write_text(source)
     (place / "preprocessing.json").write_text(json.dumps(note["preprocessing"]))
     return record, place
 
@@ -79,10 +82,12 @@ def classified(**changes: Any) -> dict[str, Any]:
     return {"metrics": ("accuracy", "log_loss"), "network": mlp(), "epochs": 5, **changes}
 
 
-def predicted(folder: Path, file: str, data: dict[str, Any], truth: Any, kept: Any = None) -> None:
+def predicted(
+    folder: Path, file: str, data: dict[str, Any], truth: Any, kept: Any = None, **changes: Any
+) -> None:
     """Train on a file, predict it, and compare with what was recorded of the test part."""
     numbers = truth.dtype.kind == "f"
-    changes = classified(dataset=data)
+    changes = classified(dataset=data, **changes)
     if numbers:
         changes |= {"loss": "mse", "metrics": ("rmse", "mae", "r2")}
         changes |= {"objective": (("val_rmse", "minimize"),)}
@@ -177,6 +182,18 @@ def test_an_npz_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
     npz(tmp_path / "again" / "a.npz", inputs=inputs, targets=PRICE)
     data = dataset("npz", {"stratify": False}, path="a.npz", target_scale="standard")
     predicted(tmp_path / "again", "a.npz", data, PRICE)
+
+
+def test_tokens_that_a_network_of_ones_own_embeds(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "words.py").write_text(
+        "from torch import nn\n"
+        "def build(outputs):\n"
+        "    return nn.Sequential(nn.Embedding(40, 4), nn.Flatten(), nn.Linear(20, outputs))\n"
+    )
+    inputs = GENERATOR.integers(0, 40, (ROWS, 5))
+    npz(tmp_path / "a.npz", inputs=inputs, targets=KIND)
+    predicted(tmp_path, "a.npz", dataset("npz", path="a.npz"), KIND, network={"type": "words"})
 
 
 @pytest.mark.parametrize(("mode", "size"), [("color", 6), ("grey", 6), ("grey", None)])
