@@ -28,7 +28,7 @@ from tuner_service.definition import ModuleDescription
 from tuner_service.definition.binding import bind
 from tuner_service.definition.catalogue import DATASETS, METRICS, NETWORKS
 from tuner_service.definition.options import Option
-from tuner_service.definition.user_modules import NOT_OFFERED, RefusedModule
+from tuner_service.definition.user_modules import NOT_OFFERED, RefusedModule, described_parameters
 from tuner_service.errors import DefinitionError, Fault, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -260,7 +260,7 @@ def _options(name: str, build: ast.FunctionDef) -> Iterator[Option]:
         )
     if build.name == "train" and not given.args:
         raise ModuleFaultError(name, "train must take the trial as its first parameter")
-    told = _told(ast.get_docstring(build) or "")
+    told = described_parameters(ast.get_docstring(build) or "")
     missing: list[ast.expr | None] = [None] * (len(given.args) - len(given.defaults))
     pairs = [
         *zip(given.args, [*missing, *given.defaults], strict=True),
@@ -358,12 +358,6 @@ def _plain(node: ast.expr) -> object:
     except ValueError:
         return _NOT_PLAIN
     return value if value is None or isinstance(value, (bool, int, float, str)) else _NOT_PLAIN
-
-
-def _told(docstring: str) -> dict[str, str]:
-    """Return what a docstring's `Args:` says of each parameter, in its first line."""
-    _, _, part = docstring.partition("Args:\n")
-    return dict(re.findall(r"^ {4}(\w+)(?: \([^)]*\))?: (.+)$", part, flags=re.MULTILINE))
 
 
 def _first_line(text: str) -> str:

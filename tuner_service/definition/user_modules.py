@@ -1,5 +1,6 @@
 """What workers bring: networks, data and training loops; samplers and pruners of packages."""
 
+import re
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -110,3 +111,9 @@ class ModuleDescription(BaseModel):
             options=self.parameters,
             inputs=("table", "image", "sequence"),
         )
+
+
+def described_parameters(docstring: str) -> dict[str, str]:
+    """Return what a docstring's `Args:` says of each parameter, in its first line."""
+    _, _, part = docstring.partition("Args:\n")
+    return dict(re.findall(r"^ {4}(\w+)(?: \([^)]*\))?: (.+)$", part, flags=re.MULTILINE))

@@ -6,13 +6,12 @@ the most.
 """
 
 import logging
-import traceback
 from math import inf
 
 from tuner_service.errors import TunerError, UnavailableError
-from tuner_service.lifecycle.messages import Batch, Claimed, Fail, Flushed, HandBack, Start
-from tuner_service.reads.views import Failure
+from tuner_service.lifecycle.messages import Batch, Claimed, Flushed, HandBack, Start
 from workers.protocol.messages import StopMode
+from workers.supervisor import outcomes
 from workers.supervisor.backoff import Backoff
 from workers.supervisor.balance import Rebalancer
 from workers.supervisor.completion_rate import CompletionRate
@@ -280,7 +279,8 @@ class DatabaseSync:
         except UnavailableError:
             raise
         except STUDY_ERRORS as error:
-            session.close(run, _unaskable(run, error))
+            said = "No parameters could be found for the trial"
+            session.close(run, outcomes.unsearchable(run, said, error))
             return
         if run.trial_id is not None:
             run.ready()
@@ -303,15 +303,6 @@ def _may_leave_files(run: LeasedTrial) -> bool:
         or run.lease.attempt > 1
         or run.study.definition.is_user_loop
     )
-
-
-def _unaskable(run: LeasedTrial, error: Exception) -> Fail:
-    failure = Failure(
-        kind="user_code",
-        message=f"No parameters could be found for the trial: {error}",
-        traceback="".join(traceback.format_exception(error)),
-    )
-    return Fail(run.lease, run.trial_id, failure, blamed=True, retry=False)
 
 
 def _reserve(lanes: int) -> int:

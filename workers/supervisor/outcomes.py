@@ -1,6 +1,7 @@
 """From a trainer's event to what the database shall be told: pure functions, no state."""
 
 import math
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,6 +98,17 @@ def failed(run: LeasedTrial, event: Failed, *, sole_suspect: bool) -> Outcome:
         checkpoint_step=run.checkpoint_step,
         nothing_trains=nothing_trains,
     )
+
+
+def unsearchable(run: LeasedTrial, what: str, error: Exception) -> Fail:
+    """Return the end of a trial at which the study's own sampler or pruner has failed."""
+    failure = Failure(
+        kind="user_code",
+        message=f"{what}: {error}",
+        step=run.last_step,
+        traceback="".join(traceback.format_exception(error)),
+    )
+    return Fail(run.lease, run.trial_id, failure, blamed=True, retry=False)
 
 
 def failure_of(said: RunFailure) -> Failure:

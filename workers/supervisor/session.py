@@ -68,6 +68,15 @@ class ServeSession:
     def close(self, run: LeasedTrial, outcome: Outcome) -> None:
         """End a run: its outcome is to be written, and its search learns of it at once."""
         self.held.remove(run)
+        self._settle(run, outcome)
+
+    def give_up(self, run: LeasedTrial, outcome: Outcome) -> None:
+        """End a run that the trainer has, and have it thrown away there."""
+        self.stop([run], "cancel")
+        self._settle(run, outcome)
+        self.held.lose(run)
+
+    def _settle(self, run: LeasedTrial, outcome: Outcome) -> None:
         self.closing[run.lease.key] = run
         self.outbox.close(outcome, self.now())
         _tell_search(run, outcome)

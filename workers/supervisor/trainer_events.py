@@ -25,6 +25,7 @@ from workers.supervisor import outcomes
 from workers.supervisor.deadlines import Deadlines
 from workers.supervisor.held_runs import LeasedTrial, Phase
 from workers.supervisor.session import ServeSession
+from workers.supervisor.studies import STUDY_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +74,21 @@ class TrainerEvents:
                 continue
             self._on_event(run, event)
             if isinstance(event, Reported) and run.study.prunes and run.stop_mode is None:
-                if _should_prune(run, event):
-                    prunes.append(run)
-                else:
-                    allowed.append((run.id, event.step))
+                match self._should_prune(run, event):
+                    case True:
+                        prunes.append(run)
+                    case False:
+                        allowed.append((run.id, event.step))
         self._answer(allowed, prunes)
+
+    def _should_prune(self, run: LeasedTrial, event: Reported) -> bool | None:
+        """Return what the pruner says; None where it failed, which ends the trial."""
+        try:
+            return event.value is not None and run.study.search.should_prune(run.trial)
+        except STUDY_ERRORS as error:
+            said = "The pruner failed"
+            self._session.give_up(run, outcomes.unsearchable(run, said, error))
+            return None
 
     def _on_lost(self, run: LeasedTrial, event: Event) -> None:
         if isinstance(event, RunEnd):
@@ -117,7 +128,3 @@ class TrainerEvents:
             self._session.send(Allow(allowed))
         # A run may have ended in the same message, after the report for which it is pruned.
         self._session.stop([r for r in prunes if r.id in self._session.held.runs], "prune")
-
-
-def _should_prune(run: LeasedTrial, event: Reported) -> bool:
-    return event.value is not None and run.study.search.should_prune(run.trial)

@@ -4,23 +4,26 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.extend_page import TOY_SAMPLERS, install
-from tests.unit.search.contracts import PrunerContract, SamplerContract
+from tests.unit.search.contracts import SPACE, PrunerContract, SamplerContract, history_of
 from tuner_service.definition import parse_definition, required_modules
 from tuner_service.definition.catalogue import PRUNERS as PRUNER_ENTRIES
 from tuner_service.definition.catalogue import SAMPLERS as SAMPLER_ENTRIES
 from tuner_service.definition.space import Space
 from tuner_service.errors import DefinitionError
 from tuner_service.search import installed
+from tuner_service.search.history import History, MirroredTrial
 from tuner_service.search.pruners.registry import PRUNERS, Pruner, PrunerContext
 from tuner_service.search.samplers.optuna_adapter import optuna_tpe
 from tuner_service.search.samplers.registry import SAMPLERS, Sampler
 from workers.offers import offers_of
+from workers.supervisor.studies import STUDY_ERRORS
 from workers.user_modules import installed_sources
 
 from tests.unit.search import builders  # isort: skip
@@ -125,15 +128,39 @@ BAD = {
     "imports": ("import no_such_package", "No module named 'no_such_package'"),
     "outside": (
         "class Bad:\n    def __init__(self, space): pass\n"
-        "    def ask(self, history, *, slot, fixed): return {'rate': 9.0, 'width': 5, 'kind': 'a'}",
+        "    def ask(self, history, *, slot, fixed):\n"
+        "        return {'rate': 9.0, 'width': 5, 'kind': 'b', 'share': 0.5}",
         "it must stay in the space, but got rate=9.0",
     ),
     "restless": (
         "import itertools\nn = itertools.count(1)\nclass Bad:\n"
         "    def __init__(self, space): pass\n"
         "    def ask(self, history, *, slot, fixed):\n"
-        "        return {'rate': 0.1, 'width': next(n), 'kind': 'a', **fixed}",
+        "        return {'rate': 0.1, 'width': next(n), 'kind': 'b', 'share': 0.5, **fixed}",
         "the same for one seed and slot",
+    ),
+    "between": (
+        "class Bad:\n    def __init__(self, space): pass\n"
+        "    def ask(self, history, *, slot, fixed):\n"
+        "        return {'rate': 0.1, 'width': 5, 'kind': 'b', 'share': 0.3}",
+        "it must stay in the space, but got share=0.3",
+    ),
+    "whatever": (
+        "class Bad:\n    def __init__(self, space): pass\n"
+        "    def ask(self, history, *, slot, fixed):\n"
+        "        return {'rate': 0.1, 'width': 5, 'kind': 'b', 'share': 0.5, 'depth': 1}",
+        "which apply, but got ['depth', 'kind', 'rate', 'share', 'width']",
+    ),
+    "unkept": (
+        "class Bad:\n    def __init__(self, space): pass\n"
+        "    def ask(self, history, *, slot, fixed):\n"
+        "        return {'rate': 0.1, 'width': 7, 'kind': 'b', 'share': 0.5}",
+        "it must keep the fixed width=5, but got 7",
+    ),
+    "nothing": (
+        "class Bad:\n    def __init__(self, space): pass\n"
+        "    def ask(self, history, *, slot, fixed): pass",
+        "ask must return the parameters by name, but got None",
     ),
     "loose": ("class Bad:\n    def __init__(self, space, **more): pass", "no **kwargs"),
     "odd": ("class Bad:\n    def __init__(self, space, at: list = ()): pass", "must be of type"),
@@ -184,3 +211,33 @@ def test_what_is_wrong_with_a_package_is_said_and_the_supervisor_has_no_torch(
     for name, (_, reason) in BAD.items():
         (line,) = (one for one in done.stdout.splitlines() if one.startswith(f"{name} "))
         assert reason in line
+
+
+class Unfinished:
+    """Has not the attributes that it reads, and wants a share below 1."""
+
+    def __init__(self, share: float = 0.5) -> None:
+        if share > 1:
+            raise AssertionError("share must be at most 1")
+
+    def ask(self, history: History, *, slot: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        return self.nothing  # type: ignore[attr-defined,no-any-return]
+
+    def should_prune(self, history: History, trial: MirroredTrial) -> bool:
+        return trial.nothing  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.5, "AttributeError: .*nothing"), (2, "at most 1")])
+def test_whatever_a_packages_code_raises_is_an_error_of_its_study(share: float, said: str) -> None:
+    """A supervisor that fails on it would fail again at every start, and every study with it."""
+    history = history_of(SPACE, 1)
+    sampler = installed.Installed("odd", "sampler", Unfinished, (), "toy 1.0").sampler(
+        SPACE, 1, [False], {"share": share}
+    )
+    with pytest.raises(STUDY_ERRORS, match=rf"sampler odd \(toy 1.0\): .*{said}"):
+        sampler.ask(history, slot=0, fixed={})
+    pruner = installed.Installed("odd", "pruner", Unfinished, (), "toy 1.0").pruner(
+        {"share": share}, PrunerContext("a-study", maximize=False, epochs=3)
+    )
+    with pytest.raises(STUDY_ERRORS, match=rf"pruner odd \(toy 1.0\): .*{said}"):
+        pruner.should_prune(history, history[1])

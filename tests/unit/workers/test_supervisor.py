@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.workers.conftest import Bench
-from tests.unit.workers.fakes import open_fake_study
+from tests.unit.workers.fakes import FakeSearch, open_fake_study
 from tuner_service.files import private_folder
 from workers.protocol.messages import Events, Finished, ForgetResults, Start
 from workers.supervisor.trainer_process import TrainerProcess
@@ -101,6 +101,26 @@ def test_a_pruned_trial_keeps_its_last_value(bench: Make) -> None:
     assert (by_slot[0].state, by_slot[0].values) == ("PRUNED", (-1.0,))
     assert by_slot[1].state == "COMPLETE"
     assert list(b.store.reports[by_slot[0].trial_id]) == [1]
+
+
+def test_a_pruner_that_fails_ends_its_studys_trials_and_no_others(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: FakeSearch, trial_id: int) -> bool:
+        if self.values[trial_id] == 7.0:
+            raise RuntimeError("toy_pruner: no such thing")
+        return False
+
+    monkeypatch.setattr(FakeSearch, "should_prune", broken)
+    b = bench()
+    b.store.add_study(1, [{"value": 7.0, "epochs": 10_000}] * 2, pruner="median")
+    b.store.add_study(2, [{"value": 1.0}] * 3, pruner="median")
+    b.serve()
+    assert [fail.lease.study_id for fail in b.store.fails] == [1, 1]
+    assert [finish.lease.study_id for finish in b.store.finishes] == [2] * 3
+    for fail in b.store.fails:
+        assert fail.failure.message == "The pruner failed: toy_pruner: no such thing"
+        assert (fail.failure.kind, fail.failure.step, fail.retry) == ("user_code", 1, False)
 
 
 @pytest.mark.parametrize(
