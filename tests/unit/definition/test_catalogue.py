@@ -50,8 +50,11 @@ def test_a_name_means_one_thing() -> None:
         ({o.name for e in SCHEDULES.values() for o in e.options}, "schedule"),
         ({"optimizer", "schedule", "type", "name", "split", "loss", "metrics"}, "fields"),
     ]
-    names = [name for group, _ in groups for name in group]
-    assert len(names) == len(set(names))
+    owners: dict[str, list[str]] = {}
+    for names, group in groups:
+        for name in names:
+            owners.setdefault(name, []).append(group)
+    assert {name: found for name, found in owners.items() if len(found) > 1} == {}
 
 
 def test_kinds_that_share_an_option_share_its_range() -> None:

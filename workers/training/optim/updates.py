@@ -72,11 +72,14 @@ class OwnUpdate:
     """An optimizer with arithmetic of its own.
 
     Attributes:
-        lane: Options -> what the update reads that stays the same over a lane's steps.
-        pace: Options -> what `steps` makes a lane's changing numbers from.
-        steps: (columns of pace [K, 1], rates [K, S], t [K, S]) -> changing numbers, each [K, S].
-        update: (p, g, a, b, columns of lane, columns of steps) -> new p, a, b; without a slot b,
-            whatever comes as b goes back.
+        lane: Options -> what the update reads that stays the same over a lane's steps; at most as
+            many as `fused.LANE_COLUMNS`.
+        pace: Options -> what `steps` makes a lane's changing numbers from; at most as many as
+            `fused.PACE_COLUMNS`.
+        steps: (columns of pace [K, 1], rates [K, S], t ≥ 1 [K, S]) -> changing numbers, each
+            [K, S]; at most as many as `fused.STEP_COLUMNS`.
+        update: (p, g, a, b, columns of lane, columns of steps) -> new p, a, b, where a and b are 0
+            before the step t = 1; without a slot b, whatever comes as b goes back.
         native: Its number in `enum Kind` of the native code, where all mix; None: it is not there.
     """
 
