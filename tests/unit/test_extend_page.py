@@ -47,7 +47,7 @@ def test_every_block_is_run_by_a_test() -> None:
         *(f"{CATALOGUE}/{kind}.py" for kind in (
             "optimizers", "schedules", "training", "metrics", "networks", "datasets")),
         *(f"workers/training/optim/{name}.py" for name in ("updates", "registry", "schedules")),
-        *(f"workers/training/nets/{name}.py" for name in ("losses", "metrics", "networks")),
+        *(f"workers/training/nets/{name}.py" for name in ("losses", "metrics", "mlp_cnn")),
         "workers/training/data/sources.py",
         "tuner_service/api/routes/catalogue.py",
         "tuner_service/storage/schema.py",
@@ -100,7 +100,7 @@ def test_a_metric() -> None:
 
 def test_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = run(f"{CATALOGUE}/networks.py").NETWORK
-    family = run("workers/training/nets/networks.py").FAMILY
+    family = networks.Family(run("workers/training/nets/mlp_cnn.py").Linear)
     monkeypatch.setitem(catalogue.NETWORKS, entry.name, entry)  # type: ignore[arg-type]
     monkeypatch.setitem(networks.NETWORKS, entry.name, family)
     spec = lanes.group({"type": "linear"})
