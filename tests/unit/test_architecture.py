@@ -13,6 +13,7 @@ from tuner_service.definition.catalogue import CATALOGUE
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("tuner_service", "workers")
 FILES = [file for name in PACKAGES for file in sorted((ROOT / name).rglob("*.py"))]
+MESSAGES = {Path("workers/protocol/messages.py"), Path("workers/protocol/user_loop.py")}
 MOST_MODULES = 24  # of a folder: more are not overlooked
 
 # What a class may be without standing in the table of words: plain English, or the field's own.
@@ -21,8 +22,8 @@ ORDINARY = frozenset(
     """
     activation address among answer area auth average background backoff binding block bucket
     budget buffer busy cache caller cell change channel check chosen chunk claimed client cnn code
-    collection column command compile compiled condition connection constraint content context
-    copy count coverage dashboard data database dataset date deadline decision definition
+    codec collection column command compile compiled condition connection constraint content
+    context copy count coverage dashboard data database dataset date deadline decision definition
     description device dimension directory domain dropout edge encoder engine entry epoch error
     event example factory fail failure fault feature feed file finding finish flushed fold folder
     formatter found fusing gauge gradient graph guard handle header health history holder host
@@ -32,9 +33,9 @@ ORDINARY = frozenset(
     policy pool port position precompiler prepared problem process profile progress proposal
     protocol public queue range rate read reader readiness receiver reconciled record recurrent
     registry report request resnet resource response restarter result retry ringer round row rule
-    scaling schedule score scorer search section seed selector sequence server service set setting
-    shape size source space span spec split stack stamp start state status stopping store stream
-    struct summary sync table template tensor test text thread time total tpe traced training
+    scale scaling schedule score scorer search section seed selector sequence server service set
+    setting shape size source space span spec split stack stamp start state status stopping store
+    stream struct summary sync table template tensor test text thread time total tpe traced training
     transaction transformer transport tree unwatched update upload user verifier view waiter
     watchable weight whole work writer
     """.split()  # noqa: SIM905 - a list of words reads as text
@@ -42,8 +43,13 @@ ORDINARY = frozenset(
 
 
 def classes() -> Iterator[tuple[str, str]]:
-    """Yield the file and the name of each class that other modules may name."""
+    """Yield the file and the name of each class that other modules may name.
+
+    A message is named by what is to be done or has happened (`Stop`, `Stopped`), which is no noun.
+    """
     for file in FILES:
+        if file.relative_to(ROOT) in MESSAGES:
+            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 yield str(file.relative_to(ROOT)), node.name
