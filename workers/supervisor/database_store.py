@@ -1,4 +1,4 @@
-"""The ledger of one worker on the real database."""
+"""One worker's store of slots, on the database."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -32,17 +32,17 @@ class Deadlines:
         self._looked_at = now
 
     def progressed(self, now: float) -> None:
-        """Some trial moved."""
+        """Note an event of a trial."""
         self._progress_at = now
 
     def alive(self, message: Alive, now: float) -> None:
-        """The trainer said what it holds and what its engine is at."""
+        """Note the trainer's message of what it holds and what its engine does."""
         self._memory_bytes = message.memory_bytes
         self._turn, self._busy_seconds = frozenset(message.turn), message.busy_seconds
         self._alive_at = now
 
     def trainer_ended(self) -> None:
-        """What it last said is not true of the next one."""
+        """Forget what the trainer said: it is not true of the next one."""
         self._memory_bytes, self._turn, self._busy_seconds = 0, frozenset(), 0.0
 
     def over_time(self, held: HeldRuns, now: float) -> list[LeasedTrial]:

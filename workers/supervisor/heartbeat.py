@@ -1,4 +1,4 @@
-"""Keeps a worker visible, and the house in order: one thread for heartbeats and reconciling.
+"""Keeps a worker listed, and reconciles: one thread for both.
 
 It runs while the worker is idle and while it is busy. If it dies, the worker stops: a worker that
 nobody sees is worse than none.

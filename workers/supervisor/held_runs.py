@@ -42,7 +42,7 @@ class LeasedTrial:
         sendings: How often it was sent to a trainer, the last time at `sent_at`.
         started_at: When the trainer began to train it.
         stop_mode: What the trainer was asked to do with it, at `stop_at`.
-        offered: It was asked for another worker's sake, which has no deadline.
+        offered: It was asked to stop for another worker's sake, without a deadline.
         out_of_time: It was asked to stop for its own trial_timeout.
     """
 
@@ -66,7 +66,7 @@ class LeasedTrial:
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether it must run with no other on board."""
+        """Whether it must be the trainer's only run."""
         return self.lease.exclusive
 
     @property
@@ -130,7 +130,7 @@ class LeasedTrial:
         self.stop_mode, self.stop_at, self.offered = mode, now, False
 
     def offer(self) -> None:
-        """The stop that was asked for has no deadline: another worker may have the run."""
+        """Note that the stop was asked for another worker's sake, and has no deadline."""
         self.offered = True
 
     def exceeded_timeout(self) -> None:
@@ -138,7 +138,7 @@ class LeasedTrial:
         self.out_of_time = True
 
     def shift_deadline(self, seconds: float) -> None:
-        """Give it more time to answer: so long this process itself stood still."""
+        """Give it more time to answer: as long as this process itself stood still."""
         self.stop_at += seconds
 
     def lose(self) -> None:
@@ -242,8 +242,8 @@ class HeldRuns:
 def split_exclusive(leases: list[Lease], *, nothing_held: bool) -> tuple[list[Lease], list[Lease]]:
     """Divide fresh leases into those to run now and those to hand back.
 
-    An exclusive one goes first where nothing is held, by itself: otherwise it would wait for ever
-    behind slots that keep coming.
+    Where nothing is held, an exclusive one runs first and by itself: it would otherwise wait for
+    ever, since there are always other slots.
     """
     exclusive = [lease for lease in leases if lease.exclusive]
     together = [lease for lease in leases if not lease.exclusive]

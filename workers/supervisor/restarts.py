@@ -1,4 +1,4 @@
-"""Keeps one trainer alive: starts it, holds it warm between serves, restarts it with back-off."""
+"""Starts one trainer, keeps it warm between serves, and restarts it with back-off."""
 
 import logging
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class TrainerRestarter:
-    """The worker's one trainer process, or the wait until the next.
+    """The worker's one trainer process, or the back-off before the next one.
 
     Attributes:
         failed_starts: Trainers in a row that ended before they were ready.
@@ -42,8 +42,8 @@ class TrainerRestarter:
             return True
         return trainer.ready is None and now - trainer.started_at > START_SECONDS
 
-    def bury(self, now: float) -> None:
-        """Forget the present trainer, killing what is left of it; the next one waits its turn."""
+    def end_current(self, now: float) -> None:
+        """Kill and forget the present trainer; the next one starts after the back-off."""
         trainer = self.current
         if trainer is None:
             return

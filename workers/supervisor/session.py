@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class ServeSession:
-    """Everything a worker has in hand between a ring and the moment nothing is left to do.
+    """What a worker holds from a ring until there is nothing more to do.
 
     Attributes:
-        closing: Runs whose end is in the outbox, by lease.
+        ended: Runs whose end is in the outbox and not written yet, by lease.
         stopping: Set when the worker shall stop for good.
     """
 
@@ -39,7 +39,7 @@ class ServeSession:
         self.now = clock
         self.held = HeldRuns(ids)
         self.outbox = Outbox(flush_seconds=settings.flush_seconds)
-        self.closing: dict[tuple[int, int], LeasedTrial] = {}
+        self.ended: dict[tuple[int, int], LeasedTrial] = {}
         self.directory = settings.directory
 
     @property
@@ -66,7 +66,7 @@ class ServeSession:
             self.restarter.current.send(command)
 
     def close(self, run: LeasedTrial, outcome: Outcome) -> None:
-        """End a run: its outcome is to be written, and its search learns of it at once."""
+        """End a run: put its outcome into the outbox, and tell its search at once."""
         self.held.remove(run)
         self._settle(run, outcome)
 
@@ -77,16 +77,16 @@ class ServeSession:
         self.held.lose(run)
 
     def _settle(self, run: LeasedTrial, outcome: Outcome) -> None:
-        self.closing[run.lease.key] = run
+        self.ended[run.lease.key] = run
         self.outbox.close(outcome, self.now())
         _tell_search(run, outcome)
         _log(run, outcome)
 
     def stop(self, runs: Iterable[LeasedTrial], mode: StopMode) -> None:
-        """Stop runs as `mode` says, wherever they stand.
+        """Stop runs as `mode` says, in whichever phase they are.
 
-        One that the trainer has ends when the trainer says so; asked twice, the first word
-        stands, but that a cancel overrules everything.
+        A run that the trainer has ends when the trainer says so. Of two modes the first counts,
+        except that a cancel replaces any other.
         """
         asked: list[tuple[RunId, StopMode]] = []
         for run in runs:
@@ -99,10 +99,10 @@ class ServeSession:
             self.send(Stop(asked))
 
     def offer(self, runs: Iterable[LeasedTrial]) -> None:
-        """Hand runs back, those that the trainer has when it comes to it: nobody waits for it.
+        """Hand runs back for another worker's sake, without a deadline.
 
-        It may be at something long, such as tracing. Whoever hangs meanwhile hangs as if nothing
-        had been asked.
+        The trainer may be busy with something long, such as tracing, and answers after it. A run
+        that hangs meanwhile is found by the usual deadlines, as if it had not been asked.
         """
         offered = [run for run in runs if run.stop_mode is None]
         self.stop(offered, "checkpoint")
@@ -110,7 +110,7 @@ class ServeSession:
             run.offer()
 
     def forget(self, run: LeasedTrial) -> None:
-        """The lease is lost: write no more of the run, and have the trainer throw it away."""
+        """Write nothing more of a run whose lease is lost, and have the trainer cancel it."""
         logger.warning("lease lost", extra=run.log())
         if run.phase is Phase.SENT:
             self.stop([run], "cancel")
@@ -119,14 +119,14 @@ class ServeSession:
             self._withdraw(run)
             self.held.remove(run)
 
-    def discount(self, run: LeasedTrial, model: str | None) -> None:
-        """The run's result is not counted: its model goes, and no other is measured by it."""
+    def discard_result(self, run: LeasedTrial, model: str | None) -> None:
+        """Delete the run's model, and have the trainer compare no other trial with its result."""
         self.send(ForgetResults(run.study.work.study_id))
         if model is not None:
             self.directory.drop(model)
 
     def _withdraw(self, run: LeasedTrial) -> None:
-        """The trial that was about to be created will not be."""
+        """Take back the start of a trial that was not created yet."""
         self.outbox.drop_start(run.lease)
         if run.phase is Phase.STARTING:
             run.study.search.withdraw(run.parameters or {})
@@ -141,7 +141,7 @@ class ServeSession:
 
 def _tell_search(run: LeasedTrial, outcome: Outcome) -> None:
     if run.phase not in (Phase.READY, Phase.SENT):
-        return  # it never heard of the trial
+        return  # it was never told of the trial
     search = run.study.search
     match outcome:
         case Finish():

@@ -81,14 +81,14 @@ class Supervisor:
         self._begin()
 
     def serve(self) -> None:
-        """Work until nothing is claimable and nothing is on board, or the worker is stopped."""
+        """Work until no slot is claimable and no run is held, or the worker is stopped."""
         with self._lock:
             self._begin()
             try:
                 while not self._is_done():
                     self._turn()
             except BaseException:
-                self._collapse()
+                self._abort()
                 raise
             finally:
                 self.status = Status(lanes=self._session.lanes)
@@ -98,8 +98,8 @@ class Supervisor:
         if self._restarter.current is not None:
             self._restarter.current.wake()
 
-    def dismiss(self) -> None:
-        """Tell a trainer that serves nobody to end, once the worker is to stop."""
+    def shut_down_idle_trainer(self) -> None:
+        """Tell the trainer to end, unless a serve uses it: the worker is to stop."""
         if self._restarter.current is not None and self._lock.acquire(blocking=False):
             try:
                 self._restarter.current.send(Shutdown())
@@ -128,7 +128,7 @@ class Supervisor:
         self._check_deadlines()
         if stopping:
             self._drain()
-        self._sync.keep()
+        self._sync.sync()
         if self._sync.leases_ended:
             self._session.stop(self._session.held.leased, "checkpoint")
         if not stopping:
@@ -207,12 +207,12 @@ class Supervisor:
             self._end_trainer(cause)
 
     def _end_trainer(self, cause: Cause) -> None:
-        """Lay the blame for a trainer that is gone or must go; the next one waits its turn."""
+        """End a trainer, dead or not, and its runs by who is to blame; the next one backs off."""
         held = self._session.held
         on_board = held.of(Phase.SENT, Phase.LOST)
         if not self._stopping.is_set() or on_board:
             logger.error("trainer ended with %d on board: %s", len(on_board), cause.message)
-        self._restarter.bury(self._clock())
+        self._restarter.end_current(self._clock())
         self._deadlines.trainer_ended()
         ends = assign(on_board, cause)
         for run in on_board:
@@ -231,7 +231,7 @@ class Supervisor:
     # The end
 
     def _drain(self) -> None:
-        """Stop for good: hand back what has not begun, ask checkpoints of what has."""
+        """Stop for good: hand back runs that have not begun, and ask the others for checkpoints."""
         held = self._session.held
         if self._drain_at is None:
             self._drain_at = self._clock()
@@ -249,10 +249,10 @@ class Supervisor:
             return False
         return self._clock() >= self._drain_at + share * self._settings.grace_seconds
 
-    def _collapse(self) -> None:
+    def _abort(self) -> None:
         """The loop itself failed: end the trainer, and try once to hand everything back."""
         logger.exception("the serve loop failed; handing back what it holds")
-        self._restarter.bury(self._clock())
+        self._restarter.end_current(self._clock())
         held = self._session.held
         self._session.stop(held.of(Phase.HELD, Phase.STARTING, Phase.READY), "checkpoint")
         for run in held.of(Phase.SENT):

@@ -33,7 +33,7 @@ POINTS = 32  # of spaces in which nine points of ten fail, in one of thirty all 
 
 
 class TrainerEvents:
-    """Takes the trainer's messages. Events of runs that are not on the board are ignored."""
+    """Takes the trainer's messages. Events of runs that are not held are ignored."""
 
     def __init__(self, session: ServeSession, deadlines: Deadlines) -> None:
         self._session = session
@@ -94,7 +94,7 @@ class TrainerEvents:
         if isinstance(event, RunEnd):
             self._session.held.remove(run)
         if isinstance(event, Finished):
-            self._session.discount(run, self._session.directory.relative(event.model))
+            self._session.discard_result(run, self._session.directory.relative(event.model))
 
     def _on_event(self, run: LeasedTrial, event: Event) -> None:
         session = self._session

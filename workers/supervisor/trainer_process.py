@@ -120,7 +120,7 @@ class TrainerProcess:
         self._outgoing.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(wait_seconds)
-        _dismiss(self._watcher)
+        _end_watcher(self._watcher)
 
     def close(self, timeout: float) -> None:
         """Close the command pipe, which ends a healthy trainer; kill it after `timeout`.
@@ -188,7 +188,7 @@ def _watch(trainer: int) -> "subprocess.Popen[bytes]":
     )
 
 
-def _dismiss(watching: "subprocess.Popen[bytes]") -> None:
+def _end_watcher(watching: "subprocess.Popen[bytes]") -> None:
     if watching.stdin is not None and not watching.stdin.closed:
         with contextlib.suppress(OSError), watching.stdin as pipe:
             pipe.write(b".")

@@ -1,4 +1,4 @@
-"""One worker process: database, trainer, supervisor and presence, opened and closed together."""
+"""One worker process: database, trainer, supervisor and heartbeat, opened and closed together."""
 
 import logging
 import os
@@ -230,7 +230,7 @@ class Worker:
         """
         self._stopping.set()
         self._supervisor.wake()
-        self._supervisor.dismiss()
+        self._supervisor.shut_down_idle_trainer()
 
     def close(self) -> None:
         """Leave, and end the trainer."""
@@ -255,5 +255,5 @@ def wait_ready(restarter: TrainerRestarter) -> None:
         trainer.receive(0.5)
         if restarter.is_dead(time.monotonic()) or time.monotonic() > deadline:
             tail = trainer.log_tail()
-            restarter.bury(time.monotonic())
+            restarter.end_current(time.monotonic())
             raise SettingsError(f"the trainer does not start ({sys.executable}): {tail}")

@@ -15,7 +15,7 @@ BEHIND = {"queued": True}
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that a test can wait for."""
-    for name, seconds in (("WAIT", 0.2), ("LOOK", 0.1), ("LEAVE", 0.5), ("TRAINED", 0.3)):
+    for name, seconds in (("WAIT", 0.2), ("CHECK", 0.1), ("COOLDOWN", 0.5), ("TRAINED", 0.3)):
         monkeypatch.setattr(balance, f"{name}_SECONDS", seconds)
 
 

@@ -14,7 +14,7 @@ LONG: dict[str, Any] = {"epochs": 10_000, "seconds": 0.01}
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that a test can wait for."""
-    for name, seconds in (("WAIT", 0.3), ("LOOK", 0.05), ("CLEAR", 0.2)):
+    for name, seconds in (("WAIT", 0.3), ("CHECK", 0.05), ("CLEAR", 0.2)):
         monkeypatch.setattr(exclusive, f"{name}_SECONDS", seconds)
 
 

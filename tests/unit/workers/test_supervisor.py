@@ -53,11 +53,11 @@ def test_a_worker_that_stops_sends_an_idle_trainer_home_and_no_other(bench: Make
     b.store.wait_for(lambda: bool(b.store.reports))
     trainer = b.restarter.current
     assert trainer is not None
-    b.supervisor.dismiss()
+    b.supervisor.shut_down_idle_trainer()
     assert trainer.exit_code(wait_seconds=0.3) is None
     b.store.ask_stop(1, "cancelled")
     b.join()
-    b.supervisor.dismiss()
+    b.supervisor.shut_down_idle_trainer()
     assert trainer.exit_code(wait_seconds=10.0) == 0
 
 
