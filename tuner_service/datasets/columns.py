@@ -31,6 +31,7 @@ GAPS: Final = (
 
 TRUTHS: Final = {"True": 1.0, "TRUE": 1.0, "true": 1.0, "False": 0.0, "FALSE": 0.0, "false": 0.0}
 EXACT: Final = 2.0**53  # beyond, a float64 does not tell whole numbers apart
+MOST_TEXTS: Final = 1_000_000  # different ones of a column: each takes a hundred bytes
 FEW: Final = 20  # different texts that any column may have, however short it is
 
 _PLAIN = frozenset("0123456789+-.eE ")
@@ -227,9 +228,18 @@ class Column:
         return values
 
     def take_texts(self, texts: Sequence[str | None], where: Where) -> Array:
-        """Take texts [n] as categories; None is a gap."""
+        """Take texts [n] as categories; None is a gap.
+
+        Raises:
+            DataError: There are too many, or numbers were there before.
+        """
         codes = np.fromiter(map(self._codes.__getitem__, texts), np.float64, len(texts))
         there = ~np.isnan(codes)
+        if len(self.texts) > MOST_TEXTS:
+            raise DataError(
+                f"column {self.name!r} has more than {MOST_TEXTS:,} different texts; leave it out "
+                "of `columns`"
+            )
         if self._kind == "number" and there.any():
             raise DataError(self._differs())
         self.present += int(there.sum())

@@ -236,7 +236,7 @@ class Model:
             places, width = [int(name) for name in names], len(first)
         if width > 1:
             lines = [(number, line) for number, line in lines if line]
-        gaps = GAPS if self.layout is None else self.layout.get("gaps", GAPS)
+        gaps = set((self.layout or {}).get("gaps", GAPS))
         cells = np.empty((len(lines), len(places)), dtype=object)
         for row, (number, line) in enumerate(lines):
             line = line or [""]

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.unit.training.rooms import room
-from tuner_service.datasets import text_tables
+from tuner_service.datasets import columns, text_tables
 from tuner_service.datasets.columns import GAPS
 from tuner_service.errors import DataError
 from workers.training.data.sources import RawData, Request
@@ -244,6 +244,14 @@ def test_a_column_that_is_declared_is_taken_at_its_word(tmp_path: Path) -> None:
     assert data.table is not None
     assert len(data.table.labels[0] or ()) == 30
     assert not data.warnings
+
+
+def test_texts_without_end_are_refused_before_they_take_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "MOST_TEXTS", 100)
+    text = lines("x,kind", (f"w{i},{'ab'[i % 2]}" for i in range(5000)))
+    assert "column 'x' has more than 100 different texts" in refused(tmp_path, text)
 
 
 def test_a_decimal_comma(tmp_path: Path) -> None:
