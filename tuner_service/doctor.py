@@ -6,9 +6,7 @@ it: the client alone is a sound installation. No check changes anything but a fi
 
 import contextlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -20,15 +18,13 @@ from typing import Any, Literal
 from tuner_service import __version__, extras
 from tuner_service.errors import SettingsError, TunerError
 from tuner_service.files import check_writable
-from tuner_service.layout import worker_environment
 from tuner_service.settings import Settings
-from tuner_service.up.machine import free_port, visible_gpus
+from tuner_service.up.machine import NoReportError, device_report, free_port, visible_gpus
 
 State = Literal["ok", "warning", "problem", "absent"]
 
 LEAST_FREE_BYTES = 1 << 30
 SUITABLE = ((3, 11), (3, 14))
-TORCH_SECONDS = 120.0
 COMPILERS = ("g++", "clang++", "c++")  # as native code and torch look for them
 # All rows of the training part in one batch: one step is the epoch.
 TRIAL = {
@@ -106,20 +102,9 @@ def torch() -> Iterator[Finding]:
         yield Finding("torch", "absent", "not installed", _install("worker"))
         return
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "workers.device_report"],
-            env=worker_environment(os.environ),
-            capture_output=True,
-            text=True,
-            timeout=TORCH_SECONDS,
-        )
-        found = json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
-    except (OSError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
-        yield Finding("torch", "problem", f"gives no answer: {error}", _REINSTALL)
-        return
-    if found is None:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        yield Finding("torch", "problem", f"cannot be imported: {said}", _REINSTALL)
+        found = device_report()
+    except NoReportError as error:
+        yield Finding("torch", "problem", str(error), _REINSTALL)
         return
     built = f"built for CUDA {found['cuda_build']}" if found["cuda_build"] else "built for the CPU"
     yield Finding("torch", "ok", f"{found['version']}, {built}")

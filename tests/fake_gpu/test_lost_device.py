@@ -6,6 +6,7 @@ import torch
 from tests.fake_gpu import device, runs
 from tests.unit.training import builders
 from workers.protocol.messages import Failed, Stopped
+from workers.trainer.main import pick_device
 from workers.training.nets import networks
 from workers.training.trials.failures import DeviceLostError, is_out_of_memory
 
@@ -66,3 +67,10 @@ REFUSED = "CUDA error: operation not permitted when stream is capturing"
 )
 def test_a_capture_that_an_allocation_ended_is_out_of_memory(cause, memory):
     assert is_out_of_memory(chained(torch.AcceleratorError(INVALIDATED), cause)) is memory
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_and_the_cpu_taken(caplog):
+    assert pick_device("auto").type == "cuda"
+    device.native.set_broken(True)
+    assert pick_device("auto").type == "cpu"
+    assert "torch cannot use the GPU: CUDA error" in caplog.text

@@ -1,18 +1,25 @@
 """What this machine has and what is taken: GPUs, cores, the port, the data directory."""
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from tuner_service.errors import SettingsError
+from tuner_service.errors import SettingsError, TunerError
 from tuner_service.files import locked
+from tuner_service.layout import worker_environment
 from tuner_service.settings import Settings
 
 MOST_CPU_WORKERS = 4
+TORCH_SECONDS = 120.0  # a first import from a slow disk
+_MIG_INSTANCE = re.compile(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)")
 
 
 def visible_gpus() -> list[str]:
@@ -27,9 +34,66 @@ def visible_gpus() -> list[str]:
         listed = subprocess.run(  # noqa: S603 - a tool found on PATH, fixed arguments
             [tool, "--list-gpus"], capture_output=True, text=True, timeout=20, check=True
         )
-        count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-        return [str(number) for number in range(count)]
+        return _ids(listed.stdout)
     return []
+
+
+def _ids(listed: str) -> list[str]:
+    """Return GPUs by number; one that is split, by its MIG instances, of which each is a GPU."""
+    whole: list[list[str]] = []
+    for line in listed.splitlines():
+        instance = _MIG_INSTANCE.match(line)
+        if line.startswith("GPU "):
+            whole.append([])
+        elif instance and whole:
+            whole[-1].append(instance[1])
+    return [one for number, split in enumerate(whole) for one in split or [str(number)]]
+
+
+class NoReportError(TunerError):
+    """torch does not say what it can use; the message is why."""
+
+    code = "no_device_report"
+
+
+def device_report() -> dict[str, Any]:
+    """Ask torch, in a process of its own, what it is and which GPUs it can use.
+
+    Raises:
+        NoReportError: It cannot be imported, or does not answer.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "workers.device_report"],
+            env=worker_environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=TORCH_SECONDS,
+        )
+        found = json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
+    except (OSError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+        raise NoReportError(f"gives no answer: {error}") from error
+    if found is None:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise NoReportError(f"cannot be imported: {said}")
+    return dict(found)
+
+
+def usable_gpus(listed: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return those of the listed GPUs that torch can use, and why there are fewer.
+
+    nvidia-smi sees GPUs for which this torch has no code: a build for the CPU, a driver or a GPU
+    that is too old.
+    """
+    if not listed:
+        return [], None
+    try:
+        found = device_report()
+    except NoReportError as error:
+        return [], f"torch {error}"
+    if found["gpus"]:
+        return list(listed), None
+    return [], str(found.get("reason") or "torch is built for the CPU")
 
 
 def default_workers(gpus: Sequence[str]) -> int:

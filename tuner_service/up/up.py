@@ -25,7 +25,13 @@ from tuner_service.layout import worker_environment
 from tuner_service.reads.workers import list_workers
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
-from tuner_service.up.machine import default_workers, free_port, only_one, visible_gpus
+from tuner_service.up.machine import (
+    default_workers,
+    free_port,
+    only_one,
+    usable_gpus,
+    visible_gpus,
+)
 from tuner_service.up.services import POLL_SECONDS, Say, Service, Services, aside_of
 
 START_SECONDS = 60.0
@@ -56,9 +62,7 @@ def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> Non
         settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
         migrate(settings.resolved_database_url)
         keys_reason = _keys_reason(settings)
-        gpus = [] if device == "cpu" else visible_gpus()
-        if device == "cuda" and not gpus:
-            raise SettingsError("device must be auto or cpu without a GPU, but got 'cuda'")
+        gpus = _gpus(device, say)
         count = default_workers(gpus) if workers is None else workers
         services = Services(_members(settings, gpus, count), say, settings.grace_seconds)
         with _signals(services.request_stop), services.held() as parent_pipe:
@@ -66,6 +70,17 @@ def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> Non
                 say(f"Every caller needs an API key: {keys_reason}.")
             _run(services, settings, parent_pipe, _device_words(gpus, count))
     say("Stopped.")
+
+
+def _gpus(device: str, say: Say) -> list[str]:
+    """Return the GPUs to start workers for; say why one that is there cannot be used."""
+    gpus, reason = usable_gpus([] if device == "cpu" else visible_gpus())
+    if device == "cuda" and not gpus:
+        why = "without a GPU" if reason is None else f"while torch can use no GPU ({reason})"
+        raise SettingsError(f"device must be auto or cpu {why}, but got 'cuda'")
+    if reason is not None:
+        say(f"There is a GPU, and torch cannot use it: {reason}. Workers train on the CPU.")
+    return gpus
 
 
 def _keys_reason(settings: Settings) -> str:

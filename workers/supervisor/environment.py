@@ -11,6 +11,7 @@ _SECRET_WORDS = re.compile(
     r"|BROKER_URL|DSN)",
     re.IGNORECASE,
 )
+COMPILE_PROCESSES = 4
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -19,6 +20,8 @@ def scrubbed(environ: Mapping[str, str], *, threads: int) -> dict[str, str]:
     kept = {name: value for name, value in environ.items() if not is_secret(name)}
     for name in _THREAD_SETTINGS:
         kept.setdefault(name, str(threads))
+    # On a GPU inductor starts a process per core, up to 32, in every trainer and compiling child.
+    kept.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(COMPILE_PROCESSES))
     return kept
 
 

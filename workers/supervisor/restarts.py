@@ -16,11 +16,12 @@ class TrainerRestarter:
     """The worker's one trainer process, or the back-off before the next one.
 
     Attributes:
+        launch: Starts the next trainer.
         failed_starts: Trainers in a row that ended before they were ready.
     """
 
     def __init__(self, launch: Callable[[], TrainerProcess]) -> None:
-        self._launch = launch
+        self.launch = launch
         self._retry_at = 0.0
         self.current: TrainerProcess | None = None
         self.failed_starts = 0
@@ -29,7 +30,7 @@ class TrainerRestarter:
     def ensure(self, now: float) -> TrainerProcess | None:
         """Return the trainer, starting one if there is none; None while backing off."""
         if self.current is None and now >= self._retry_at:
-            self.current = self._launch()
+            self.current = self.launch()
             logger.info("trainer started", extra={"trainer": self.current.pid})
         return self.current
 

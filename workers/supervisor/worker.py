@@ -23,6 +23,7 @@ from tuner_service.lifecycle.workers import (
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, check_schema
 from workers.offers import offers_of
+from workers.protocol.messages import Ready
 from workers.settings import WorkerSettings
 from workers.supervisor.database_store import DatabaseSlotStore
 from workers.supervisor.environment import scrubbed
@@ -208,9 +209,7 @@ class Worker:
         worker_id = new_worker_id()
         db = Database.open(settings.resolved_database_url)
         check_schema(db)
-        command = trainer_command(settings, worker_settings, worker_id=worker_id)
-        restarter = TrainerRestarter(lambda: TrainerProcess(command))
-        wait_ready(restarter)
+        restarter = started_trainer(settings, worker_settings, worker_id=worker_id)
         return cls(
             db, restarter, settings=settings, worker_settings=worker_settings, worker_id=worker_id
         )
@@ -241,8 +240,26 @@ class Worker:
         self._db.close()
 
 
-def wait_ready(restarter: TrainerRestarter) -> None:
-    """Start the trainer and wait for it.
+def started_trainer(
+    settings: Settings, worker_settings: WorkerSettings, *, worker_id: str
+) -> TrainerRestarter:
+    """Start the worker's first trainer; those after it have the same device.
+
+    Raises:
+        SettingsError: It ended instead, or did not become ready in time.
+    """
+    command = trainer_command(settings, worker_settings, worker_id=worker_id)
+    restarter = TrainerRestarter(lambda: TrainerProcess(command))
+    queue = wait_ready(restarter).queue
+    # A later one that finds no GPU must fail, not serve the queue of GPUs on a CPU.
+    same = worker_settings.model_copy(update={"device": queue})
+    again = trainer_command(settings, same, worker_id=worker_id)
+    restarter.launch = lambda: TrainerProcess(again)
+    return restarter
+
+
+def wait_ready(restarter: TrainerRestarter) -> Ready:
+    """Start the trainer and wait for it; return what it says of itself.
 
     Raises:
         SettingsError: It ended instead, or did not become ready in time.
@@ -257,3 +274,4 @@ def wait_ready(restarter: TrainerRestarter) -> None:
             tail = trainer.log_tail()
             restarter.end_current(time.monotonic())
             raise SettingsError(f"the trainer does not start ({sys.executable}): {tail}")
+    return trainer.ready

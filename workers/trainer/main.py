@@ -189,10 +189,23 @@ def resident_bytes() -> int:
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device: with `auto`, CUDA where there is one."""
+    """Return the device: with `auto`, CUDA where torch can use one, else the CPU."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if _computes_on_gpu() else "cpu"
     return torch.device(name)
+
+
+def _computes_on_gpu() -> bool:
+    """Whether torch can use the GPU; for one that is too old it has no code, and says so late."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.ones(1, device="cuda").add_(1).item()
+    except RuntimeError as error:
+        first = str(error).strip().split("\n")[0]
+        logger.warning("training on the CPU: torch cannot use the GPU: %s", first)
+        return False
+    return True
 
 
 def warm_up(device: torch.device) -> None:

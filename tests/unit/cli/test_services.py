@@ -14,6 +14,7 @@ import pytest
 
 from tuner_service.errors import SettingsError
 from tuner_service.settings import Settings
+from tuner_service.up import machine as machine_module
 from tuner_service.up import services as services_module
 from tuner_service.up import up
 from tuner_service.up.machine import default_workers, free_port, only_one, visible_gpus
@@ -212,7 +213,15 @@ def test_a_host_that_is_not_ours_is_refused(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("listed", "gpus"),
-    [("", []), ("GPU 0: H200 (UUID: x)\nGPU 1: H200 (UUID: y)\n", ["0", "1"])],
+    [
+        ("", []),
+        ("GPU 0: H200 (UUID: x)\nGPU 1: H200 (UUID: y)\n", ["0", "1"]),
+        (
+            "GPU 0: H200 (UUID: x)\n  MIG 3g.71gb Device 0: (UUID: MIG-a)\n"
+            "  MIG 3g.71gb Device 1: (UUID: MIG-b)\nGPU 1: H200 (UUID: y)\n",
+            ["MIG-a", "MIG-b", "1"],
+        ),
+    ],
 )
 def test_gpus_are_counted_by_nvidia_smi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, gpus: list[str]
@@ -223,6 +232,25 @@ def test_gpus_are_counted_by_nvidia_smi(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [({"gpus": [], "reason": "AssertionError: no"}, "AssertionError: no"), ({"gpus": []}, "CPU")],
+)
+def test_a_gpu_that_torch_cannot_use_is_told_and_workers_train_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, answer: dict[str, object], reason: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(machine_module, "device_report", lambda: answer)
+    said: list[str] = []
+    assert up._gpus("auto", said.append) == []
+    assert "Workers train on the CPU" in said[0]
+    assert reason in said[0]
+    with pytest.raises(SettingsError, match=reason):
+        up._gpus("cuda", said.append)
+    monkeypatch.setattr(machine_module, "device_report", lambda: {"gpus": ["H200"]})
+    assert up._gpus("auto", said.append) == ["0"]
 
 
 @pytest.mark.parametrize(("value", "gpus"), [("", []), ("-1", []), ("2,5", ["2", "5"])])
