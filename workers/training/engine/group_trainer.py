@@ -55,6 +55,7 @@ from workers.training.trials.runs import TrialRun, save_checkpoint
 logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.25
+JUDGED_SLICES = 3  # of a step before its speed is believed
 FIRST_STEPS = 32  # of a group's first slice, whose speed is not known yet
 
 
@@ -97,6 +98,7 @@ class GroupTrainer:
         self._learning_rates: Tensor  # [K, S]
         self._tried = 0  # lanes of the step that was last made, or tried to make
         self._step_seconds: float | None = None
+        self._paces: list[float] = []  # seconds per step of the slices on the present backend
         self._events: list[Event] = []
 
     @property
@@ -189,8 +191,12 @@ class GroupTrainer:
             self._begin_epoch(lanes)
         if self._going and self._position < self.spec.steps:
             self._train_slice(lanes)
+        goes_on = self._pays(lanes)
         if self._going and self._position >= self.spec.steps:
             self._end_epoch(lanes)
+        elif self._going and not goes_on:
+            self._leave_step(lanes)
+            return
         self._write_due_checkpoints(lanes)
 
     def _fill_lanes(self) -> Lanes:
@@ -201,6 +207,9 @@ class GroupTrainer:
         width = self._steps.lanes_for(self.spec, taken + len(self.queue))
         if self.limit is not None:
             width = min(width, self.limit)
+        if lanes is not None and width == 1 < taken:  # plain is faster: one after another from here
+            self._leave_step(lanes)
+            lanes = None
         if lanes is None or (width != lanes.step.lanes and width >= taken):
             lanes = self._move_to_new_step(width)
         while self.queue and not lanes.full:
@@ -226,7 +235,13 @@ class GroupTrainer:
         for _ in runs:
             self.queue.popleft()
         self._lanes = Lanes(step, runs)
+        self._paces = []
         return self._lanes
+
+    def _leave_step(self, lanes: Lanes) -> None:
+        """Put the runs back in the queue with what they reached, also inside an epoch."""
+        self._requeue(lanes)
+        self._lanes, self._going, self._tried = None, [], 0
 
     def _begin_epoch(self, lanes: Lanes) -> None:
         # Runs may come in with nothing left to train: resumed at their last epoch.
@@ -278,13 +293,16 @@ class GroupTrainer:
         size = self.spec.batch_size
         first, last = self._position, self._position + self._slice_steps()
         start, stop = first * size, min(last * size, self.spec.rows)
-        begun = self._clock()
+        begun, backend = self._clock(), lanes.step.backend
         sums = lanes.step.train_epoch(
             self._orders[:, start:stop], self._learning_rates[:, first:last]
         )
         losses = sums.tolist()  # the one wait for the device in a slice
         seconds = self._clock() - begun
         self._step_seconds = seconds / (last - first)
+        if lanes.step.backend != backend:  # compiled code was loaded in this slice
+            self._paces = []
+        self._paces.append(self._step_seconds)
         self._position = last
         share = seconds / len(self._going)  # of device time: K lanes took these seconds together
         for lane in list(self._going):
@@ -294,6 +312,16 @@ class GroupTrainer:
             if not math.isfinite(losses[lane]):
                 step = run.progress.epoch + 1
                 self._fail(lane, run, diverged("the training loss", losses[lane], step))
+
+    def _pays(self, lanes: Lanes) -> bool:
+        """Whether to go on with the step, by the faster of its last two slices.
+
+        The first slice is no measure: a program is traced in it, caches are cold.
+        """
+        if self.limit == 1 or not self._going or len(self._paces) < JUDGED_SLICES:
+            return True
+        seconds = min(self._paces[-2:])
+        return self._steps.measured(self.spec, lanes.step, len(self._going), seconds)
 
     def _slice_steps(self) -> int:
         """Return how many steps take about SLICE_SECONDS; what is left if not much more."""

@@ -19,6 +19,9 @@ class StepFactory(Protocol):
     def lanes_for(self, group: GroupSpec, wanted: int) -> int:
         """Return how many lanes a group should have for `wanted` trials, waiting ones counted."""
 
+    def measured(self, group: GroupSpec, step: TrainStep, trials: int, seconds: float) -> bool:
+        """Hear what an optimizer step took with so many trials; return whether to go on with it."""
+
     def group_network(self, network: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what a network has in common with the others of its group."""
 
@@ -39,6 +42,11 @@ class PlainStepFactory:
         """Return 1."""
         del group, wanted
         return 1
+
+    def measured(self, group: GroupSpec, step: TrainStep, trials: int, seconds: float) -> bool:
+        """Go on: there is nothing else."""
+        del group, step, trials, seconds
+        return True
 
     def group_network(self, network: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the network but its dropout rate."""

@@ -5,6 +5,7 @@ precision allows, and a lane must cost less.
 """
 
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,11 +20,31 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 HALF_TOLERANCE = 5e-2  # bfloat16 and tf32
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a probe measured: seconds per step of either, and in what they differ too much."""
+
+    unfaithful: str | None
+    plain_seconds: float
+    fused_seconds: float
+
+
 def probe(group: GroupSpec, step: TrainStep) -> str | None:
     """Compare a few steps with the plain step; return what is wrong with the fused one.
 
     Every lane trains, as in earnest. Both steps start from the same fresh weights.
     """
+    found = compare(group, step)
+    if found.unfaithful is not None:
+        return found.unfaithful
+    gain = found.plain_seconds * step.lanes / found.fused_seconds
+    if gain < 1.0:
+        return f"fusing does not pay: {gain:.2f} times the plain step's speed"
+    return None
+
+
+def compare(group: GroupSpec, step: TrainStep) -> Comparison:
+    """Train a few steps from the same fresh weights on both, in every lane of the fused step."""
     plain = PlainStep(group)
     hyper = _probe_hyper(seed=1)
     plain.put(0, hyper, None)
@@ -36,12 +57,10 @@ def probe(group: GroupSpec, step: TrainStep) -> str | None:
     difference = _difference(plain.take(0), step.take(step.lanes - 1))
     limit = HALF_TOLERANCE if group.precision in ("bfloat16", "tf32") else None
     limit = limit or TOLERANCE[dtype_of(group.precision)]
+    unfaithful = None
     if not difference <= limit:  # which NaN is not either
-        return f"fused and plain weights differ by {difference:.1e} after {steps} steps"
-    gain = plain_seconds * step.lanes / fused_seconds
-    if gain < 1.0:
-        return f"fusing does not pay: {gain:.2f} times the plain step's speed"
-    return None
+        unfaithful = f"fused and plain weights differ by {difference:.1e} after {steps} steps"
+    return Comparison(unfaithful, plain_seconds / steps, fused_seconds / steps)
 
 
 def _probe_hyper(seed: int) -> LaneHyper:

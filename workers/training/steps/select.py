@@ -6,8 +6,10 @@ traced      the same program, operation by operation
 plain       one trial after another, autograd and torch.optim
 
 A backend is trusted only after a probe: a few steps from the same state on both it and the plain
-step must end in the same weights, and cost less per lane. What fails is not tried again for that
-group; the reason goes into the trial's record.
+step must end in the same weights, and cost less than the trials there are cost one after another.
+What fails is not tried again for that group; the reason goes into the trial's record. On a CPU a
+fused step is also timed as it trains: one that turns out slower than plain is left within seconds.
+What was measured is kept (speeds.py).
 """
 
 import dataclasses
@@ -38,7 +40,8 @@ from workers.training.steps.groups import GroupSpec, mixes_networks, without_dro
 from workers.training.steps.native import backend as native
 from workers.training.steps.patience import TracingPatience
 from workers.training.steps.plain import PlainStep
-from workers.training.steps.probe import probe
+from workers.training.steps.probe import compare, probe
+from workers.training.steps.speeds import COMPILED, PLAIN, TRACED, Speeds
 from workers.training.steps.step import TrainStep
 from workers.training.trials.failures import is_out_of_memory, require_device
 
@@ -46,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 60.0  # after which a group that found no memory for a probe is probed again
 IDLE_EPOCHS = 8  # in which a quarter of the lanes had been enough, before a group shrinks
+SLOWER = 1.25  # times plain, before a fused step is left: less may be the load of the machine
+MOST_TRIES = 2  # of fused steps that turned out slower
+COMPILING = "faster plain until the fused step is compiled in the background"
 STREAMED = "the data is streamed: it does not fit the device beside the networks"
 
 
@@ -59,6 +65,9 @@ class FusionDecision:
         until: When the decision is to be sought again.
         now: Lanes that the group has.
         idle: How often in a row it was asked for so few that most lanes would idle.
+        stays: Why the trials there are now are faster plain, although fusing works; or None.
+        executor: Of the step that was last made; it may be compiling.
+        undone: How often a fused step was left because it was slower than plain.
     """
 
     refusal: str | None
@@ -70,6 +79,9 @@ class FusionDecision:
     until: float = math.inf
     now: int = 0
     idle: int = 0
+    stays: str | None = None
+    executor: Executor | None = None
+    undone: int = 0
 
     def fitting(self, wanted: int) -> int:
         """Return the size for so many trials."""
@@ -91,7 +103,7 @@ class BackendSelector:
 
     Args:
         device: Where the groups train.
-        cache: Where the native library is kept; None goes without it.
+        cache: Where the native library and measured speeds are kept; None goes without.
         compile: Whether to go beyond the traced graph.
         background: Compile in a child process; else where it stands.
         probe: Whether to compare with the plain step first.
@@ -118,6 +130,7 @@ class BackendSelector:
         self._clock = clock
         self._patience = TracingPatience(patience_seconds, clock)
         self._decisions: dict[str, FusionDecision] = {}
+        self._speeds = Speeds(cache)
         self._native: native.NativeBackend | None = None
         if cache is not None and device.type == "cpu":
             self._native = native.load(cache, probe=probe)
@@ -137,18 +150,67 @@ class BackendSelector:
         if self._waits(group, wanted):
             return 1
         decision = self._decision(group, wanted)
-        return 1 if decision.refusal is not None else decision.lanes_for(wanted)
+        if decision.refusal is not None:
+            return 1
+        lanes = max(decision.now, decision.fitting(wanted))
+        decision.stays = self._plain_for(group, decision, lanes, wanted)
+        fewer = decision.fitting(wanted)
+        if decision.stays is not None and self._speeds.seconds(group, COMPILED, fewer) is not None:
+            decision.now = fewer  # what is compiled may pay yet; the last few compile nothing anew
+            decision.stays = self._plain_for(group, decision, fewer, wanted)
+        return 1 if decision.stays is not None else decision.lanes_for(wanted)
 
     def make_step(self, group: GroupSpec, lanes: int) -> TrainStep:
         """Return a step with this many lanes on the fastest backend that can be had."""
         if lanes == 1 and self._patience.lends and self._is_undecided(group):
             return self._patience.lend(group)
         decision = self._decision(group, lanes)
-        if decision.refusal is not None and lanes == 1:
-            return PlainStep(group, decision.refusal)
+        refusal = decision.refusal or decision.stays
+        if refusal is not None and lanes == 1:
+            return PlainStep(group, refusal)
         if decision.native and self._native is not None:
             return self._native.make_step(group, lanes)
-        return FusedStep(group, lanes, self._executor(group, lanes))
+        decision.executor = self._executor(group, lanes)
+        return FusedStep(group, lanes, decision.executor)
+
+    def measured(self, group: GroupSpec, step: TrainStep, trials: int, seconds: float) -> bool:
+        """Hear what an optimizer step took with so many trials; return whether to go on with it.
+
+        A fused step that turns out slower than the plain one, trial after trial, is left: until it
+        is compiled if that is under way, else for as long as there are no more trials.
+        """
+        decision = self._decisions.get(group.key)
+        settled = decision is not None and (decision.refusal is not None or decision.native)
+        if not self._probe or settled or not _is_judged(group, step):
+            return True
+        self._speeds.note(group, step.backend, step.lanes, seconds)
+        plain = self._speeds.seconds(group, PLAIN, 1)
+        if decision is None or step.backend == PLAIN or plain is None:
+            return True
+        if seconds <= SLOWER * trials * plain:
+            return True
+        decision.undone += 1
+        return False
+
+    def _plain_for(
+        self, group: GroupSpec, decision: FusionDecision, lanes: int, trials: int
+    ) -> str | None:
+        """Return why so many trials are faster plain for now, though fusing works; or None."""
+        if not self._probe or decision.native or group.device.type != "cpu":
+            return None
+        if decision.undone > MOST_TRIES:
+            return f"fusing was slower than the plain step {decision.undone} times"
+        if decision.undone and isinstance(decision.executor, CompileInBackground):
+            job = decision.executor.job
+            if job is not None and not job.done:
+                return COMPILING
+            if self._speeds.seconds(group, COMPILED, lanes) is None and (
+                decision.executor.backend == COMPILED or (job is not None and job.failure is None)
+            ):
+                return None  # the compiled code is there, and not measured yet
+        hoped = self._compile and self._background and missing_tool(group.device) is None
+        # Once the fused step was seen running, what was hoped of it is worth nothing.
+        return self._speeds.refusal(group, lanes, trials, compiles=hoped and not decision.undone)
 
     def capacity(self, device: torch.device) -> int:
         """Return how many trials a trainer can usefully hold: a group at work, one to follow."""
@@ -234,14 +296,27 @@ class BackendSelector:
             return FusionDecision(untraceable)
         small, full = lane_budget.group_sizes(group)
         decision = FusionDecision(None, small, full, doubles=group.device.type == "cuda")
-        if self._probe:
+        if self._probe and decision.doubles:
             self._compare(group, decision, wanted)
+        elif self._probe:
+            decision.refusal = self._plain_for(group, decision, decision.fitting(wanted), wanted)
+            decision.probed = 0 if decision.refusal is None else wanted  # as it was measured before
+            if decision.refusal is None:
+                self._measure(group, decision, wanted)
         return decision
+
+    def _measure(self, group: GroupSpec, decision: FusionDecision, wanted: int) -> None:
+        """Probe the step that so many trials would have, and note what either step takes."""
+        # An optimizer with its own update is probed as SGD: it is the network that may not fuse.
+        probed, lanes = dataclasses.replace(group, optimizer=None), decision.fitting(wanted)
+        found = compare(probed, FusedStep(probed, lanes, Traced()))
+        decision.refusal = found.unfaithful
+        self._speeds.note(group, PLAIN, 1, found.plain_seconds)
+        self._speeds.note(group, TRACED, lanes, found.fused_seconds)
 
     def _compare(self, group: GroupSpec, decision: FusionDecision, wanted: int) -> None:
         """Probe the group's step, with fewer lanes where memory runs out, and note what it says."""
-        # An optimizer with its own update is probed as SGD: it is the network that may not fuse.
-        probed = dataclasses.replace(group, optimizer=None)
+        probed = dataclasses.replace(group, optimizer=None)  # as `_measure`
         while True:
             lanes = decision.fitting(wanted) if decision.doubles else decision.full
             try:
@@ -255,6 +330,12 @@ class BackendSelector:
             gc.collect()  # the step that did not fit
             torch.cuda.empty_cache()
         decision.probed = lanes if decision.doubles and decision.refusal is not None else 0
+
+
+def _is_judged(group: GroupSpec, step: TrainStep) -> bool:
+    """Whether the step's speed says anything of the group's fused or plain steps."""
+    kind = isinstance(step, FusedStep | PlainStep)
+    return group.device.type == "cpu" and kind and not mixes_networks(group.network)
 
 
 def _declared(group: GroupSpec) -> str | None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.unit.training import lanes
 from workers.training.nets import networks
-from workers.training.steps import lane_budget, patience, probe
+from workers.training.steps import lane_budget, patience, probe, select
 from workers.training.steps.fused import executors
 from workers.training.steps.fused.executors import Traced
 from workers.training.steps.fused.step import FusedStep
@@ -284,6 +284,44 @@ def test_a_trial_by_itself_is_never_traced(monkeypatch):
         assert (step.backend, step.backend_reason) == ("plain", patience.WAITING)
         now[0] += 1e6
     assert selector.lanes_for(spec, 2) > 1  # with another it is
+
+
+class ChildAtWork:
+    done = False
+    failure = None
+
+
+def test_trials_stay_plain_until_compiled_code_is_there_if_the_traced_graph_is_slower(monkeypatch):
+    monkeypatch.setattr(probe, "_timed", lambda step, rows, steps: 1.0 * steps)
+    spec, selector, job = lanes.group(SMALL), BackendSelector(CPU), ChildAtWork()
+    monkeypatch.setattr(selector._precompiler, "start", lambda recipe: job)
+    monkeypatch.setattr(executors, "compiled", lambda graph, stacked: executors._spread(graph))
+    width = selector.lanes_for(spec, 4)
+    step = selector.make_step(spec, width)
+    assert isinstance(step_of_trials(step, spec), FusedStep)
+    assert selector.measured(spec, step, 4, seconds=4.9)  # no more than the machine's load
+    assert not selector.measured(spec, step, 4, seconds=5.1)
+    assert selector.lanes_for(spec, 4) == 1
+    assert selector.make_step(spec, 1).backend_reason == select.COMPILING
+    job.done = True
+    assert selector.lanes_for(spec, 4) == width
+    step = selector.make_step(spec, width)
+    step_of_trials(step, spec)
+    assert selector.lanes_for(spec, 4) == width  # and not judged by the traced graph's first slice
+    lanes.epoch(step, spec, [1] * width, 1)
+    assert step.backend == "compiled"
+    assert selector.measured(spec, step, 4, seconds=2.0)
+    assert selector.lanes_for(spec, 4) == width
+    assert selector.lanes_for(spec, 1) == 1  # idle lanes count
+    assert "does not pay: 0.50 times" in selector.make_step(spec, 1).backend_reason
+    assert selector.lanes_for(spec, 2) == width
+
+
+def step_of_trials(step, spec):
+    for lane in range(step.lanes):
+        step.put(lane, lanes.hyper(seed=lane), None)
+    lanes.epoch(step, spec, [1] * step.lanes, 0)
+    return step
 
 
 def test_steps_of_groups_that_never_come_again_are_not_kept():

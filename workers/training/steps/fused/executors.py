@@ -96,6 +96,11 @@ class CompileInBackground:
             return None
         return self._failure or "compiling in the background"
 
+    @property
+    def job(self) -> Job | None:
+        """The child at work for the program that ran last; None as soon as its code is loaded."""
+        return None if self._last is None else self._last.job
+
     def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
         """Return what takes one step: compiled as soon as the child is done."""
         compilation = self._compilations.get(program)

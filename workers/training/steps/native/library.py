@@ -181,12 +181,12 @@ def _fingerprint(compiler: str) -> str:
         *FLAGS,
         version.stdout,
         platform.machine(),
-        _processor(),
+        processor(),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return what the processor can do, which `-march=native` builds for."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
