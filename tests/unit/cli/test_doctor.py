@@ -18,6 +18,7 @@ from tuner_service.cli import run
 from tuner_service.errors import InputError
 from tuner_service.settings import Settings
 from tuner_service.storage import migrate
+from tuner_service.up import machine
 
 ON_CPU = {"version": "2.13.0+cpu", "cuda_build": None, "gpus": [], "reason": "AssertionError: no"}
 TRAINED = {"metrics": {"val_accuracy": 0.9}, "device": "cpu"}
@@ -82,7 +83,7 @@ def test_a_torch_that_cannot_be_imported_is_a_problem(
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "device_report.py").write_text("raise ImportError('libcudart.so.13: no such file')")
-    monkeypatch.setattr(doctor, "worker_environment", lambda _: {"PYTHONPATH": str(package.parent)})
+    monkeypatch.setattr(machine, "worker_environment", lambda _: {"PYTHONPATH": str(package.parent)})
     (found,) = doctor.torch()
     assert (found.state, found.remedy[:11]) == ("problem", "pip install")
     assert "libcudart.so.13" in found.detail
