@@ -83,7 +83,8 @@ def test_a_torch_that_cannot_be_imported_is_a_problem(
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "device_report.py").write_text("raise ImportError('libcudart.so.13: no such file')")
-    monkeypatch.setattr(machine, "worker_environment", lambda _: {"PYTHONPATH": str(package.parent)})
+    environment = {"PYTHONPATH": str(package.parent)}
+    monkeypatch.setattr(machine, "worker_environment", lambda _: environment)
     (found,) = doctor.torch()
     assert (found.state, found.remedy[:11]) == ("problem", "pip install")
     assert "libcudart.so.13" in found.detail
