@@ -1,10 +1,10 @@
-"""Claiming slots: when, how many, and which of them are taken on."""
+"""Claiming slots: when, how many (by how fast trials end), and which of them are taken on."""
 
+import math
 from math import inf
 
 from tuner_service.lifecycle.messages import Claimed, HandBack
 from workers.supervisor.balance import Rebalancer
-from workers.supervisor.completion_rate import CompletionRate
 from workers.supervisor.exclusive import ExclusiveSlots
 from workers.supervisor.held_runs import split_exclusive
 from workers.supervisor.session import ServeSession
@@ -13,6 +13,12 @@ from workers.supervisor.studies import Studies
 
 IDLE_CLAIM_SECONDS = 0.5
 FULL_CLAIM_SECONDS = 0.05
+
+_MEMORY_SECONDS = 1.0
+# A slot claimed now is at work after about two commits. What ends in that time should be at hand
+# already; more would be kept from other workers for nothing.
+_LEAD_SECONDS = 0.25
+_MOST_AHEAD = 64
 
 
 class ClaimSchedule:
@@ -128,6 +134,27 @@ class ClaimSchedule:
             return 0
         room = self.capacity - len(session.held)
         return room if room > 0 else room + _reserve(session.lanes)
+
+
+class CompletionRate:
+    """Trials ended per second, by an average that forgets within a second or so."""
+
+    def __init__(self, now: float) -> None:
+        self._rate = 0.0
+        self._at = now
+
+    def note(self, count: int, now: float) -> None:
+        """Some trials ended."""
+        self._rate = self.rate(now) + count / _MEMORY_SECONDS
+        self._at = now
+
+    def rate(self, now: float) -> float:
+        """Return trials per second."""
+        return self._rate * math.exp(-(now - self._at) / _MEMORY_SECONDS)
+
+    def ahead(self, now: float) -> int:
+        """Return how many slots to hold beyond the lanes: none while trials take long."""
+        return min(int(self.rate(now) * _LEAD_SECONDS), _MOST_AHEAD)
 
 
 def _reserve(lanes: int) -> int:

@@ -6,9 +6,9 @@ the most.
 """
 
 import logging
+from math import inf
 
 from tuner_service.errors import TunerError, UnavailableError
-from workers.supervisor.backoff import Backoff
 from workers.supervisor.balance import Rebalancer
 from workers.supervisor.claims import ClaimSchedule
 from workers.supervisor.exclusive import ExclusiveSlots
@@ -19,6 +19,9 @@ from workers.supervisor.store import SlotStore
 from workers.supervisor.studies import Studies
 
 logger = logging.getLogger(__name__)
+
+_FIRST_SECONDS = 0.1
+_LONGEST_SECONDS = 2.0
 
 
 class DatabaseSync:
@@ -90,3 +93,33 @@ class DatabaseSync:
         self._claims.claim_if_due()
         if was_empty and self._session.held.runs:
             self._writer.renewed_at = self._session.now()  # all that is held was claimed just now
+
+
+class Backoff:
+    """Back-off while the database is away: 0.1, 0.2, 0.4 … 2 s between tries."""
+
+    def __init__(self) -> None:
+        self.retry_at = -inf
+        self._wait = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether the last try failed."""
+        return self._wait > 0
+
+    def may_try(self, now: float) -> bool:
+        """Return whether it is time to try (again)."""
+        return now >= self.retry_at
+
+    def failed(self, now: float) -> bool:
+        """Note a failed try; return whether it is the first of this outage."""
+        first = not self.active
+        self._wait = min(max(self._wait * 2, _FIRST_SECONDS), _LONGEST_SECONDS)
+        self.retry_at = now + self._wait
+        return first
+
+    def recovered(self) -> bool:
+        """Note a try that worked; return whether an outage ended by it."""
+        was_active = self.active
+        self._wait, self.retry_at = 0.0, -inf
+        return was_active

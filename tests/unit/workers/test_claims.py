@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.supervisor.completion_rate import CompletionRate
+from workers.supervisor.claims import CompletionRate
 
 
 @pytest.mark.parametrize(

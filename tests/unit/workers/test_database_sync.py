@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.supervisor.backoff import Backoff
+from workers.supervisor.database_sync import Backoff
 
 
 def test_back_off_doubles_up_to_its_longest_and_starts_anew() -> None:
