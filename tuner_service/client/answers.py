@@ -16,7 +16,7 @@ class Trial:
     """One training run.
 
     Attributes:
-        state: RUNNING, COMPLETE, PRUNED or FAIL.
+        state: RUNNING, COMPLETE, PRUNED or FAIL; WAITING if another Optuna program enqueued it.
         value: The objective's value; with several objectives the first of `values`.
         record: The last epoch's metrics and what the best model reached on the test part.
         failure: Why it has no result, or an infeasible one, in a sentence.
@@ -57,7 +57,7 @@ class Trial:
     @property
     def is_finished(self) -> bool:
         """Whether the trial has ended, in whatever way."""
-        return self.state != "RUNNING"
+        return self.state not in ("RUNNING", "WAITING")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,22 @@
 """How studies end: out of slots, out of time, out of patience with failures, or cancelled."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from sqlalchemy import Connection, func, select, update
 
 from tuner_service.lifecycle.counters import CounterChanges
 from tuner_service.lifecycle.foreign_trials import adopt, ended_outside, without
-from tuner_service.lifecycle.results import Result, write_results
+from tuner_service.lifecycle.results import INFEASIBLE, Result, write_results
 from tuner_service.reads.states import ACTIVE, TIMEOUT, paused_seconds, timed_out
 from tuner_service.reads.views import Failure
 from tuner_service.storage.postgres import Row
 from tuner_service.storage.schema import epochs, slots, studies, trials, workers
+
+_SAID: Final = {
+    "diverged": "diverged (lower the learning rate, or clip the gradients)",
+    "out_of_memory": "ran out of memory (lower batch_size or the size of the network)",
+}
 
 
 def settle(
@@ -150,7 +156,29 @@ def _end_of(connection: Connection, study: Row, now: float) -> tuple[str | None,
         return None, None
     if timed_out(study, now):
         return "completed", TIMEOUT
-    return ("completed", None) if study["slots_open"] == 0 else (None, None)
+    if study["slots_open"] > 0:
+        return None, None
+    return "completed", _no_result(connection, study)
+
+
+def _no_result(connection: Connection, study: Row) -> str | None:
+    """Return that no trial has a result, and why, if all were infeasible."""
+    if study["slots_done"] == 0 or study["trials_pruned"] < study["slots_done"]:
+        return None
+    kinds = connection.execute(
+        select(trials.c.failure_kind, func.count())
+        .where(
+            trials.c.study_id == study["id"],
+            trials.c.state == "PRUNED",
+            trials.c.failure_kind.in_(INFEASIBLE),
+        )
+        .group_by(trials.c.failure_kind)
+        .order_by(func.count().desc(), trials.c.failure_kind)
+    ).all()
+    if sum(count for _, count in kinds) < study["slots_done"]:
+        return None
+    said = ", ".join(f"{count} {_SAID[kind]}" for kind, count in kinds)
+    return f"no trial has a result: {said}"
 
 
 def _data_failure(connection: Connection, study: Row) -> str | None:

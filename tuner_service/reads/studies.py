@@ -11,7 +11,7 @@ from tuner_service.reads.cursors import decode_cursor, encode_cursor
 from tuner_service.reads.eligibility import LiveWorker, live_now, needed_modules, waits_for
 from tuner_service.reads.lookup import find_study
 from tuner_service.reads.states import ACTIVE, FINAL, worked_seconds
-from tuner_service.reads.trials import time_of, views_by_id
+from tuner_service.reads.trials import best_trial_id, time_of, views_by_id
 from tuner_service.reads.views import Progress, StudyPage, StudySummary, StudyView, TrialView
 from tuner_service.storage import Database
 from tuner_service.storage.postgres import Row
@@ -117,14 +117,13 @@ def _as_changed(row: Row) -> dict[str, Any]:
 
 
 def _summaries(connection: Connection, rows: Sequence[Row], now: float) -> list[StudySummary]:
-    best = views_by_id(
-        connection, [row["best_trial_id"] for row in rows if row["best_trial_id"] is not None]
-    )
+    best_ids = {row["id"]: best_trial_id(connection, row) for row in rows}
+    best = views_by_id(connection, [one for one in best_ids.values() if one is not None])
     waiting = [row["id"] for row in rows if row["state"] in ACTIVE]
     live = live_now(connection, now) if waiting else []
     needed = needed_modules(connection, waiting) if waiting else {}
     return [
-        _summary(row, best.get(row["best_trial_id"]), _waits(row, needed, live), now)
+        _summary(row, best.get(best_ids[row["id"]] or -1), _waits(row, needed, live), now)
         for row in rows
     ]
 

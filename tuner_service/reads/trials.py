@@ -20,7 +20,8 @@ from tuner_service.reads.stored import stored_definition
 from tuner_service.reads.views import Coverage, Failure, TrialPage, TrialView
 from tuner_service.storage import Database
 from tuner_service.storage.optuna_rows import TRIALS, VALUES, read_value
-from tuner_service.storage.schema import epochs, slots, trials
+from tuner_service.storage.postgres import Row
+from tuner_service.storage.schema import epochs, slots, studies, trials
 
 Sort = Literal["number", "-number", "value", "-value"]
 EXPORT_PAGE = 500
@@ -148,16 +149,40 @@ def get_trial(db: Database, ref: str, number: int) -> TrialView:
 def best_trials(db: Database, ref: str) -> list[TrialView]:
     """Return the best trial, or with several objectives those that no other dominates.
 
-    Only feasible COMPLETE trials count; the list may be empty.
+    Only feasible COMPLETE trials count; where there are none, what those had reached that a timeout
+    stopped. The list may be empty.
     """
     with db.read() as connection:
         study = find_study(connection, ref)
         directions = [o.direction for o in stored_definition(study["definition"]).objective]
         if len(directions) == 1:
-            found = study["best_trial_id"]
+            found = best_trial_id(connection, study)
             return [] if found is None else list(views_by_id(connection, [found]).values())
         front = _front(connection, study["optuna_study_id"], directions)
         return list(views_by_id(connection, front).values())
+
+
+def best_trial_id(connection: Connection, study: Row) -> int | None:
+    """Return the trial that is the best of a study with one objective."""
+    noted: int | None = study["best_trial_id"]
+    if noted is not None or study["trials_pruned"] == 0:
+        return noted
+    stopped = select(trials.c.trial_id).where(
+        trials.c.study_id == study["id"],
+        trials.c.state == "PRUNED",
+        trials.c.failure_kind == "timeout",
+        trials.c.value.is_not(None),
+    )
+    found = connection.execute(stopped.limit(1)).scalar()
+    if found is None:
+        return None
+    text = connection.execute(select(studies.c.definition).where(studies.c.id == study["id"]))
+    objectives = stored_definition(text.scalar_one()).objective
+    if len(objectives) > 1:
+        return None
+    value = trials.c.value
+    first = value.desc() if objectives[0].direction == "maximize" else value
+    return connection.execute(stopped.order_by(first, trials.c.trial_id).limit(1)).scalar()
 
 
 def _front(connection: Connection, optuna_study_id: int, directions: Sequence[str]) -> list[int]:
@@ -258,7 +283,7 @@ def _view(row: RowMapping, params: Mapping[str, Any], values: list[float] | None
     return TrialView(
         number=row["number"],
         trial_id=row["trial_id"],
-        state=row["state"].name if row["state"].name != "WAITING" else "RUNNING",
+        state=row["state"].name,
         slot=-1 if row["slot_number"] is None else row["slot_number"],
         attempt=row["attempt"] or 1,
         retry_of=row["retry_of"],
@@ -277,6 +302,7 @@ def _view(row: RowMapping, params: Mapping[str, Any], values: list[float] | None
         seconds=(finished - started).total_seconds() if started and finished else None,
         record=record,
         has_model=row["model_path"] is not None,
+        foreign=row["slot_number"] is None,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 StudyState = Literal["queued", "running", "paused", "completed", "cancelled", "failed"]
-TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING"]
 SlotState = Literal["open", "leased", "done", "failed", "cancelled"]
 FailureKind = Literal[
     "diverged", "out_of_memory", "timeout", "user_code", "data", "worker_lost", "cancelled"
@@ -33,7 +33,13 @@ class Failure(View):
 
 
 class TrialView(View):
-    """One trial. `epochs` is filled for a single trial only, not in lists."""
+    """One trial. `epochs` is filled for a single trial only, not in lists.
+
+    Attributes:
+        foreign: Another Optuna program added it: no slot of the budget is behind it, no worker
+            takes it up, and it does not count for the study's best. One that was enqueued
+            elsewhere stays WAITING.
+    """
 
     number: int
     trial_id: int
@@ -56,6 +62,7 @@ class TrialView(View):
     seconds: float | None
     record: dict[str, Any]
     has_model: bool
+    foreign: bool = False
     epochs: list[dict[str, Any]] | None = None
 
 

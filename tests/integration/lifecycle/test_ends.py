@@ -315,6 +315,35 @@ def test_an_exception_that_repeats_is_not_tried_again(
     check_invariants(db, settings=SETTINGS)
 
 
+def test_a_study_of_which_all_trials_diverged_says_so(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 2})
+    diverged = Failure(kind="diverged", message="the training loss became nan", step=1)
+    for _ in range(2):
+        lease, trial_id = hand.claim_and_start()
+        hand.flush(finishes=[Finish(lease, trial_id, "PRUNED", None, {}, failure=diverged)])
+    view = get_study(db, study.id)
+    assert (view.state, view.best_trial) == ("completed", None)
+    assert view.reason == (
+        "no trial has a result: 2 diverged (lower the learning rate, or clip the gradients)"
+    )
+
+
+def test_what_a_timeout_stopped_is_the_best_where_nothing_is_complete(
+    db: Database, hand: Hand
+) -> None:
+    study = submitted(db, budget={"trials": 4})
+    late = Failure(kind="timeout", message="Stopped at the study's timeout.")
+    for value, failure in ((0.4, late), (0.9, None), (0.6, late)):  # 0.9 was pruned
+        lease, trial_id = hand.claim_and_start()
+        hand.flush(finishes=[Finish(lease, trial_id, "PRUNED", (value,), {}, failure=failure)])
+    for best in (get_study(db, study.id).best_trial, best_trials(db, study.id)[0]):
+        assert best is not None
+        assert best.value == 0.6
+    hand.finish(*hand.claim_and_start(), 0.1)
+    (best,) = best_trials(db, study.id)
+    assert best.value == 0.1
+
+
 def test_a_failure_that_is_not_retried_fails_the_slot_at_once(db: Database, hand: Hand) -> None:
     study = submitted(db, budget={"trials": 1})
     lease, trial_id = hand.claim_and_start()

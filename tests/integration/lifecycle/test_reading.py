@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import optuna
 import psycopg
 import pytest
 from sqlalchemy import event
@@ -67,9 +68,15 @@ def test_trials_come_in_pages(
 def test_trials_of_plain_optuna_are_in_the_pages(db: Database, study: str) -> None:
     with plain_optuna(db.url) as storage:
         storage.create_new_trial(storage.get_study_id_from_name(study))
-    assert pages(db, study) == list(range(9))
-    foreign = get_trial(db, study, 8)
-    assert (foreign.slot, foreign.state, foreign.worker) == (-1, "RUNNING", None)
+        plain = optuna.load_study(study_name=study, storage=storage)
+        plain.enqueue_trial({"learning_rate": 0.01})
+    assert pages(db, study) == list(range(10))
+    assert pages(db, study, state="WAITING") == [9]
+    for number, state in ((8, "RUNNING"), (9, "WAITING")):
+        foreign = get_trial(db, study, number)
+        assert (foreign.slot, foreign.state, foreign.worker) == (-1, state, None)
+        assert foreign.foreign
+    assert not get_trial(db, study, 0).foreign
 
 
 def test_a_cursor_of_another_order_is_refused(db: Database, study: str) -> None:
