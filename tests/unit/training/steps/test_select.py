@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import sys
 import weakref
 
 import pytest
@@ -11,14 +12,15 @@ from torch import nn
 from tests.unit.training import lanes
 from workers.training.nets import networks
 from workers.training.steps import lane_budget, patience, probe, select
-from workers.training.steps.fused import executors
+from workers.training.steps.fused import background, executors
 from workers.training.steps.fused.executors import Traced
 from workers.training.steps.fused.step import FusedStep
 from workers.training.steps.native import library
 from workers.training.steps.plain import PlainStep
 from workers.training.steps.select import BackendSelector
 
-CPU = torch.device("cpu")
+CPU, PYTHON = torch.device("cpu"), sys.executable
+LOCKS = "TORCHINDUCTOR_FILE_LOCK_TIMEOUT"
 SMALL = {"type": "mlp", "hidden_units": 8}
 
 
@@ -231,6 +233,35 @@ def test_failed_background_compilation_leaves_the_traced_graph(monkeypatch):
     lanes.epoch(step, spec, [1], 0)
     lanes.epoch(step, spec, [1], 1)
     assert (step.backend, step.backend_reason) == ("traced", "no luck")
+
+
+@pytest.mark.parametrize("lost", [TimeoutError("held"), torch.OutOfMemoryError("full")])
+def test_compiled_code_that_cannot_be_loaded_leaves_the_traced_graph(monkeypatch, lost):
+    def locked(graph, stacked):
+        raise lost
+
+    spec, selector, job = lanes.group(SMALL), BackendSelector(CPU, probe=False), ChildAtWork()
+    job.done = True
+    monkeypatch.setattr(selector._precompiler, "start", lambda recipe: job)
+    monkeypatch.setattr(executors, "compiled", locked)
+    step = selector.make_step(spec, 1)
+    step.put(0, lanes.hyper(), None)
+    lanes.epoch(step, spec, [1], 0)
+    assert lanes.epoch(step, spec, [1], 1).isfinite().all()
+    assert step.backend == "traced"
+    assert step.backend_reason.endswith(str(lost))
+
+
+def test_a_compiling_child_waits_for_the_one_that_compiles_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv(LOCKS, "1")
+    code = "import os, json; print(json.dumps({'failure': os.environ['" + LOCKS + "']}))"
+    script = tmp_path / "child.py"
+    script.write_text(code)
+    popen = background.subprocess.Popen
+    monkeypatch.setattr(
+        background.subprocess, "Popen", lambda _, **given: popen([PYTHON, str(script)], **given)
+    )
+    assert background.Job("{}").failure == "-1"
 
 
 class FailedJob:

@@ -5,9 +5,14 @@ loads it in about a second.
 """
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
+
+# Of inductor's locks on its cache: where two workers compile the same program, the second waits for
+# the first, however long, rather than give up; it trains on meanwhile.
+WAIT_FOR_LOCKS = {"TORCHINDUCTOR_FILE_LOCK_TIMEOUT": "-1"}
 
 
 class Job:
@@ -21,6 +26,7 @@ class Job:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **WAIT_FOR_LOCKS},
         )
         if self._process.stdin is not None:  # it is a pipe, as asked
             self._process.stdin.write(recipe.encode() + b"\n")

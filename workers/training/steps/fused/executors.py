@@ -123,6 +123,8 @@ class CompileInBackground:
             compilation.compiled = True
         except torch.OutOfMemoryError as error:  # the traced graph has its memory already
             self._failure = f"no memory for the compiled program: {error}"[:300]
+        except TimeoutError as error:  # another process holds inductor's lock: what runs goes on
+            self._failure = f"the compiled program is locked: {error}"[:300]
 
 
 def compiled(graph: GraphModule, stacked: StackedLanes) -> CompiledStep:
