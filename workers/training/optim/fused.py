@@ -16,8 +16,8 @@ from workers.training.optim.updates import Coefficients, Options, OwnUpdate
 LANE_COLUMNS = (
     "l2", "keep_b", "gain_b", "eps", "early", "keep_a", "gain_a", "use_a", "use_g", "late",
 )  # fmt: skip
-PACE_COLUMNS = ("squared", "beta1", "beta2", "decoupled")
-STEP_COLUMNS = ("scale", "size", "shrink")
+STEP_OPTION_COLUMNS = ("squared", "beta1", "beta2", "decoupled")
+STEP_COLUMNS = ("scale", "step_size", "shrink")
 
 
 def lane_coefficients(kind: str, options: Options) -> list[float]:
@@ -28,9 +28,9 @@ def lane_coefficients(kind: str, options: Options) -> list[float]:
     return _row(entry_of(kind).update.lane(complete(kind, options)), LANE_COLUMNS)
 
 
-def step_coefficients_of(kind: str, options: Options) -> list[float]:
-    """Return what `step_coefficients` makes a lane's changing coefficients from."""
-    return _row(entry_of(kind).update.pace(complete(kind, options)), PACE_COLUMNS)
+def step_options_of(kind: str, options: Options) -> list[float]:
+    """Return what `step_coefficients` makes a lane's from, as `STEP_OPTION_COLUMNS`."""
+    return _row(entry_of(kind).update.step_options(complete(kind, options)), STEP_OPTION_COLUMNS)
 
 
 def _row(given: Coefficients | list[float], columns: Sequence[str]) -> list[float]:
@@ -40,7 +40,7 @@ def _row(given: Coefficients | list[float], columns: Sequence[str]) -> list[floa
 
 
 def step_coefficients(
-    pace: Tensor, rates: Tensor, steps: Tensor, *, kind: str | None = None
+    options: Tensor, rates: Tensor, steps: Tensor, *, kind: str | None = None
 ) -> Tensor:
     """Return what of the update changes from step to step, as `STEP_COLUMNS`.
 
@@ -48,7 +48,7 @@ def step_coefficients(
     0 makes its correction 1, so that kinds without one need no branch.
 
     Args:
-        pace: [K, 4] float64 as `PACE_COLUMNS`.
+        options: [K, 4] float64 as `STEP_OPTION_COLUMNS`.
         rates: [K, S] float64 learning rates.
         steps: [K] optimizer steps taken before the first of these.
         kind: Of every lane, where it has its own update.
@@ -56,7 +56,7 @@ def step_coefficients(
     Returns:
         [S, K, 3] float64.
     """
-    columns = tuple(column[:, None] for column in pace.unbind(-1))  # [K, 1]
+    columns = tuple(column[:, None] for column in options.unbind(-1))  # [K, 1]
     t = steps[:, None] + torch.arange(1, rates.shape[1] + 1, device=rates.device)  # [K, S]
     if kind is not None:
         made = own_update(kind).steps(columns, rates, t.to(rates))
@@ -66,9 +66,9 @@ def step_coefficients(
     # Kingma and Ba 2015, algorithm 1, with the corrections moved out of the update: m̂/(√v̂ + ε) is
     # a/c₁ / (√b/√c₂ + ε).
     scale = squared * (1.0 - beta2**t).rsqrt()  # 1/√c₂: [K, S]
-    size = rates / (1.0 - beta1**t)  # η/c₁: [K, S]
+    step_size = rates / (1.0 - beta1**t)  # η/c₁: [K, S]
     shrink = 1.0 - rates * decoupled  # 1 - ηλ, Loshchilov and Hutter 2019, algorithm 2
-    return torch.stack([scale, size, shrink], dim=-1).transpose(0, 1)
+    return torch.stack([scale, step_size, shrink], dim=-1).transpose(0, 1)
 
 
 def slots_of(kind: str, options: Options) -> dict[str, str]:
@@ -161,16 +161,16 @@ def stacked_update(
     l2, keep_b, gain_b, eps, early, keep_a, gain_a, use_a, use_g, late = (
         column.reshape(-1, *tail) for column in lane.unbind(-1)
     )
-    scale, size, shrink = (column.reshape(-1, *tail) for column in step.unbind(-1))
+    scale, step_size, shrink = (column.reshape(-1, *tail) for column in step.unbind(-1))
     g = gradient + l2 * parameter  # coupled decay: into the gradient, and so into the slots
     if square is None:
         # Of sgd and nesterov r is 1 everywhere: a program of only those computes none of it.
         average = keep_a * average + gain_a * g
-        return shrink * parameter - size * (use_a * average + use_g * g), average, None
+        return shrink * parameter - step_size * (use_a * average + use_g * g), average, None
     square = keep_b * square + gain_b * g * g
     # ε beside the root, as torch has it; a lane without a slot b has scale 0 and ε 1, so r is 1.
     r = 1 / (scale * square.sqrt() + eps)
     # Early (rmsprop): g/√b is averaged. Late (adam): the average is divided by √b.
     average = keep_a * average + gain_a * g * torch.where(early > 0, r, 1)
     move = (use_a * average + use_g * g) * torch.where(late > 0, r, 1)
-    return shrink * parameter - size * move, average, square
+    return shrink * parameter - step_size * move, average, square

@@ -7,9 +7,9 @@ columns that are each a number per lane:
     g = gradient + l2·p
     b = keep_b·b + gain_b·g²          r = 1 / (scale·√b + eps)
     a = keep_a·a + gain_a·g·(r if early else 1)
-    p = shrink·p - size·(use_a·a + use_g·g)·(r if late else 1)
+    p = shrink·p - step_size·(use_a·a + use_g·g)·(r if late else 1)
 
-    kind      keep_b  gain_b  scale    eps  early  keep_a  gain_a  use_a  use_g  late  size
+    kind      keep_b  gain_b  scale    eps  early  keep_a  gain_a  use_a  use_g  late  step_size
     sgd            0       0      0      1     no       µ       1      1      0    no  η
     nesterov       0       0      0      1     no       µ       1      µ      1    no  η
     adagrad        1       1      1      ε     no       0       0      0      1   yes  η
@@ -58,12 +58,13 @@ class SharedUpdate:
     Attributes:
         lane: Options -> `fused.LANE_COLUMNS`, which stay the same over a lane's steps; those left
             out are 0.
-        pace: Options -> `fused.PACE_COLUMNS`, from which those that change are made; likewise.
+        step_options: Options -> `fused.STEP_OPTION_COLUMNS`, from which the numbers that change are
+            made; likewise.
         native: Its number in `enum Kind` of the native code, where such groups may run.
     """
 
     lane: Callable[[Options], Coefficients]
-    pace: Callable[[Options], Coefficients]
+    step_options: Callable[[Options], Coefficients]
     native: int
 
 
@@ -74,17 +75,17 @@ class OwnUpdate:
     Attributes:
         lane: Options -> what the update reads that stays the same over a lane's steps; at most as
             many as `fused.LANE_COLUMNS`.
-        pace: Options -> what `steps` makes a lane's changing numbers from; at most as many as
-            `fused.PACE_COLUMNS`.
-        steps: (columns of pace [K, 1], rates [K, S], t ≥ 1 [K, S]) -> changing numbers, each
-            [K, S]; at most as many as `fused.STEP_COLUMNS`.
+        step_options: Options -> what `steps` makes a lane's changing numbers from; at most as many
+            as `fused.STEP_OPTION_COLUMNS`.
+        steps: (columns of step_options [K, 1], rates [K, S], t ≥ 1 [K, S]) -> changing
+            numbers, each [K, S]; at most as many as `fused.STEP_COLUMNS`.
         update: (p, g, a, b, columns of lane, columns of steps) -> new p, a, b, where a and b are 0
             before the step t = 1; without a slot b, whatever comes as b goes back.
         native: Its number in `enum Kind` of the native code, where all mix; None: it is not there.
     """
 
     lane: Callable[[Options], list[float]]
-    pace: Callable[[Options], list[float]]
+    step_options: Callable[[Options], list[float]]
     steps: Callable[[Columns, Tensor, Tensor], list[Tensor]]
     update: Update
     native: int | None = None
@@ -123,20 +124,22 @@ def _corrections(o: Options) -> Coefficients:
     return {"squared": 1.0, "beta1": o["beta1"], "beta2": o["beta2"]}
 
 
-SGD = SharedUpdate(lane=_velocity, pace=lambda o: {}, native=0)
-NESTEROV = SharedUpdate(lane=_nesterov, pace=lambda o: {}, native=1)
+SGD = SharedUpdate(lane=_velocity, step_options=lambda o: {}, native=0)
+NESTEROV = SharedUpdate(lane=_nesterov, step_options=lambda o: {}, native=1)
 ADAGRAD = SharedUpdate(
     lane=lambda o: {
         "keep_b": 1.0, "gain_b": 1.0, "use_g": 1.0, "late": 1.0, "eps": o["eps"], "l2": _decay(o),
     },
-    pace=lambda o: {"squared": 1.0},
+    step_options=lambda o: {"squared": 1.0},
     native=2,
 )  # fmt: skip
-RMSPROP = SharedUpdate(lane=_rmsprop, pace=lambda o: {"squared": 1.0}, native=3)
-ADAM = SharedUpdate(lane=lambda o: {**_adamw(o), "l2": _decay(o)}, pace=_corrections, native=4)
+RMSPROP = SharedUpdate(lane=_rmsprop, step_options=lambda o: {"squared": 1.0}, native=3)
+ADAM = SharedUpdate(
+    lane=lambda o: {**_adamw(o), "l2": _decay(o)}, step_options=_corrections, native=4
+)
 ADAMW = SharedUpdate(
     lane=_adamw,
-    pace=lambda o: {**_corrections(o), "decoupled": _decay(o)},
+    step_options=lambda o: {**_corrections(o), "decoupled": _decay(o)},
     native=4,  # adam's: the decay is in the step's coefficients
 )
 
@@ -180,8 +183,8 @@ def _nadam_update(
     return p - (of_gradient * g + of_average * a) / (scale * b.sqrt() + eps), a, b
 
 
-def _nadam_steps(pace: Columns, rates: Tensor, t: Tensor) -> list[Tensor]:
-    beta1, beta2, decay = pace[:3]
+def _nadam_steps(options: Columns, rates: Tensor, t: Tensor) -> list[Tensor]:
+    beta1, beta2, decay = options[:3]
     now, after = _momentum(beta1, decay, t), _momentum(beta1, decay, t + 1)  # µₜ, µₜ₊₁: [K, S]
     # Π over the steps before this call: a lane that continues has no table of them.
     before = torch.stack(
@@ -209,13 +212,13 @@ def _radam_update(
     decay, eps = lane[:2]
     g = g + decay * p
     a, b = _moments(g, a, b, lane)
-    size, rectified = step[:2]
+    step_size, rectified = step[:2]
     # While the variance of b is unknown (ρₜ ≤ 5), momentum alone: Liu et al., algorithm 2.
-    return p - size * a * torch.where(rectified > 0, 1 / (b.sqrt() + eps), 1), a, b
+    return p - step_size * a * torch.where(rectified > 0, 1 / (b.sqrt() + eps), 1), a, b
 
 
-def _radam_steps(pace: Columns, rates: Tensor, t: Tensor) -> list[Tensor]:
-    beta1, beta2 = pace[:2]  # each [K, 1]
+def _radam_steps(options: Columns, rates: Tensor, t: Tensor) -> list[Tensor]:
+    beta1, beta2 = options[:2]  # each [K, 1]
     c1, c2 = 1 - beta1**t, 1 - beta2**t
     most = 2 / (1 - beta2) - 1
     rho = most - 2 * t * beta2**t / c2
@@ -224,18 +227,18 @@ def _radam_steps(pace: Columns, rates: Tensor, t: Tensor) -> list[Tensor]:
     # out of a product.
     safe = torch.where(rectified, rho, 6.0)
     square = (safe - 4) * (safe - 2) * most / ((most - 4) * (most - 2) * safe)
-    size = rates / c1 * torch.where(rectified, square.clamp(min=0).sqrt() * c2.sqrt(), 1.0)
-    return [size, rectified.to(rates)]
+    step_size = rates / c1 * torch.where(rectified, square.clamp(min=0).sqrt() * c2.sqrt(), 1.0)
+    return [step_size, rectified.to(rates)]
 
 
 def _lion_update(
     p: Tensor, g: Tensor, a: Tensor, b: Tensor, lane: Columns, step: Columns
 ) -> Result:
     beta1, beta2 = lane[:2]
-    size, shrink = step[:2]
+    step_size, shrink = step[:2]
     direction = (beta1 * a + (1 - beta1) * g).sign()
     # The slot moves by β₂, the direction by β₁: algorithm 2 of Chen et al.
-    return shrink * p - size * direction, beta2 * a + (1 - beta2) * g, b
+    return shrink * p - step_size * direction, beta2 * a + (1 - beta2) * g, b
 
 
 def _adaptive_lane(o: Options) -> list[float]:
@@ -244,36 +247,36 @@ def _adaptive_lane(o: Options) -> list[float]:
 
 ADAMAX = OwnUpdate(
     lane=_adaptive_lane,
-    pace=lambda o: [o["beta1"]],
-    steps=lambda pace, rates, t: [rates / (1 - pace[0] ** t)],
+    step_options=lambda o: [o["beta1"]],
+    steps=lambda options, rates, t: [rates / (1 - options[0] ** t)],
     update=_adamax_update,
     native=5,
 )
 ADADELTA = OwnUpdate(
     lane=lambda o: [_decay(o), o["rho"], o["eps"]],
-    pace=lambda o: [],
-    steps=lambda pace, rates, t: [rates],
+    step_options=lambda o: [],
+    steps=lambda options, rates, t: [rates],
     update=_adadelta_update,
     native=6,
 )
 NADAM = OwnUpdate(
     lane=_adaptive_lane,
-    pace=lambda o: [*_betas(o), o["momentum_decay"]],
+    step_options=lambda o: [*_betas(o), o["momentum_decay"]],
     steps=_nadam_steps,
     update=_nadam_update,
     native=7,
 )
 RADAM = OwnUpdate(
     lane=_adaptive_lane,
-    pace=lambda o: [*_betas(o)],
+    step_options=lambda o: [*_betas(o)],
     steps=_radam_steps,
     update=_radam_update,
     native=8,
 )
 LION = OwnUpdate(
     lane=lambda o: [*_betas(o)],
-    pace=lambda o: [_decay(o)],
-    steps=lambda pace, rates, t: [rates, 1.0 - rates * pace[0]],
+    step_options=lambda o: [_decay(o)],
+    steps=lambda options, rates, t: [rates, 1.0 - rates * options[0]],
     update=_lion_update,
     native=9,
 )

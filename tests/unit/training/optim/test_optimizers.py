@@ -136,8 +136,8 @@ def stacked_train(cases, module, batches, *, rate=0.05, own=None):
     average, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
     rates = torch.full((len(cases), len(batches)), rate, dtype=torch.float64)
     lane = double([fused.lane_coefficients(*case) for case in cases])
-    pace = double([fused.step_coefficients_of(*case) for case in cases])
-    steps = fused.step_coefficients(pace, rates, torch.zeros(len(cases)), kind=own)
+    options = double([fused.step_options_of(*case) for case in cases])
+    steps = fused.step_coefficients(options, rates, torch.zeros(len(cases)), kind=own)
     for index, rows in enumerate(batches):
         weights = parameters.clone().requires_grad_()
         (gradient,) = torch.autograd.grad((rows @ weights.mT).square().mean((1, 2)).sum(), weights)
@@ -175,8 +175,8 @@ def test_update_without_squares_equals_the_full_one_for_sgd():
 
 
 def test_bias_correction_is_right_at_late_steps():
-    pace = double([fused.step_coefficients_of("adam", {}), fused.step_coefficients_of("sgd", {})])
-    table = fused.step_coefficients(pace, double([[1.0], [1.0]]), torch.tensor([99, 99]))
+    options = double([fused.step_options_of("adam", {}), fused.step_options_of("sgd", {})])
+    table = fused.step_coefficients(options, double([[1.0], [1.0]]), torch.tensor([99, 99]))
     scale, size, shrink = table[0, 0].tolist()
     assert size == pytest.approx(1 / (1 - 0.9**100), rel=1e-14)
     assert scale == pytest.approx((1 - 0.999**100) ** -0.5, rel=1e-14)
@@ -192,10 +192,12 @@ def test_nadam_equals_torchs_whose_product_of_momenta_is_in_single_precision():
 
 
 def test_nadams_product_of_momenta_goes_on_from_any_step():
-    pace = double([fused.step_coefficients_of("nadam", {"beta1": b}) for b in (0.0, 0.9, 0.99)])
+    options = double([fused.step_options_of("nadam", {"beta1": b}) for b in (0.0, 0.9, 0.99)])
     rates = torch.full((3, 1500), 0.1, dtype=torch.float64)
-    whole = fused.step_coefficients(pace, rates, torch.zeros(3), kind="nadam")
-    late = fused.step_coefficients(pace, rates[:, :3], torch.tensor([0, 1497, 900]), kind="nadam")
+    whole = fused.step_coefficients(options, rates, torch.zeros(3), kind="nadam")
+    late = fused.step_coefficients(
+        options, rates[:, :3], torch.tensor([0, 1497, 900]), kind="nadam"
+    )
     for lane, begun in enumerate((0, 1497, 900)):
         assert torch.allclose(late[:, lane], whole[begun : begun + 3, lane], rtol=1e-13)
 
@@ -252,7 +254,7 @@ def test_a_slot_is_a_tensor_of_torchs_state(kind):
 
 
 def test_an_unknown_optimizer_is_none():
-    for ask in (plain.build, fused.lane_coefficients, fused.step_coefficients_of, fused.slots_of):
+    for ask in (plain.build, fused.lane_coefficients, fused.step_options_of, fused.slots_of):
         with pytest.raises(ValueError, match="no optimizer 'adamm'; did you mean"):
             ask("adamm", {}, *([[]] if ask is plain.build else []))
     with pytest.raises(ValueError, match="takes the shared update"):

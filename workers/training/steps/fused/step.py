@@ -94,7 +94,7 @@ class FusedStep:
         self._programs: dict[tuple[int, Features], Program] = {}
         self._stacked = self._new_stack()
         self._loader = self._new_loader()
-        self._source = torch.zeros(lanes, len(fused.PACE_COLUMNS), dtype=torch.float64)
+        self._source = torch.zeros(lanes, len(fused.STEP_OPTION_COLUMNS), dtype=torch.float64)
         self._kept: dict[str, Named] = {}
         self._chunk = 0  # rows of an evaluation's forward pass; 0: not known yet
 
@@ -128,7 +128,7 @@ class FusedStep:
                     rows[f"{role}/{name}"] = held
         self._loader.put(lane, rows | _hyper_rows(hyper, int(state["optimizer/steps"])))
         self._source[lane] = torch.tensor(
-            fused.step_coefficients_of(hyper.optimizer, hyper.options), dtype=torch.float64
+            fused.step_options_of(hyper.optimizer, hyper.options), dtype=torch.float64
         )
 
     def take(self, lane: int) -> LaneState:

@@ -100,7 +100,7 @@ template <typename T> struct Slice {
   const T *rows;        // [n, H·W·C], channels last
   const void *targets;  // [n] int64 classes, or [n, O]
   const i64 *order;     // [rows]
-  const double *pace;   // [steps, 3]: what changes from step to step (optim/fused.py)
+  const double *coefficients;  // [steps, 3]: what changes from step to step (optim/fused.py)
   i64 rows_in_slice, batch, loss;
 };
 
@@ -663,37 +663,37 @@ double numbers_loss(i64 kind, i64 rows, i64 columns, i64 wide, T *out, const T *
 
 // ------------------------------------------------------------------------------------- optimizers
 
-// One step of P weights, by the formulas of optim/updates.py. pace: scale, size, shrink, but of kAdamax
-// and those after it the numbers that their own update there has.
+// One step of P weights, by the formulas of optim/updates.py. coefficients: scale, step size, shrink,
+// but of kAdamax and those after it the numbers that their own update there has.
 template <typename T>
-KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *__restrict p,
+KERNEL void take_step(const Optimizer &optimizer, const double *coefficients, i64 P, T *__restrict p,
                const T *__restrict gradient, T *__restrict a, T *__restrict b) {
   const T l2 = static_cast<T>(optimizer.l2), eps = static_cast<T>(optimizer.eps);
   const T momentum = static_cast<T>(optimizer.momentum);
   const T beta1 = static_cast<T>(optimizer.beta1), gain1 = static_cast<T>(1.0 - optimizer.beta1);
   const T beta2 = static_cast<T>(optimizer.beta2), gain2 = static_cast<T>(1.0 - optimizer.beta2);
-  const T pace0 = static_cast<T>(pace[0]), pace1 = static_cast<T>(pace[1]);
-  const T pace2 = static_cast<T>(pace[2]);
-  const T scale = pace0, size = pace1, shrink = pace2;
+  const T c0 = static_cast<T>(coefficients[0]), c1 = static_cast<T>(coefficients[1]);
+  const T c2 = static_cast<T>(coefficients[2]);
+  const T scale = c0, step_size = c1, shrink = c2;
   switch (optimizer.kind) {
     case kSgd:
       for (i64 i = 0; i < P; ++i) {
         a[i] = momentum * a[i] + (gradient[i] + l2 * p[i]);
-        p[i] -= size * a[i];
+        p[i] -= step_size * a[i];
       }
       return;
     case kNesterov:
       for (i64 i = 0; i < P; ++i) {
         const T g = gradient[i] + l2 * p[i];
         a[i] = momentum * a[i] + g;
-        p[i] -= size * (g + momentum * a[i]);
+        p[i] -= step_size * (g + momentum * a[i]);
       }
       return;
     case kAdagrad:
       for (i64 i = 0; i < P; ++i) {
         const T g = gradient[i] + l2 * p[i];
         b[i] += g * g;
-        p[i] -= size * g / (std::sqrt(b[i]) + eps);
+        p[i] -= step_size * g / (std::sqrt(b[i]) + eps);
       }
       return;
     case kRmsprop:
@@ -701,7 +701,7 @@ KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *
         const T g = gradient[i] + l2 * p[i];
         b[i] = beta2 * b[i] + gain2 * g * g;
         a[i] = momentum * a[i] + g / (std::sqrt(b[i]) + eps);
-        p[i] -= size * a[i];
+        p[i] -= step_size * a[i];
       }
       return;
     case kAdamax:
@@ -709,7 +709,7 @@ KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *
         const T g = gradient[i] + l2 * p[i];
         a[i] = beta1 * a[i] + gain1 * g;
         b[i] = larger(beta2 * b[i], std::abs(g) + eps);
-        p[i] -= pace0 * a[i] / b[i];
+        p[i] -= c0 * a[i] / b[i];
       }
       return;
     case kAdadelta:
@@ -718,7 +718,7 @@ KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *
         b[i] = beta2 * b[i] + gain2 * g * g;
         const T delta = std::sqrt(a[i] + eps) / std::sqrt(b[i] + eps) * g;
         a[i] = beta2 * a[i] + gain2 * delta * delta;
-        p[i] -= pace0 * delta;
+        p[i] -= c0 * delta;
       }
       return;
     case kNadam:
@@ -726,7 +726,7 @@ KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *
         const T g = gradient[i] + l2 * p[i];
         a[i] = beta1 * a[i] + gain1 * g;
         b[i] = beta2 * b[i] + gain2 * g * g;
-        p[i] -= (pace1 * g + pace2 * a[i]) / (pace0 * std::sqrt(b[i]) + eps);
+        p[i] -= (c1 * g + c2 * a[i]) / (c0 * std::sqrt(b[i]) + eps);
       }
       return;
     case kRadam:
@@ -734,14 +734,14 @@ KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *
         const T g = gradient[i] + l2 * p[i];
         a[i] = beta1 * a[i] + gain1 * g;
         b[i] = beta2 * b[i] + gain2 * g * g;
-        p[i] -= pace0 * a[i] * (pace1 > T(0) ? T(1) / (std::sqrt(b[i]) + eps) : T(1));
+        p[i] -= c0 * a[i] * (c1 > T(0) ? T(1) / (std::sqrt(b[i]) + eps) : T(1));
       }
       return;
-    case kLion:  // l2 is not for the gradient: the decay is in pace1
+    case kLion:  // l2 is not for the gradient: the decay is in c1
       for (i64 i = 0; i < P; ++i) {
         const T direction = sign(beta1 * a[i] + gain1 * gradient[i]);
         a[i] = beta2 * a[i] + gain2 * gradient[i];
-        p[i] = pace1 * p[i] - pace0 * direction;
+        p[i] = c1 * p[i] - c0 * direction;
       }
       return;
     default:
@@ -749,15 +749,15 @@ KERNEL void take_step(const Optimizer &optimizer, const double *pace, i64 P, T *
         const T g = gradient[i] + l2 * p[i];
         a[i] = beta1 * a[i] + gain1 * g;
         b[i] = beta2 * b[i] + gain2 * g * g;
-        p[i] = shrink * p[i] - size * a[i] / (scale * std::sqrt(b[i]) + eps);
+        p[i] = shrink * p[i] - step_size * a[i] / (scale * std::sqrt(b[i]) + eps);
       }
   }
 }
 
 // One step of the weights from `first` to `last`.
 template <typename T>
-void update(const Trial<T> &trial, const double *pace, i64 first, i64 last, const T *gradient) {
-  take_step<T>(trial.optimizer, pace, last - first, trial.weights + first, gradient + first,
+void update(const Trial<T> &trial, const double *coefficients, i64 first, i64 last, const T *gradient) {
+  take_step<T>(trial.optimizer, coefficients, last - first, trial.weights + first, gradient + first,
                trial.average + first, trial.square + first);
 }
 
@@ -929,19 +929,20 @@ KERNEL void hand_back(const Trial<T> &trial, i64 l, i64 images, const Workspace<
 
 // The same for the recurrent layers, from the gradient by the first layer's input.
 template <typename T>
-void backward_and_update_cells(const Trial<T> &trial, i64 rows, Workspace<T> &space, const double *pace) {
+void backward_and_update_cells(const Trial<T> &trial, i64 rows, Workspace<T> &space,
+                               const double *coefficients) {
   const i64 last = trial.layers[0].weight;
   std::memset(space.gradient, 0, sizeof(T) * last);
   back_sequences<T>(trial, space.sequences, rows, space.rooms[0].back, space.rooms[0].back_stride,
                     space.gradient);
   if (trial.l1 > 0.0) penalise<T>(trial, 0, last, space.gradient);
-  if (trial.clip < 0.0) update<T>(trial, pace, 0, last, space.gradient);
+  if (trial.clip < 0.0) update<T>(trial, coefficients, 0, last, space.gradient);
 }
 
 // Take one step against the gradient of the outputs' error, which stands in the last layer's output. The
 // recurrent layers' weights, which stand before the others, are left to `backward_and_update_cells`.
 template <typename T>
-void backward_and_update(const Trial<T> &trial, i64 images, Workspace<T> &space, const double *pace) {
+void backward_and_update(const Trial<T> &trial, i64 images, Workspace<T> &space, const double *coefficients) {
   T *gradient = space.gradient;
   for (i64 l = trial.count - 1; l >= 0; --l) {
     const Layer &layer = trial.layers[l];
@@ -978,12 +979,12 @@ void backward_and_update(const Trial<T> &trial, i64 images, Workspace<T> &space,
     const i64 last = l + 1 < trial.count ? trial.layers[l + 1].weight : trial.size;
     if (trial.l1 > 0.0) penalise<T>(trial, layer.weight, last, gradient);
     // At once, while the gradient is in the cache; a norm over all of them must wait for all.
-    if (trial.clip < 0.0) update<T>(trial, pace, layer.weight, last, gradient);
+    if (trial.clip < 0.0) update<T>(trial, coefficients, layer.weight, last, gradient);
   }
-  if (trial.cell_count) backward_and_update_cells<T>(trial, images, space, pace);
+  if (trial.cell_count) backward_and_update_cells<T>(trial, images, space, coefficients);
   if (trial.clip >= 0.0) {
     clip<T>(trial, gradient);
-    update<T>(trial, pace, 0, trial.size, gradient);
+    update<T>(trial, coefficients, 0, trial.size, gradient);
   }
 }
 
@@ -1027,7 +1028,7 @@ template <typename T> double train(const Trial<T> &trial, const Slice<T> &slice,
                                     static_cast<const i64 *>(slice.targets), order, smoothing)
                  : numbers_loss<T>(slice.loss, rows, last.outputs, last.stride, out,
                                    static_cast<const T *>(slice.targets), order, smoothing);
-    backward_and_update<T>(trial, rows, space, slice.pace + 3 * step);
+    backward_and_update<T>(trial, rows, space, slice.coefficients + 3 * step);
   }
   return total;
 }

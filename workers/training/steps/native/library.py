@@ -85,7 +85,7 @@ class SliceStruct(ctypes.Structure):
     """`Slice` of kernels.cpp."""
 
     _fields_ = [
-        *[(name, _pointer) for name in ("rows", "targets", "order", "pace")],
+        *[(name, _pointer) for name in ("rows", "targets", "order", "coefficients")],
         *[(name, _i64) for name in ("rows_in_slice", "batch", "loss")],
     ]
 

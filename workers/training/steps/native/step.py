@@ -89,7 +89,7 @@ class _Lane:
     statistics: Tensor  # of batch normalisation
     batches: dict[str, Tensor]  # num_batches_tracked of each batch normalisation
     trial: Any
-    pace: list[float]
+    step_options: list[float]
 
     def views(self, role: str) -> dict[str, Tensor]:
         """Return each parameter's place in a role's flat tensor."""
@@ -169,12 +169,12 @@ class NativeStep:
     def train_epoch(self, orders: Tensor, learning_rates: Tensor) -> Tensor:
         """Train on orders [K, n] with rates [K, S]; return [K], losses summed over rows."""
         orders = orders.contiguous()  # [K, n]; the library reads a lane's row as plain memory
-        paces = self._paces(learning_rates)
+        coefficients = self._step_coefficients(learning_rates)
         totals = torch.zeros(self.lanes, dtype=torch.float64)
         for index, lane in enumerate(self._occupied):
             if lane is not None:
                 # Lane after lane: each lane's weights stay in the cache for all its steps.
-                totals[index] = self._train(lane, orders[index], paces[index])
+                totals[index] = self._train(lane, orders[index], coefficients[index])
         return totals
 
     def evaluate(self, inputs: Tensor) -> Tensor:
@@ -189,19 +189,19 @@ class NativeStep:
                 )
         return outputs
 
-    def _train(self, lane: _Lane, order: Tensor, pace: Tensor) -> float:
-        """Train one lane on rows `order` [n] with coefficients `pace` [S, 3]."""
+    def _train(self, lane: _Lane, order: Tensor, coefficients: Tensor) -> float:
+        """Train one lane on rows `order` [n] with `coefficients` [S, 3]."""
         part = SliceStruct(
             rows=self._inputs.data_ptr(),
             targets=self._targets.data_ptr(),
             order=order.data_ptr(),
-            pace=pace.data_ptr(),
+            coefficients=coefficients.data_ptr(),
             rows_in_slice=len(order),
             batch=self._group.batch_size,
             loss=LOSSES.index(self._group.loss),
         )
         total = self._library.train(lane.trial, part, self._buffer_for(lane).data_ptr())
-        lane.trial.steps += len(pace)
+        lane.trial.steps += len(coefficients)
         # The library counts no batches: num_batches_tracked is told by shapes alone.
         full, last = divmod(len(order), self._group.batch_size)
         for name, count in lane.batches.items():
@@ -210,9 +210,9 @@ class NativeStep:
             count += full * (self._group.batch_size * positions > 1) + (last * positions > 1)
         return float(total)
 
-    def _paces(self, learning_rates: Tensor) -> Tensor:
+    def _step_coefficients(self, learning_rates: Tensor) -> Tensor:
         """Return [K, S, 3], what of the update changes from step to step; zeros for idle lanes."""
-        paces = torch.zeros(*learning_rates.shape, len(fused.STEP_COLUMNS), dtype=torch.float64)
+        table = torch.zeros(*learning_rates.shape, len(fused.STEP_COLUMNS), dtype=torch.float64)
         lanes: dict[str | None, list[int]] = {}  # by the kind, where it has an update of its own
         for index, lane in enumerate(self._occupied):
             if lane is not None:
@@ -220,11 +220,11 @@ class NativeStep:
                 lanes.setdefault(None if entry_of(kind).mixes else kind, []).append(index)
         for own, indices in lanes.items():
             held = [self._lane(index) for index in indices]
-            source = torch.tensor([lane.pace for lane in held], dtype=torch.float64)
+            source = torch.tensor([lane.step_options for lane in held], dtype=torch.float64)
             steps = torch.tensor([lane.trial.steps for lane in held])
-            table = fused.step_coefficients(source, learning_rates[indices], steps, kind=own)
-            paces[indices] = table.transpose(0, 1)
-        return paces
+            theirs = fused.step_coefficients(source, learning_rates[indices], steps, kind=own)
+            table[indices] = theirs.transpose(0, 1)
+        return table
 
     # -- memory -----------------------------------------------------------------------------
 
@@ -269,8 +269,8 @@ class NativeStep:
             seed=hyper.seed,
             steps=steps,
         )
-        pace = fused.step_coefficients_of(hyper.optimizer, hyper.options)
-        return _Lane(hyper, layout, flat, statistics, {}, trial, pace)
+        options = fused.step_options_of(hyper.optimizer, hyper.options)
+        return _Lane(hyper, layout, flat, statistics, {}, trial, options)
 
     def _buffer_for(self, lane: _Lane) -> Tensor:
         """Return the workspace, at least as large as the lane needs."""
