@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tuner_service.search import installed
-from workers.user_modules import Contents, ModuleFolder, open_folder
+from workers.user_modules import FolderContents, ModuleFolder, open_folder
 
 
 def offers_of(directory: Path | None) -> ModuleFolder:
@@ -14,4 +14,4 @@ def offers_of(directory: Path | None) -> ModuleFolder:
     """
     found = installed.found()
     sound = {one.name: one.description for one in found.sound.values()}
-    return open_folder(directory, Contents(sound, found.refused))
+    return open_folder(directory, FolderContents(sound, found.refused))

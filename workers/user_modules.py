@@ -61,7 +61,7 @@ class ModuleFaultError(DefinitionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class FolderContents:
     """What the files of a folder are.
 
     Attributes:
@@ -82,10 +82,10 @@ class ModuleFolder:
     """
 
     directory: Path | None
-    brought: Contents = Contents({}, ())
+    brought: FolderContents = FolderContents({}, ())
     _seen: tuple[tuple[str, int, int], ...] | None = None
 
-    def changed(self) -> Contents | None:
+    def changed(self) -> FolderContents | None:
         """Return what there is, or None if no file has changed."""
         present = tuple(self._stamps())
         if present == self._seen:
@@ -97,7 +97,7 @@ class ModuleFolder:
         """Take every file for changed at the next look."""
         self._seen = None
 
-    def read(self) -> Contents:
+    def read(self) -> FolderContents:
         """Return what there is; what is wrong with a file is logged too."""
         sound: dict[str, ModuleDescription] = {}
         refused: list[RefusedModule] = []
@@ -111,7 +111,7 @@ class ModuleFolder:
                 reason = error.detail if isinstance(error, ModuleFaultError) else str(error)
                 refused.append(RefusedModule(file=file, reason=reason))
                 logger.warning("module %s %s%s", file, NOT_OFFERED, reason)
-        return Contents({**sound, **self.brought.sound}, (*refused, *self.brought.refused))
+        return FolderContents({**sound, **self.brought.sound}, (*refused, *self.brought.refused))
 
     def _sources(self) -> Iterator[tuple[str, Path]]:
         if self.directory is not None:
@@ -127,7 +127,9 @@ class ModuleFolder:
             yield str(path), stat.st_size, stat.st_mtime_ns
 
 
-def open_folder(directory: Path | None, brought: Contents = Contents({}, ())) -> ModuleFolder:
+def open_folder(
+    directory: Path | None, brought: FolderContents = FolderContents({}, ())
+) -> ModuleFolder:
     """Return the modules of a directory, if one is named, and of the installed packages.
 
     Raises:

@@ -20,7 +20,9 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
     for name in ("spool", "control"):
         (tmp_path / name).mkdir()
     options["polling_interval"] = 0.02
-    with Connection(transport=file_transport.Transport, transport_options=options) as connection:
+    with Connection(
+        transport=file_transport.FileTransport, transport_options=options
+    ) as connection:
         yield connection
 
 

@@ -79,7 +79,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu is untyped
         raise Empty
 
 
-class Transport(filesystem.Transport):  # type: ignore[misc]  # kombu is untyped
+class FileTransport(filesystem.Transport):  # type: ignore[misc]  # kombu is untyped
     """The `filesystem://` transport with the channel above."""
 
     Channel = Channel

@@ -71,7 +71,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     return {
         # Named by class, not by URL: kombu takes a URL's scheme for one of its own transports.
         "broker_url": None,
-        "broker_transport": "tuner_service.broker.file_transport:Transport",
+        "broker_transport": "tuner_service.broker.file_transport:FileTransport",
         "broker_transport_options": {
             "data_folder_in": spool,
             "data_folder_out": spool,

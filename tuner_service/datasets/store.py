@@ -97,7 +97,7 @@ class DatasetStore:
             warnings=contents.warnings,
             uploaded_at=datetime.now(UTC),
         )
-        with self.alone():
+        with self.exclusive():
             _move(path, self.file(upload))
             before = self.find(name)
             if before is not None and self.file(before).exists():
@@ -106,7 +106,7 @@ class DatasetStore:
         return upload
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Keep others out, of this process or another, and those who use a version."""
         private_folder(self._index)
         with locked(self._uploads / LOCK):
@@ -164,7 +164,7 @@ class DatasetStore:
         return [upload for name in names if (upload := self.find(name)) is not None]
 
     def remove(self, name: str) -> None:
-        """Forget a name and delete all its versions; the caller is `alone`.
+        """Forget a name and delete all its versions; the caller holds `exclusive`.
 
         Raises:
             NotFoundError: There is no such data set.
@@ -178,7 +178,7 @@ class DatasetStore:
     ) -> None:
         """Delete versions of a name that nothing uses any more, and what never arrived.
 
-        The caller is `alone` since before it looked up what is used.
+        The caller holds `exclusive` since before it looked up what is used.
         """
         present = self.find(name)
         kept = {*used, *([present.sha256] if present else [])}

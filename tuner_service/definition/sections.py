@@ -35,7 +35,7 @@ from tuner_service.definition.json_schema import (
     training_schema,
 )
 from tuner_service.definition.options import Option, coerce, option_fault
-from tuner_service.definition.types import Bool, Float, Int, Model, Seconds, Text
+from tuner_service.definition.types import Bool, DefinitionModel, Float, Int, Seconds, Text
 
 Direction = Literal["maximize", "minimize"]
 
@@ -43,7 +43,7 @@ MAX_METRICS = 32
 DEFAULT_TEST_SHARE = 0.2  # of data without a test part of its own
 
 
-class OpenSection(Model):
+class OpenSection(DefinitionModel):
     """A section whose further keys are options of what it names, as the catalogue has them."""
 
     model_config = ConfigDict(extra="allow")
@@ -78,7 +78,7 @@ def replaced(
     return resolved
 
 
-class Split(Model):
+class Split(DefinitionModel):
     """How rows are divided into training, validation and test part.
 
     Attributes:
@@ -154,7 +154,7 @@ def objective_metric(name: str) -> Metric | None:
     return METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
 
 
-class Objective(Model):
+class Objective(DefinitionModel):
     """What the search improves. `direction` follows from the metric when it is left out."""
 
     metric: Text = Field(
@@ -245,7 +245,7 @@ class Pruner(Method):
         return replaced(handler, schema, lambda base: method_schema(base, PRUNERS, default="none"))
 
 
-class EarlyStopping(Model):
+class EarlyStopping(DefinitionModel):
     """Stop a trial after `patience` epochs without an improvement of more than `min_delta`."""
 
     patience: Int = Field(ge=1, le=100_000)
@@ -334,7 +334,7 @@ _SEARCHABLE_FIELDS = (
 )
 
 
-class Budget(Model):
+class Budget(DefinitionModel):
     """How much the study may use.
 
     Attributes:
@@ -350,7 +350,7 @@ class Budget(Model):
     max_failures: Int = Field(default=10, ge=0, le=1_000_000)
 
 
-class Resources(Model):
+class Resources(DefinitionModel):
     """Where and how wide the study runs.
 
     Attributes:

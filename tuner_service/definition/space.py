@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from tuner_service.definition.options import LARGEST_INT, same_scalar, show
-from tuner_service.definition.types import Bool, Float, Int, Model, OneOrMore, ScalarField
+from tuner_service.definition.types import Bool, DefinitionModel, Float, Int, OneOrMore, ScalarField
 
 MAX_CHOICES = 1000
 MAX_STEPS = 10_000
@@ -35,7 +35,7 @@ When = Annotated[
 """Parameter name → the values with which the conditional one applies."""
 
 
-class FloatParameter(Model):
+class FloatParameter(DefinitionModel):
     """A real number from low to high, both included.
 
     Attributes:
@@ -73,7 +73,7 @@ class FloatParameter(Model):
         return step
 
 
-class IntParameter(Model):
+class IntParameter(DefinitionModel):
     """A whole number from low to high, both included.
 
     Attributes:
@@ -110,7 +110,7 @@ class IntParameter(Model):
         return step
 
 
-class CategoricalParameter(Model):
+class CategoricalParameter(DefinitionModel):
     """One of a list of scalars, without order.
 
     Attributes:

@@ -26,8 +26,8 @@ from tuner_service.definition.space import Parameter, Space, ordered
 from tuner_service.definition.types import (
     IDENTIFIER,
     STUDY_NAME,
+    DefinitionModel,
     Int,
-    Model,
     OneOrMore,
     ScalarField,
     Text,
@@ -46,7 +46,7 @@ TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$", max
 Point = Annotated[dict[ParameterName, ScalarField], Field(json_schema_extra=_NO_OTHER_KEYS)]
 
 
-class StudyDefinition(Model):
+class StudyDefinition(DefinitionModel):
     """One study: data, network, search space, search method, training and budget."""
 
     name: Name = Field(description="Letters, digits, `.`, `_`, `-`; at most 128.")

@@ -36,7 +36,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_TEXT = r"^([0-9]{1,9}(\.[0-9]{1,9})? *(ms|s|m|h|d) *)+$"
 
 
-class Model(BaseModel):
+class DefinitionModel(BaseModel):
     """Base of the definition's models: frozen, unknown keys refused, dumped without None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -83,7 +83,7 @@ def claim(
     with db.write() as connection:
         ids = {"ids": integers(connection, found)}
         # The clock last: waiting for the locks may have taken a while.
-        locked, waiting, alone, clock = together(
+        locked, waiting, exclusive, clock = together(
             connection,
             (LOCKED, ids),
             (_WAITING, ids),
@@ -94,8 +94,8 @@ def claim(
         rows = {row["id"]: row for row in locked if _open(row, now)}
         shares = _shares(connection, rows, worker_id, queue, now) if fair_share else {}
         offers = _offers(connection, rows, waiting, wanted, shares)
-        lone = None if exclude_exclusive else _first_exclusive(offers, alone)
-        chosen = _pick(offers, wanted) if lone is None else [lone]  # guard: exclusive-first
+        first = None if exclude_exclusive else _first_exclusive(offers, exclusive)
+        chosen = _pick(offers, wanted) if first is None else [first]  # guard: exclusive-first
         leases = _lease_slots(connection, chosen, worker_id=worker_id, expires=now + lease_seconds)
         used = {lease.study_id for lease in leases}
         return Claimed(leases, {i: _work(rows[i], now) for i in used})
@@ -156,9 +156,9 @@ def _offers(
     }
 
 
-def _first_exclusive(offers: Mapping[int, "_StudyQueue"], alone: Sequence[Row]) -> int | None:
+def _first_exclusive(offers: Mapping[int, "_StudyQueue"], exclusive: Sequence[Row]) -> int | None:
     """Return a slot that must run alone, of the first study that has one to give."""
-    mine = [row for row in alone if row["study_id"] in offers]
+    mine = [row for row in exclusive if row["study_id"] in offers]
     for row in sorted(mine, key=lambda row: (*offers[row["study_id"]].place, row["id"])):
         if offers[row["study_id"]].fits(running=row["trial_id"] is not None):
             return int(row["id"])

@@ -165,8 +165,8 @@ def exclusive_slot_to_serve(
     """
     found = claimable(connection, ClaimRequest(queue, worker_id, limit=MOST_STUDIES))
     ids = {"ids": integers(connection, found)}
-    alone = connection.execute(exclusive_slots(connection.dialect.name), ids).mappings().all()
-    if not alone:
+    exclusive = connection.execute(exclusive_slots(connection.dialect.name), ids).mappings().all()
+    if not exclusive:
         return None
     able = and_(can_run(queue, now), workers.c.state != "stopping")
     lowest = select(func.min(studies.c.priority)).where(studies.c.id.in_(busy_with))
@@ -174,10 +174,10 @@ def exclusive_slot_to_serve(
     rows = connection.execute(
         first.join(workers, able)
         .where(
-            studies.c.id.in_({row["study_id"] for row in alone}),
+            studies.c.id.in_({row["study_id"] for row in exclusive}),
             studies.c.priority >= (connection.execute(lowest).scalar() or 0),
         )
         .group_by(studies.c.id)
     )
     mine = {study_id for study_id, worker in rows if worker == worker_id}
-    return next((int(row["id"]) for row in alone if row["study_id"] in mine), None)
+    return next((int(row["id"]) for row in exclusive if row["study_id"] in mine), None)

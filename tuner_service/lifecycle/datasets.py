@@ -29,7 +29,7 @@ def remove_dataset(db: Database, store: DatasetStore, name: str) -> None:
         NotFoundError: There is none of this name.
         ConflictError: A study that has not ended uses it.
     """
-    with store.alone():
+    with store.exclusive():
         store.get(name)
         users = [study for study, _ in _users(db, name, UNFINISHED)]
         if users:
@@ -43,5 +43,5 @@ def remove_dataset(db: Database, store: DatasetStore, name: str) -> None:
 
 def sweep_dataset(db: Database, store: DatasetStore, name: str) -> None:
     """Delete the versions of a data set that no study can need any more."""
-    with store.alone():
+    with store.exclusive():
         store.sweep(name, used={sha256 for _, sha256 in _users(db, name, REVIVABLE)})

@@ -21,7 +21,7 @@ class Lease:
         enqueued: The user's partial point that the sampler must complete, if any.
         trial_id: The RUNNING trial to continue after a hand-back; None means start a new one.
         checkpoint_step: Continue after this step from the slot's checkpoint; None: from the start.
-        alone: Run with no other trial in the trainer (after two shared deaths).
+        exclusive: Run with no other trial in the trainer (after two shared deaths).
         attempt: Number of this attempt, from 1.
     """
 

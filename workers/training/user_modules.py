@@ -25,7 +25,7 @@ from tuner_service.definition.trial_spec import TrialSpec
 from workers.training.data import SOURCES, PreparedData, user_data
 from workers.training.nets import networks
 from workers.training.nets.losses import LOSSES, Loss, RowLoss, TargetKind
-from workers.training.nets.metrics import OwnMetric
+from workers.training.nets.metrics import UserMetric
 from workers.training.nets.networks import Family, InputShape
 from workers.user_modules import GIVEN, installed_sources, source_hash
 
@@ -237,7 +237,7 @@ def is_user_module(network: Mapping[str, Any]) -> bool:
     return networks.NETWORKS[str(network["type"])].user_module
 
 
-def metrics_of(network: Mapping[str, Any]) -> Mapping[str, OwnMetric]:
+def metrics_of(network: Mapping[str, Any]) -> Mapping[str, UserMetric]:
     """Return the metrics that a network's module brings.
 
     Raises:

@@ -30,7 +30,7 @@ def put(store: DatasetStore, name: str, *blocks: bytes, sha256: str | None = Non
 
 
 def remove(store: DatasetStore, name: str) -> None:
-    with store.alone():
+    with store.exclusive():
         store.remove(name)
 
 

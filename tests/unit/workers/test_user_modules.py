@@ -16,7 +16,13 @@ from tuner_service.definition import (
 )
 from tuner_service.definition.user_modules import NOT_OFFERED
 from tuner_service.errors import DefinitionError, SettingsError
-from workers.user_modules import Contents, ModuleFaultError, ModuleFolder, describe, open_folder
+from workers.user_modules import (
+    FolderContents,
+    ModuleFaultError,
+    ModuleFolder,
+    describe,
+    open_folder,
+)
 
 SOURCE = '''"""A tower of layers.
 
@@ -130,7 +136,7 @@ def test_a_folder_is_read_when_a_file_changes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = ModuleFolder(tmp_path)
-    assert folder.changed() == Contents({}, ())
+    assert folder.changed() == FolderContents({}, ())
     assert folder.changed() is None
     path = write(tmp_path, "def build(width: int = 1): pass")
     write(tmp_path, "def build(**options): pass", "broken.py")
@@ -149,7 +155,7 @@ def test_a_folder_is_read_when_a_file_changes(
     assert second is not None
     assert first.sound["tower"].source_hash != second.sound["tower"].source_hash
     path.unlink()
-    left = Contents({}, (broken,))
+    left = FolderContents({}, (broken,))
     assert folder.changed() == left
     folder.forget()
     assert folder.changed() == left

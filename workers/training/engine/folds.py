@@ -41,7 +41,7 @@ _MOST = ("parameter_count", "epochs_run", "peak_memory_bytes", "resumed_from")
 
 
 @dataclass(slots=True)
-class _Trial:
+class _FoldedTrial:
     """One trial and what its folds have said so far.
 
     Attributes:
@@ -74,8 +74,8 @@ class Folds:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._trials: dict[RunId, _Trial] = {}
-        self._owners: dict[RunId, _Trial] = {}  # by run
+        self._trials: dict[RunId, _FoldedTrial] = {}
+        self._owners: dict[RunId, _FoldedTrial] = {}  # by run
         self._next = -1  # runs count down; the supervisor's keys are not negative
 
     def split(self, start: TrialStart) -> list[TrialStart]:
@@ -88,7 +88,7 @@ class Folds:
         if split.folds is None or split.fold is not None:
             return [start]
         runs = [self._run(start, fold) for fold in range(split.folds)]
-        trial = _Trial(
+        trial = _FoldedTrial(
             start, [key for key, _ in spec.objective], [run.run for run in runs],
             told=start.resume or 0,
         )  # fmt: skip
@@ -137,12 +137,12 @@ class Folds:
                 self._forget(trial)
         return joined, stops
 
-    def _forget(self, trial: _Trial) -> None:
+    def _forget(self, trial: _FoldedTrial) -> None:
         del self._trials[trial.start.run]
         for run in trial.members:
             del self._owners[run]
 
-    def _heard(self, trial: _Trial, event: Event) -> list[Event]:
+    def _heard(self, trial: _FoldedTrial, event: Event) -> list[Event]:
         if isinstance(event, RunEnd):
             trial.ended[event.run] = event
         if trial.failed:
@@ -164,7 +164,7 @@ class Folds:
             told.append(self._end(trial))
         return told
 
-    def _end(self, trial: _Trial) -> Event:
+    def _end(self, trial: _FoldedTrial) -> Event:
         """Return the end of a trial whose folds have all ended, and none of them by failing."""
         ends = [trial.ended[run] for run in trial.members]
         last = [event for event in ends if isinstance(event, Finished | Stopped)]
@@ -189,7 +189,9 @@ class Folds:
             model=None if fold is None else trial.start.model,
         )
 
-    def _representative(self, trial: _Trial, last: Sequence[Finished], value: float) -> int | None:
+    def _representative(
+        self, trial: _FoldedTrial, last: Sequence[Finished], value: float
+    ) -> int | None:
         """Keep one fold's weights as the trial's if it is among the best; return which.
 
         The fold whose result is nearest to the mean: the best fold's would be chosen by the luck
@@ -205,13 +207,13 @@ class Folds:
         return nearest
 
 
-def _drop_models(trial: _Trial) -> None:
+def _drop_models(trial: _FoldedTrial) -> None:
     for event in trial.ended.values():
         if isinstance(event, Finished) and event.model is not None:
             Path(event.model).unlink(missing_ok=True)
 
 
-def _checkpoint(trial: _Trial, event: Checkpointed) -> list[Event]:
+def _checkpoint(trial: _FoldedTrial, event: Checkpointed) -> list[Event]:
     """Return that the trial is saved up to the step that all its folds are, if that moved."""
     if len(trial.saved) < len(trial.members):
         return []
@@ -223,7 +225,7 @@ def _checkpoint(trial: _Trial, event: Checkpointed) -> list[Event]:
     return [replace(event, step=step)]
 
 
-def _reports(trial: _Trial) -> list[Reported]:
+def _reports(trial: _FoldedTrial) -> list[Reported]:
     """Return the epochs that every fold has trained by now; one that finished stays at its last."""
     told: list[Reported] = []
     while True:
@@ -242,7 +244,7 @@ def _reports(trial: _Trial) -> list[Reported]:
                     del reports[old]
 
 
-def _at(trial: _Trial, run: RunId, step: int) -> Reported | None:
+def _at(trial: _FoldedTrial, run: RunId, step: int) -> Reported | None:
     reports = trial.reports.get(run, {})
     ended = trial.ended.get(run)
     if step in reports or not isinstance(ended, Finished):

@@ -244,7 +244,7 @@ def check_defined(names: Iterable[str], targets: Tensor, *, classes: Sequence[st
 
 
 Metric = Callable[[Scores], Tensor]
-OwnMetric = Callable[[Tensor, Tensor], object]
+UserMetric = Callable[[Tensor, Tensor], object]
 
 CLASS_METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -276,20 +276,20 @@ class MetricSet:
     """The metrics of one trial, by name, checked against its kind of target.
 
     Attributes:
-        own: Those of the network's module, which know no lanes.
+        user: Those of the network's module, which know no lanes.
     """
 
     names: tuple[str, ...]
     numbers: bool
-    own: tuple[tuple[str, OwnMetric], ...] = ()
+    user: tuple[tuple[str, UserMetric], ...] = ()
 
-    def compute_own(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def compute_user(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the metrics that a module brings, of one lane's outputs [R, …].
 
         Raises:
             TypeError: One of them returned no number.
         """
-        return {name: _number(name, metric(outputs, targets)) for name, metric in self.own}
+        return {name: _number(name, metric(outputs, targets)) for name, metric in self.user}
 
     def compute(self, scores: Scores) -> dict[str, list[float]]:
         """Return each metric as K floats; one transfer from the device for all of them."""
@@ -301,28 +301,28 @@ class MetricSet:
 
 
 def metric_set(
-    names: Iterable[str], *, numbers: bool, own: Mapping[str, OwnMetric] | None = None
+    names: Iterable[str], *, numbers: bool, user: Mapping[str, UserMetric] | None = None
 ) -> MetricSet:
     """Return the metrics of these names.
 
     Args:
-        own: Those that the network's module brings.
+        user: Those that the network's module brings.
 
     Raises:
         DataError: a metric does not fit the targets.
     """
     table, other = (NUMBER_METRICS, "class") if numbers else (CLASS_METRICS, "number")
-    own = own or {}
+    user = user or {}
     measured = [name for name in names if name != "loss"]  # always there, by the loss itself
-    wanted = tuple(name for name in measured if name not in own)
+    wanted = tuple(name for name in measured if name not in user)
     for name in wanted:
         if name not in table:
             raise DataError(
                 f"metric {name!r} is for {other} targets, which this data has not; "
                 f"choose among {', '.join(table)}"
             )
-    user_module = tuple((name, own[name]) for name in measured if name in own)
-    return MetricSet(wanted, numbers, user_module)
+    theirs = tuple((name, user[name]) for name in measured if name in user)
+    return MetricSet(wanted, numbers, theirs)
 
 
 def _number(name: str, value: object) -> float:

@@ -21,7 +21,7 @@ EVALUATION_ROWS = 4096  # rows of one forward pass: bounds the activations of im
 
 
 @dataclass(slots=True)
-class _Trial:
+class _PlainLane:
     """What is in the lane. `steps`: optimizer steps taken."""
 
     hyper: LaneHyper
@@ -48,7 +48,7 @@ class PlainStep:
         self._module: nn.Module  # in the training dtype, on the device
         self._dropouts: list[networks.Dropout] = []
         self._user_module = False
-        self._trial: _Trial | None = None
+        self._trial: _PlainLane | None = None
         self._kept: LaneState = {}
 
     def put(self, lane: int, hyper: LaneHyper, state: LaneState | None) -> None:
@@ -68,7 +68,7 @@ class PlainStep:
             steps = int(state["optimizer/steps"])
         rate = None if self._user_module else hyper.dropout
         networks.arm(module, rate=rate, seed=hyper.seed, step=steps)
-        self._trial = _Trial(hyper, optimizer, steps)
+        self._trial = _PlainLane(hyper, optimizer, steps)
         self._kept = {}  # the weights of whoever was here before are nobody's best
 
     def take(self, lane: int) -> LaneState:
@@ -130,7 +130,7 @@ class PlainStep:
         self._user_module = networks.NETWORKS[str(network["type"])].user_module
         self._built_from = network
 
-    def _step(self, trial: _Trial, batch: tuple[Tensor, Tensor], rate: float) -> Tensor:
+    def _step(self, trial: _PlainLane, batch: tuple[Tensor, Tensor], rate: float) -> Tensor:
         """Take one optimizer step on inputs and targets [B, …]; return the mean loss.
 
         The loss is without penalty.

@@ -38,7 +38,7 @@ def measure(
         {
             "loss": losses[lane],
             **{name: table[name][lane] for name in one.names},
-            **one.compute_own(measured[lane], true),
+            **one.compute_user(measured[lane], true),
         }
         if one
         else {}

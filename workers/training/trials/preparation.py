@@ -51,11 +51,11 @@ def prepare_trial(
     judged = [key.removeprefix("val_") for key, _ in spec.objective if key.startswith("val_")]
     check_defined(judged, data.validation.targets, classes=data.classes)
     spec = user_module.versioned(spec, data)
-    own = user_modules.metrics_of(spec.network)
+    user = user_modules.metrics_of(spec.network)
     return Prepared(
         spec=spec,
         data=data,
-        metrics=metric_set(spec.metrics, numbers=kind == "numbers", own=own),
+        metrics=metric_set(spec.metrics, numbers=kind == "numbers", user=user),
         group=group_of(spec, data, device=device, group_network=group_network),
     )
 
@@ -78,8 +78,8 @@ def _read(spec: TrialSpec, cache: DatasetCache, kind: TargetKind) -> PreparedDat
     try:
         return cache.get(spec.dataset, targets=kind, dtype=dtype_of(spec.precision))
     except Exception as error:
-        own = spec.dataset.name not in DATASETS
-        if own or isinstance(error, DataError) or is_out_of_memory(error):
+        is_user_data = spec.dataset.name not in DATASETS
+        if is_user_data or isinstance(error, DataError) or is_out_of_memory(error):
             raise
         # Whatever a file makes a reader do: no other trial would fare better.
         traceback.print_exception(error)  # to the trial's log

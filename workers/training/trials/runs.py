@@ -33,7 +33,7 @@ FORMAT = 1  # of checkpoints; another format is not resumed
 
 
 @dataclass(slots=True)
-class Progress:
+class TrialProgress:
     """Where a trial stands; the JSON of a checkpoint.
 
     Attributes:
@@ -88,7 +88,7 @@ class TrialRun:
     metrics: MetricSet
     parameter_count: int
     checkpointed_at: float
-    progress: Progress = field(default_factory=Progress)
+    progress: TrialProgress = field(default_factory=TrialProgress)
     state: LaneState | None = None
     best: LaneState | None = None
     remembered: bool = False
@@ -194,7 +194,7 @@ class TrialRun:
 
     def start_over(self) -> None:
         """Forget all progress; what was reported is not reported again."""
-        self.progress, self.state, self.best = Progress(), None, None
+        self.progress, self.state, self.best = TrialProgress(), None, None
         self.remembered = False
 
     def _count_stale(self, value: float, direction: Direction) -> None:
@@ -268,7 +268,7 @@ def resume(run: TrialRun) -> None:
     run.saved = [progress.epoch]
 
 
-def _progress(note: Mapping[str, Any], run: TrialRun) -> Progress:
+def _progress(note: Mapping[str, Any], run: TrialRun) -> TrialProgress:
     # The seed shows whether the file is this trial's at all.
     if note.get("format") != FORMAT or note.get("seed") != run.spec.seed:
         raise CheckpointError(
@@ -276,7 +276,7 @@ def _progress(note: Mapping[str, Any], run: TrialRun) -> Progress:
             f"not of format {FORMAT} and seed {run.spec.seed}"
         )
     try:
-        return Progress(**note["progress"])
+        return TrialProgress(**note["progress"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint's progress cannot be read: {error}") from error
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LoggedReport:
     """One report: the step, the objectives, and what was logged of the step."""
 
     step: int
@@ -31,18 +31,18 @@ class ReportLog:
         self._path = path
         self._file: IO[str] | None = None
 
-    def read(self) -> dict[int, Entry]:
+    def read(self) -> dict[int, LoggedReport]:
         """Return what was reported, by step; of a step that was reported twice the later word."""
-        found: dict[int, Entry] = {}
+        found: dict[int, LoggedReport] = {}
         with contextlib.suppress(OSError), self._path.open(encoding="utf-8") as file:
             for line in file:
                 # The last line may be torn: its process was killed.
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    entry = Entry(**json.loads(line))
+                    entry = LoggedReport(**json.loads(line))
                     found[entry.step] = entry
         return found
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: LoggedReport) -> None:
         """Write one report; it outlives this process when this returns."""
         said = {"step": entry.step, "values": entry.values, "record": entry.record}
         with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ from workers.protocol.user_loop import (
     LoopSaved,
     StopLoop,
 )
-from workers.training.user_loops.report_log import Entry, ReportLog
+from workers.training.user_loops.report_log import LoggedReport, ReportLog
 
 Say = Callable[[LoopMessage], None]
 
@@ -130,7 +130,7 @@ class Trial:
             raise ValueError(f"a trial has at most {MAX_REPORTS:,} reports; report less often")
         record, self._metrics = self._metrics, {}
         self.repeat(before=step)
-        entry = Entry(step, values, record)
+        entry = LoggedReport(step, values, record)
         # On disk before it is said: what a trainer does not live to hear is said again from it.
         self._report_log.append(entry)
         self._tell(entry)
@@ -142,7 +142,7 @@ class Trial:
             if before is None or entry.step < before:
                 self._tell(entry)
 
-    def _tell(self, entry: Entry) -> None:
+    def _tell(self, entry: LoggedReport) -> None:
         self._step = entry.step
         self._say(
             LoopReport(
@@ -268,7 +268,7 @@ def _scalar(value: Any) -> Any:
     return found
 
 
-def _after(step: int | None, report_log: ReportLog) -> list[Entry]:
+def _after(step: int | None, report_log: ReportLog) -> list[LoggedReport]:
     """Return the reports that came after what is known, the earliest first."""
     said = report_log.read()
     return [said[at] for at in sorted(said) if step is None or at > step]
