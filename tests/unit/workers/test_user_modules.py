@@ -246,7 +246,9 @@ def test_metrics_and_data_of_a_module_are_known_by_name(tmp_path: Path) -> None:
     assert required_modules(parsed) == ("tower",)
     trial = resolve(parsed, {"learning_rate": 0.1})
     assert trial.metrics == ("margin", "accuracy")
-    assert trial.dataset.options == {"rows": 30, "task": "classification", "standardize": True}
+    assert trial.dataset.options == {
+        "rows": 30, "task": "classification", "standardize": True, "target_scale": None,
+    }  # fmt: skip
     wrong = {
         **good,
         "dataset": {"name": "tower", "row": 30, "task": "classification"},
