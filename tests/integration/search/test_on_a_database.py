@@ -31,11 +31,11 @@ class Worker:
     """Claims a slot, asks, reports, finishes: the supervisor's calls, without a trainer."""
 
     def __init__(self, db: Database, name: str) -> None:
-        self.ledger = DatabaseSlotStore(db, SETTINGS, name, "cpu")
+        self.store = DatabaseSlotStore(db, SETTINGS, name, "cpu")
         self.studies: dict[int, ActiveStudy] = {}
 
     def run_one(self, now: float) -> bool:
-        claimed = self.ledger.claim(
+        claimed = self.store.claim(
             limit=1, exclude_exclusive=False, exclude_studies=(), fair_share=False
         )
         if not claimed.leases:
@@ -45,16 +45,16 @@ class Worker:
         if lease.study_id not in self.studies:
             self.studies[lease.study_id] = ActiveStudy.open(work)
         study = self.studies[lease.study_id]
-        study.refresh(self.ledger, now)
+        study.refresh(self.store, now)
         params = study.ask(lease)
-        started = self.ledger.flush(Batch(starts=[Start(lease, params)])).started[lease.key]
+        started = self.store.flush(Batch(starts=[Start(lease, params)])).started[lease.key]
         study.search.started(started.trial_id, params)
         value = gain(params)
         study.search.report(started.trial_id, 1, value)
         report = Report(lease, started.trial_id, 1, value, {})
         finish = Finish(lease, started.trial_id, "COMPLETE", (value,), {})
         study.search.finished(started.trial_id, "COMPLETE", (value,), infeasible=False)
-        self.ledger.flush(Batch(reports=[report], finishes=[finish]))
+        self.store.flush(Batch(reports=[report], finishes=[finish]))
         return True
 
 

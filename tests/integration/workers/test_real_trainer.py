@@ -1,4 +1,4 @@
-"""The supervisor with the real trainer process, on a ledger in memory."""
+"""The supervisor with the real trainer process, on slots in memory."""
 
 import dataclasses
 import itertools

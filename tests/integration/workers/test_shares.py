@@ -15,7 +15,7 @@ from tuner_service.storage import Database
 from workers.supervisor.database_store import DatabaseSlotStore
 
 
-def ledgers(db: Database, settings: Settings, count: int) -> list[DatabaseSlotStore]:
+def stores(db: Database, settings: Settings, count: int) -> list[DatabaseSlotStore]:
     for number in range(count):
         register_worker(
             db,
@@ -51,7 +51,7 @@ def test_each_worker_takes_its_part(
     settings = Settings(data_dir=tmp_path)
     definition = sampled("s", "random", trials, resources={"parallel_trials": parallel})
     submit(db, parse_definition(definition), settings=settings)
-    assert [take(store) for store in ledgers(db, settings, workers)] == taken
+    assert [take(store) for store in stores(db, settings, workers)] == taken
 
 
 def test_a_worker_at_its_share_takes_more_only_when_it_asks_for_what_is_left(
@@ -59,7 +59,7 @@ def test_a_worker_at_its_share_takes_more_only_when_it_asks_for_what_is_left(
 ) -> None:
     settings = Settings(data_dir=tmp_path)
     submit(db, parse_definition(sampled("s", "random", 20)), settings=settings)
-    first, _ = ledgers(db, settings, 2)
+    first, _ = stores(db, settings, 2)
     assert Counter([take(first), take(first)]) == {10: 1, 0: 1}
     assert take(first, fair=False) == 10
 
@@ -73,7 +73,7 @@ def test_idle_workers_are_the_others_that_can_and_have_nothing_to_do(
         parse_definition(sampled("s", "random", 20, resources={"device": "cpu"})),
         settings=settings,
     )
-    first, second, third = ledgers(db, settings, 3)
+    first, second, third = stores(db, settings, 3)
     register_worker(
         db, worker_id="gpu", host="h", pid=9, queue="cuda", device="g", version="0", lanes=64
     )

@@ -1,4 +1,4 @@
-"""A supervisor over the fake trainer and the fake ledger."""
+"""A supervisor over the fake trainer and the fake store."""
 
 import os
 import threading

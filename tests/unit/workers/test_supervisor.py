@@ -1,4 +1,4 @@
-"""The serve loop over a fake trainer that speaks the protocol, and a ledger in memory."""
+"""The serve loop over a fake trainer that speaks the protocol, and slots in memory."""
 
 import os
 import signal
@@ -409,7 +409,9 @@ def test_an_alone_slot_runs_by_itself(bench: Make) -> None:
     b.store.make_alone(1002)
     b.serve()
     assert b.store.states() == ["done"] * 4
-    assert b.store.finishes[0].lease.number == 2, "an empty board takes the lonely one first"
+    assert b.store.finishes[0].lease.number == 2, (
+        "where nothing is held the exclusive one goes first"
+    )
 
 
 def test_alone_slots_and_others_take_turns(bench: Make) -> None:
