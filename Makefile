@@ -1,4 +1,4 @@
-.PHONY: help setup dev demo up test check audit servers test-gpu bench chaos guards soak
+.PHONY: help setup dev demo up test check audit servers test-gpu gpu-hour bench chaos guards soak
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -36,6 +36,9 @@ test: dev servers check  ## everything that needs no GPU
 
 test-gpu: dev  ## what needs a CUDA device
 	@$(BIN)/pytest -q -m gpu
+
+gpu-hour: dev  ## the first hour on a GPU: tests, checks, benchmarks, a table
+	@$(BIN)/python -m benchmarks.gpu_hour
 
 bench: dev  ## the quick benchmarks: name, measured, goal
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.run
