@@ -37,6 +37,7 @@ class WorkerSettings(BaseSettings):
             what is free on a GPU, an eighth on a CPU.
         loops: How many training loops of the operator's run at once (docs/bring-a-loop.md), each
             in a process of its own.
+        share_gpu: Whether its GPU may have other workers, too; they take turns at its memory.
         modules_dir: Where the operator's modules lie (docs/bring-a-network.md).
         log_json: One JSON object per log line, as containers want it.
     """
@@ -48,6 +49,7 @@ class WorkerSettings(BaseSettings):
     memory_limit_bytes: int = Field(default_factory=_most_of_memory, gt=0)
     data_limit_bytes: int | None = Field(default=None, ge=0)
     loops: int = Field(default=1, ge=1, le=1024)
+    share_gpu: bool = False
     modules_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False

@@ -207,6 +207,8 @@ def _members(settings: Settings, gpus: Sequence[str], count: int) -> list[Servic
         place = {"TUNER_DEVICE": "cuda" if gpus else "cpu"}
         if gpus:
             place["CUDA_VISIBLE_DEVICES"] = gpus[(number - 1) % len(gpus)]
+            if count > len(gpus):  # as --workers asks
+                place["TUNER_SHARE_GPU"] = "true"
         log = _fresh(logs / f"worker-{number}.log")
         command = [sys.executable, "-m", "workers"]
         members.append(Service(f"Worker {number}", command, {**environment, **place}, log))

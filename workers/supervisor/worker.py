@@ -59,6 +59,8 @@ def trainer_command(
         *("--progress-seconds", str(settings.progress_timeout_seconds)),
         *("--memory-limit", str(worker_settings.memory_limit_bytes)),
     ]
+    if worker_settings.share_gpu:
+        arguments.append("--share-gpu")
     if worker_settings.data_limit_bytes is not None:
         arguments += ["--data-limit", str(worker_settings.data_limit_bytes)]
     if worker_settings.modules_dir is not None:

@@ -9,6 +9,7 @@ to user code and are never the channel.
 """
 
 import argparse
+import atexit
 import gc
 import logging
 import os
@@ -23,6 +24,7 @@ from typing import Literal
 
 import torch
 
+from tuner_service.data_directory import DataDirectory
 from workers.options import add_training_options, data_directories
 from workers.priority import let_others_go_first
 from workers.protocol.codec import TRAINER_MESSAGES
@@ -44,6 +46,7 @@ from workers.protocol.messages import (
     TrainerMessage,
 )
 from workers.protocol.pipes import Commands, MessageWriter
+from workers.trainer.gpu_claim import claim
 from workers.training.data import STREAMED, Room
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.steps.select import BackendSelector
@@ -231,6 +234,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--loop-stop-seconds", type=float, default=5.0)
     parser.add_argument("--progress-seconds", type=float, default=600.0)
     parser.add_argument("--memory-limit", type=int)
+    parser.add_argument("--share-gpu", action="store_true")
     parser.add_argument("--data-limit", type=int)
     return parser.parse_args(arguments)
 
@@ -245,6 +249,11 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     device = pick_device(options.device)
     if device.type == "cpu":  # a GPU waits for its process
         let_others_go_first()
+    elif not options.share_gpu:
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        atexit.register(
+            claim(DataDirectory(options.data_dir).gpus, uuid).close
+        )  # held until the end
     # Compiled code outlives the trainer, and is shared by all of one data directory.
     compiled = options.data_dir / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))

@@ -26,7 +26,7 @@ def test_a_trainer_that_restarts_has_the_device_that_the_first_one_had(
     monkeypatch.setattr(worker, "TrainerProcess", process)
     settings = Settings(data_dir=tmp_path)
     restarter = worker.started_trainer(settings, WorkerSettings(device="auto"), worker_id="w")
-    restarter.bury(0.0)
+    restarter.end_current(0.0)
     restarter.ensure(1.0)
     devices = [arguments[arguments.index("--device") + 1] for arguments in started]
     assert devices == ["auto", queue]
