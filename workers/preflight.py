@@ -19,7 +19,7 @@ from typing import Any
 from tuner_service.data_directory import DataDirectory
 from tuner_service.datasets import DatasetStore
 from tuner_service.definition import parse_definition, resolve, resolve_user_loop, total_slots
-from tuner_service.errors import DefinitionError
+from tuner_service.errors import DataError, DefinitionError
 from tuner_service.search.samplers.uniform import first_point
 from workers.offers import offers_of
 from workers.options import add_training_options, data_directories
@@ -61,6 +61,8 @@ def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
             )
     except PreflightError as error:
         return {"failure": {"message": str(error), "traceback": error.traceback}}
+    except DataError as error:  # its sentence says what to change; where we noticed says nothing
+        return {"failure": {"message": str(error), "traceback": None}}
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's code raises
         text = "".join(traceback.format_exception(error))
         said = f"{type(error).__name__}: {error}"

@@ -116,3 +116,12 @@ def test_uploaded_data_is_known(tmp_path: Path) -> None:
         arriving.keep()
     found = answer(tmp_path, NET, dataset={"name": "mine", "target": "label"})["findings"]
     assert (found["batch"], found["output"]) == ([16, 2], [16, 2])
+
+
+def test_a_fault_of_the_data_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "t.csv").write_text("x,kind\n1,a\noops,b\n")
+    data = {"name": "csv", "path": "t.csv", "target": "kind"}
+    failure = answer(tmp_path, NET, dataset=data)["failure"]
+    assert failure["message"].startswith("t.csv: line 3, column 'x' is the text 'oops'")
+    assert failure["traceback"] is None

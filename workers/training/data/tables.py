@@ -58,6 +58,7 @@ class TextBlock:
 
     file: str
     names: tuple[str, ...]
+    header: bool
     chunk: Chunk
     cells: list[tuple[str, ...]]
 
@@ -69,7 +70,7 @@ class TextBlock:
     def place(self, row: int, name: str) -> str:
         """Return where a cell stands."""
         line = self.chunk.line(row, self.names.index(name))
-        return f"{self.file}: line {line}, column {name!r}"
+        return f"{self.file}: line {line}, column {repr(name) if self.header else name}"
 
     def gap(self, row: int, name: str) -> str:
         """Return the word that stands for an empty cell."""
@@ -144,7 +145,7 @@ def _blocks(file: Path, used: Sequence[str], request: Request) -> Iterator[Block
     with opened_table(file, delimiter=_delimiter(request), header=_has_header(request)) as table:
         for chunk in _opened(table).chunks():
             cells = list(zip(*chunk.rows, strict=True))
-            yield TextBlock(file.name, table.names, chunk, cells)
+            yield TextBlock(file.name, table.names, _has_header(request), chunk, cells)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,11 @@ def test_a_cell_after_a_quoted_break_is_named_with_the_line_it_stands_in(tmp_pat
     assert "line 5, column 'b'" in refused(tmp_path, text, columns=["b"])
 
 
+def test_a_column_without_a_name_is_told_by_its_position(tmp_path: Path) -> None:
+    said = refused(tmp_path, "1,2,a\n3,oops,b\n", header=False, target=2)
+    assert "t.csv: line 2, column 1 is the text 'oops'" in said
+
+
 def test_lines_without_a_character_are_no_rows(tmp_path: Path) -> None:
     data = read(tmp_path, "\n\nx,kind\r\n1,a\r\n\r\n2,b\r\n3,a\r\n\r\n\r\n")
     assert data.rows.inputs[:, 0].tolist() == [1.0, 2.0, 3.0]
