@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         UnavailableError: The database cannot be reached.
     """
     service = Service.open(settings or Settings())
-    dashboard = Dashboard(service.db.url)
+    dashboard = Dashboard(service.db)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -12,6 +12,8 @@ from starlette.testclient import TestClient
 
 from tests.disk import full, small_disk
 from tests.integration.api.conftest import served
+from tests.integration.lifecycle.hands import Hand
+from tuner_service import dashboard
 from tuner_service.access.keys import create_key, revoke_key
 from tuner_service.api.app import create_app
 from tuner_service.api.http import rates
@@ -281,6 +283,47 @@ def test_the_dashboard_is_read_only(client: TestClient) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert client.request(method, "/api/studies/1").status_code == 405
     assert len(client.get("/api/studies").json()["study_summaries"]) == 1
+
+
+def test_a_study_too_large_for_the_dashboard_is_refused_at_its_door(
+    client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = client.post("/v1/studies", json=definition()).json()["id"]
+    db = Database.open(settings.resolved_database_url)
+    Hand(db).claim_and_start()
+    db.close()
+    (summary,) = client.get("/api/studies").json()["study_summaries"]
+    number = summary["study_id"]
+    assert client.get(f"/api/studies/{number}").status_code == 200
+    monkeypatch.setattr(
+        dashboard.Dashboard, "_too_large", lambda *_: (46_000, f"/v1/studies/{study}")
+    )
+    for path in (
+        f"/api/studies/{number}",
+        f"/api/studies/{number}/param_importances",
+        f"/csv/{number}",
+    ):
+        answer = client.get(path)
+        assert (answer.status_code, "46,000 trials" in answer.json()["reason"]) == (413, True)
+    page = client.get(f"/dashboard/studies/{number}")
+    assert (page.status_code, f'href="/v1/studies/{study}/export"' in page.text) == (413, True)
+    assert client.get("/dashboard").status_code == 200
+    assert client.get("/api/studies").status_code == 200
+
+
+def test_how_large_a_study_is_is_counted_in_optunas_trials(
+    client: TestClient, settings: Settings
+) -> None:
+    study = client.post("/v1/studies", json=definition()).json()["id"]
+    (summary,) = client.get("/api/studies").json()["study_summaries"]
+    db = Database.open(settings.resolved_database_url)
+    for _ in range(2):
+        Hand(db).claim_and_start()
+    for most, found in ((2, None), (1, (2, f"/v1/studies/{study}"))):
+        door = dashboard.Dashboard(db, most_trials=most)
+        assert door._too_large(summary["study_id"]) == found
+        door.close()
+    db.close()
 
 
 def test_another_hosts_name_is_refused(client: TestClient) -> None:
