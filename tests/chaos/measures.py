@@ -103,7 +103,7 @@ def roles(up: psutil.Process) -> dict[str, psutil.Process]:
             number = sum(name.startswith("supervisor") for name in found) + 1
             found[f"supervisor {number}"] = child
             for below in child.children():
-                if "workers.trainer.main" in " ".join(below.cmdline()):
+                if "-m workers.trainer " in " ".join(below.cmdline()):
                     found[f"trainer {number}"] = below
     return found
 

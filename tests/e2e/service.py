@@ -54,7 +54,7 @@ class Child:
         """Return the trainer below a worker, while there is one."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.pid).children():
-                if "workers.trainer.main" in " ".join(child.cmdline()):
+                if "-m workers.trainer " in " ".join(child.cmdline()):
                     return child
         return None
 

@@ -67,7 +67,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 
 def test_ctrl_c_stops_everything(demo: Demo) -> None:
-    demo.wait_for("trial ")
+    demo.wait_for("Submitting")
     assert len(demo.family) >= 3, "the API, a worker and a trainer at least"
     demo.process.send_signal(signal.SIGINT)
     assert demo.end() == 130

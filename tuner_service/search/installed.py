@@ -378,7 +378,9 @@ def _try_sampler(one: Installed) -> None:
         for slot in range(3):
             said = [ask(history, slot) for _ in range(2)]
             if said[0] != said[1]:
-                raise ValueError(f"it must propose the same for one seed and slot, but got {said}")
+                raise ValueError(
+                    f"it must propose the same for one seed and number, but got {said}"
+                )
     ask(full, 3, width=5)
 
 

@@ -155,7 +155,7 @@ def test_every_fault_comes_with_its_pointer(client: TestClient) -> None:
         ("GET", "/v1/studies/small/trials/x", 422),
         ("GET", "/v1/studies?limit=0", 422),
         ("GET", "/v1/studies?cursor=zzz", 422),
-        ("GET", "/v1/studies/small/trials?state=WAITING", 422),
+        ("GET", "/v1/studies/small/trials?state=waiting", 422),
         ("PUT", "/v1/studies", 405),
         ("GET", "/v1/nothing", 404),
         ("DELETE", "/v1/studies/small", 409),

@@ -61,7 +61,7 @@ def test_an_uploaded_table_is_trained_on(
         "cpu", settings=EngineSettings(data_dirs=(settings.data_dir / "datasets",), threads=1)
     )
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
-    assert 0.0 <= finished["values"][0] <= 1.0
+    assert 0.0 <= finished.values[0] <= 1.0
 
 
 def test_a_study_keeps_to_the_version_it_was_submitted_with(
@@ -225,7 +225,7 @@ def test_modules_that_workers_refuse_are_told_by_name(
     assert "net.py" not in {one["name"] for one in listed["items"]}
     net, odd = listed["refused"]
     assert net == {"file": "net.py", "reason": why, "workers": ["one", "two"]}
-    assert (odd["file"], len(odd["reason"])) == ("odd?.py", 1000)
+    assert (odd["file"], len(odd["reason"])) == ("odd�.py", 1000)
     for path in ("/v1/studies", "/v1/studies/validate"):
         (fault,) = client.post(path, json=study).json()["errors"]
         assert fault["detail"] == f"the module net.py is not offered: {why} (workers one, two)"
@@ -251,8 +251,8 @@ def test_the_examples_files_are_uploaded_and_trained_on(
         "cpu", settings=EngineSettings(data_dirs=(settings.data_dir / "datasets",), threads=1)
     )
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
-    assert finished["values"][0] >= 0.0
-    assert len(finished["record"].get("folds", {}).get("val_accuracy", ())) in (0, 5)
+    assert finished.values[0] >= 0.0
+    assert len(finished.record.get("folds", {}).get("val_accuracy", ())) in (0, 5)
 
 
 def test_the_command_line_brings_lists_and_removes_data(

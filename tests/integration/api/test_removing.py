@@ -8,7 +8,6 @@ from starlette.testclient import TestClient
 
 from tests.integration.api.test_api import definition
 from tuner_service.api.app import create_app
-from tuner_service.api.background import LOCK
 from tuner_service.lifecycle.delete import delete
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
@@ -40,7 +39,7 @@ def test_a_deleted_studys_rows_go(client: TestClient, settings: Settings) -> Non
 
 
 def test_of_two_removers_one_removes(settings: Settings, client: TestClient) -> None:
-    with (settings.data_dir / LOCK).open("a") as other:
+    with settings.directory.remover_lock.open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         study = client.post("/v1/studies", json=definition()).json()["id"]
         client.post(f"/v1/studies/{study}/cancel")

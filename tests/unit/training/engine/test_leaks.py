@@ -169,7 +169,7 @@ def test_the_test_part_is_looked_at_once_at_the_end(
     looks: list[int] = []
     engine = Engine("cpu")
     engine.submit(start(1, spec(epochs=5), folder=tmp_path))
-    from workers.training.engine.test_scores import TestScorer  # noqa: PLC0415
+    from workers.training.engine.scorer import TestScorer  # noqa: PLC0415
 
     examine = TestScorer.examine
 
