@@ -171,13 +171,13 @@ def test_the_test_part_is_looked_at_once_at_the_end(
     engine.submit(start(1, spec(epochs=5), folder=tmp_path))
     from workers.training.engine.scorer import TestScorer  # noqa: PLC0415
 
-    examine = TestScorer.examine
+    score = TestScorer.score
 
-    def counted(self: TestScorer, assigned: Any, lanes: Any) -> Any:
-        if lanes:
-            looks.append(assigned[lanes[0]].progress.epoch)
-        return examine(self, assigned, lanes)
+    def counted(self: TestScorer, lanes: Any, ended: Any) -> Any:
+        if ended:
+            looks.append(lanes[ended[0]].progress.epoch)
+        return score(self, lanes, ended)
 
-    monkeypatch.setattr(TestScorer, "examine", counted)
+    monkeypatch.setattr(TestScorer, "score", counted)
     run_all(engine)
     assert looks == [5]
