@@ -137,7 +137,7 @@ BAD = {
         "    def __init__(self, space): pass\n"
         "    def ask(self, history, *, slot, fixed):\n"
         "        return {'rate': 0.1, 'width': next(n), 'kind': 'b', 'share': 0.5, **fixed}",
-        "the same for one seed and slot",
+        "the same for one seed and number",
     ),
     "between": (
         "class Bad:\n    def __init__(self, space): pass\n"
