@@ -3,6 +3,7 @@
 The service does not use it: it asks on its mirror (`search.py`), without a study object.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ class ColumnTpeSampler(BaseSampler):
         self._startup_trials = n_startup_trials
         self._candidates = n_ei_candidates
         self._group = group
+        self._lock = threading.RLock()  # `optimize(n_jobs=2)` asks from two threads
         self._rng = RandomState(seed)
         self._random = RandomSampler(seed=seed)
         self._stock = TPESampler(
@@ -62,14 +64,12 @@ class ColumnTpeSampler(BaseSampler):
         """Return the parameters that are sampled together."""
         if len(study.directions) > 1:
             return self._stock.infer_relative_search_space(study, trial)
-        if self._group:
-            self._catch_up(study, trial)
-            return {name: space[name] for space in self._groups() for name in space}
-        return {
-            name: distribution
-            for name, distribution in self._whole_space.calculate(study).items()
-            if not distribution.single()
-        }
+        with self._lock:
+            if self._group:
+                self._catch_up(study, trial)
+                return {name: space[name] for space in self._groups() for name in space}
+            whole = self._whole_space.calculate(study)
+        return {name: d for name, d in whole.items() if not d.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -77,15 +77,16 @@ class ColumnTpeSampler(BaseSampler):
         """Return values for parameters that are sampled together."""
         if len(study.directions) > 1:
             return self._stock.sample_relative(study, trial, search_space)
-        self._catch_up(study, trial)
-        if not search_space or self._trials.finished < self._startup_trials:
-            return {}
-        groups = self._groups() if self._group else [search_space]
-        params: dict[str, Any] = {}
-        for group in groups:
-            wanted = {name: search_space[name] for name in group if name in search_space}
-            params.update(self._sample(wanted))
-        return params
+        with self._lock:
+            self._catch_up(study, trial)
+            if not search_space or self._trials.finished < self._startup_trials:
+                return {}
+            groups = self._groups() if self._group else [search_space]
+            params: dict[str, Any] = {}
+            for group in groups:
+                wanted = {name: search_space[name] for name in group if name in search_space}
+                params.update(self._sample(wanted))
+            return params
 
     def sample_independent(
         self,
@@ -97,10 +98,11 @@ class ColumnTpeSampler(BaseSampler):
         """Return a value for a parameter that is sampled alone."""
         if len(study.directions) > 1:
             return self._stock.sample_independent(study, trial, param_name, param_distribution)
-        self._catch_up(study, trial)
-        if self._trials.finished < self._startup_trials:
-            return self._random.sample_independent(study, trial, param_name, param_distribution)
-        return self._sample({param_name: param_distribution})[param_name]
+        with self._lock:
+            self._catch_up(study, trial)
+            if self._trials.finished < self._startup_trials:
+                return self._random.sample_independent(study, trial, param_name, param_distribution)
+            return self._sample({param_name: param_distribution})[param_name]
 
     def after_trial(
         self,

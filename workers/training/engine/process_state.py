@@ -9,7 +9,8 @@ import contextlib
 import os
 import resource
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 import torch
@@ -35,6 +36,7 @@ class ProcessStateGuard:
         self._kept = [_duplicate(stream) for stream in _STREAMS]
         self._directory = _open_directory()
         self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
+        weakref.finalize(self, _close, (*self._kept, self._directory))
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
@@ -119,6 +121,12 @@ def _duplicate(stream: int) -> int | None:
     with contextlib.suppress(OSError):
         return os.dup(stream)
     return None
+
+
+def _close(descriptors: Iterable[int | None]) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _is_open(descriptor: int) -> bool:

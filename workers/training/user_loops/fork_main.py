@@ -40,7 +40,7 @@ def main(descriptor: int) -> None:
         os.set_inheritable(end, False)
     os.set_blocking(woken, False)
     # A handler that does nothing: without one the signal wakes nobody, with one that reaps it would
-    # run between any two instructions. The byte in the pipe ends the select below instead.
+    # run between any two instructions. The byte in the pipe ends the poll below instead.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken)
     with socket.socket(fileno=descriptor) as control:
@@ -51,8 +51,11 @@ def main(descriptor: int) -> None:
 def _serve(control: socket.socket, wakeup: tuple[int, int]) -> None:
     status: dict[int, int] = {}
     waking, _ = wakeup
+    poll = select.poll()  # `select` refuses descriptors from 1024 on, which a busy parent gives
+    poll.register(control.fileno(), select.POLLIN)
+    poll.register(waking, select.POLLIN)
     while True:
-        ready, _, _ = select.select([control.fileno(), waking], [], [])
+        ready = {descriptor for descriptor, _ in poll.poll()}
         if waking in ready:
             os.read(waking, 4096)
         _reap(status)

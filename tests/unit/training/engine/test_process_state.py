@@ -1,6 +1,7 @@
 """Networks that do what they should not: their own trial fails, and no other notices."""
 
 import functools
+import gc
 import os
 import resource
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from tests.unit.registries import registries
 from tests.unit.training.builders import of, only, run_all, spec, start
 from workers.training.engine.engine import Engine, EngineSettings
-from workers.training.engine.process_state import LIMITED, LIMITED_SAYS
+from workers.training.engine.process_state import LIMITED, LIMITED_SAYS, ProcessStateGuard
 from workers.training.engine.torch_names import TorchNames
 
 __all__ = ["registries"]
@@ -201,3 +202,13 @@ def umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def test_an_engine_that_is_gone_holds_no_descriptors() -> None:
+    descriptors = Path("/proc/self/fd")
+    gc.collect()
+    before = len(list(descriptors.iterdir()))
+    guard = ProcessStateGuard(TorchNames())
+    assert len(list(descriptors.iterdir())) == before + 3
+    del guard
+    assert len(list(descriptors.iterdir())) == before

@@ -109,6 +109,22 @@ def test_a_fork_that_dies_fails_its_trial_and_the_next_one_runs(
     assert events_of(warm, folder, 2).values == [4.0]
 
 
+def test_a_server_with_a_descriptor_above_1023_forks(folder: Path) -> None:
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    trials = loops(folder, PLAIN, threads=1)
+    try:
+        deadline = time.monotonic() + 2 * SECONDS
+        while not begin(trials, folder, 1):
+            end(trials)
+            assert time.monotonic() < deadline, "the fork server did not get ready"
+            time.sleep(0.2)
+        assert end(trials).values == [4.0]
+    finally:
+        trials.shutdown()
+        for descriptor in held:
+            os.close(descriptor)
+
+
 def test_what_a_fork_leaves_behind_is_ended(warm: UserLoopPool, folder: Path) -> None:
     body = "import subprocess\n    return subprocess.Popen(['sleep', '60']).pid"
     (folder / "loop.py").write_text(PROBE.format(body=body))
