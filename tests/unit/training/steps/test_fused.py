@@ -1,14 +1,16 @@
 """The fused step against the plain step, lane by lane."""
 
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from tests.unit.training import lanes
-from tests.unit.training.steps.contract import ManyLanesContract
+from tests.unit.training.steps.contract import ManyLanesContract, TrainStepContract
 from workers.training.optim.registry import OPTIMIZERS
-from workers.training.steps.fused.executors import Compiled, Traced
+from workers.training.steps.fused.executors import Compiled, CompiledStep, Traced, compiled
+from workers.training.steps.fused.program import Program, StackedLanes
 from workers.training.steps.fused.step import FusedStep
 from workers.training.steps.plain import PlainStep
 
@@ -127,3 +129,32 @@ class TestTracedStep(ManyLanesContract):
     @pytest.fixture
     def make(self):
         return lambda spec, count: FusedStep(spec, count, Traced())
+
+
+class CompiledOnce(Compiled):
+    """Inductor's code, compiled once for all steps whose programs have the same trace."""
+
+    codes: ClassVar[dict[tuple[str, str], CompiledStep]] = {}
+
+    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
+        if program not in self._runs:
+            graph = program.trace(stacked)
+            shapes = str([(tensor.shape, tensor.dtype) for tensor in stacked.flat()])
+            key = graph.print_readable(print_output=False), shapes
+            if key not in self.codes:
+                self.codes[key] = compiled(graph, stacked)
+            self._runs[program] = self.codes[key]
+        return self._runs[program]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
+class TestCompiledStep(TrainStepContract):
+    network: ClassVar[dict[str, Any]] = {"type": "mlp", "hidden_layers": 0}
+
+    @pytest.fixture
+    def make(self):
+        return lambda spec, count: FusedStep(spec, count, CompiledOnce())
+
+    def crews(self):
+        """Two; every optimizer is compiled in `test_compiled_trials_equal_plain_trials`."""
+        yield self.pair()
