@@ -4,7 +4,9 @@
 """
 
 import contextlib
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,17 @@ from tests.servers import (
     redis_server,
 )
 from tuner_service.storage import Database, migrate
+
+
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have one folder of compiled code for the run: each data directory would compile it anew."""
+    if COMPILED not in os.environ:  # the processes of pytest-xdist have it of the first
+        folder = tempfile.mkdtemp(prefix="tuner-compiled-")
+        os.environ[COMPILED] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")
