@@ -21,7 +21,6 @@ from tests.servers import (
 )
 from tuner_service.storage import Database, migrate
 
-
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 
 
