@@ -15,7 +15,9 @@ from tuner_service.api.http.access_log import AccessLog
 from tuner_service.api.http.host_guard import HostGuard
 from tuner_service.api.routes import (
     catalogue,
+    charts,
     datasets,
+    events,
     health,
     pages,
     studies,
@@ -78,7 +80,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.service = service
     problems.install(app)
     openapi.install(app, service.settings)
-    for module in (studies, trials, trial_files, datasets, catalogue, health, pages):
+    for module in (
+        studies,
+        trials,
+        charts,
+        events,
+        trial_files,
+        datasets,
+        catalogue,
+        health,
+        pages,
+    ):
         app.include_router(module.router)
     return app
 

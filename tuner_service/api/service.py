@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from tuner_service.access.keys import any_key_made, hash_of, valid_hashes, verify_key
 from tuner_service.api.background import BackgroundThread, Reconciler, Remover, Sweeper
+from tuner_service.api.chart_cache import ChartCache, ListVersion
 from tuner_service.api.http.rates import KeyVerifier, Rates
 from tuner_service.api.http.responses import StudyAnswer
 from tuner_service.api.key_rule import KeyRule
@@ -41,6 +42,8 @@ class Service:
     ready: ReadyChecks
     attempts: KeyVerifier
     key_rule: KeyRule
+    charts: ChartCache
+    list_version: ListVersion
 
     @property
     def background(self) -> tuple[BackgroundThread, ...]:
@@ -88,6 +91,8 @@ class Service:
             ),
             attempts=_attempts(db, settings.api_key.get_secret_value()),
             key_rule=KeyRule(settings, partial(any_key_made, db)),
+            charts=ChartCache(db),
+            list_version=ListVersion(db),
         )
 
 

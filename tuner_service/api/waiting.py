@@ -60,6 +60,11 @@ class RevisionWaiters:
     def __len__(self) -> int:
         return len(self._waiters)
 
+    @property
+    def is_released(self) -> bool:
+        """Whether the server is stopping."""
+        return self._released
+
     def told_lately(self, study: str, revisions: Collection[str]) -> int | None:
         """Return the revision that a caller has, if it is what was told a moment ago, or later.
 

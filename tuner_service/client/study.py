@@ -103,20 +103,25 @@ class StudyHandle:
         """Return one trial; its `data` has the per-epoch records under `epochs`."""
         return Trial.of(self._transport.get(f"{self._path()}/trials/{number}").json())
 
-    def trials(self, *, state: str | None = None, sort: str = "number") -> list[Trial]:
+    def trials(
+        self, *, state: str | None = None, sort: str = "number", filter: str = ""
+    ) -> list[Trial]:
         """Return the trials.
 
         Args:
             state: Only those in this state (RUNNING, COMPLETE, PRUNED, FAIL).
             sort: `number`, or `value` and `-value`, which leave out trials without one.
+            filter: Terms that must all hold, such as `lr<1e-2 optimizer:adam`.
         """
-        return list(self.iter_trials(state=state, sort=sort))
+        return list(self.iter_trials(state=state, sort=sort, filter=filter))
 
-    def iter_trials(self, *, state: str | None = None, sort: str = "number") -> Iterator[Trial]:
+    def iter_trials(
+        self, *, state: str | None = None, sort: str = "number", filter: str = ""
+    ) -> Iterator[Trial]:
         """Yield the trials, reading a page at a time."""
         cursor = None
         while True:
-            page = self._page(cursor, state=state, sort=sort)
+            page = self._page(cursor, state=state, sort=sort, filter=filter)
             yield from (Trial.of(item) for item in page["items"])
             cursor = page["next_cursor"]
             if cursor is None:
@@ -184,6 +189,35 @@ class StudyHandle:
         """Return what a trial printed, or its last lines."""
         return self._transport.get(f"{self._path()}/trials/{trial}/logs", {"tail": tail}).text
 
+    def columns(self, *, filter: str = "", most: int = 5000) -> dict[str, Any]:
+        """Return the trials by column: numbers, states, values and parameters.
+
+        Args:
+            filter: Terms that must all hold, such as `lr<1e-2 state:complete`.
+            most: Of more trials than this, a part with the best and the running ones.
+        """
+        query: dict[str, str | int | None] = {"filter": filter or None, "most": most}
+        return dict(self._transport.get(f"{self._path()}/columns", query).json())
+
+    def curves(self, metric: str | None = None, *, since: int | None = None) -> dict[str, Any]:
+        """Return what trials reported epoch by epoch, and what the pruner asks of them.
+
+        Args:
+            metric: By default the (first) objective.
+            since: A `revision` of an earlier answer: only what has changed after it.
+        """
+        query: dict[str, str | int | None] = {"metric": metric, "since": since}
+        return dict(self._transport.get(f"{self._path()}/curves", query).json())
+
+    def failures(self) -> dict[str, Any]:
+        """Return failures by message, each with the region of the space that explains it."""
+        return dict(self._transport.get(f"{self._path()}/failures").json())
+
+    def importances(self) -> dict[str, float]:
+        """Return how much each parameter matters; empty while too few trials are complete."""
+        found = self._transport.get(f"{self._path()}/importances").json()
+        return dict(found["importances"])
+
     def coverage(self) -> dict[str, Any]:
         """Say what became of every grid point (or slot), naming the failed ones."""
         return dict(self._transport.get(f"{self._path()}/coverage").json())
@@ -223,13 +257,19 @@ class StudyHandle:
         return self._last
 
     def _page(
-        self, cursor: str | None, *, state: str | None = None, sort: str = "number"
+        self,
+        cursor: str | None,
+        *,
+        state: str | None = None,
+        sort: str = "number",
+        filter: str = "",
     ) -> dict[str, Any]:
         query: dict[str, str | int | None] = {
             "cursor": cursor,
             "limit": PAGE,
             "state": state,
             "sort": sort,
+            "filter": filter or None,
         }
         return dict(self._transport.get(f"{self._path()}/trials", query).json())
 

@@ -33,6 +33,8 @@ from tuner_service.settings import Settings
 from tuner_service.storage import Database, optuna_rows
 from tuner_service.storage.schema import idempotency_keys, studies
 
+# Where Optuna keeps what its dashboard calls the objectives.
+_METRIC_NAMES: Final = "study:metric_names"
 NOTE_PIECE: Final = 2045  # characters that one system attribute of the dashboard holds
 TRIES: Final = 30  # every round lets one of those through that fight over a name
 
@@ -208,7 +210,10 @@ def _insert_study(
         definition.name,
         [objective.direction for objective in definition.objective],
         user_attrs={"definition": stored},
-        system_attrs=_note(stored),
+        system_attrs={
+            **_note(stored),
+            _METRIC_NAMES: [objective.metric for objective in definition.objective],
+        },
     )
     budget = definition.budget
     return int(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from tuner_service.errors import NotFoundError
 from tuner_service.reads.cursors import decode_cursor, encode_cursor
@@ -15,7 +15,7 @@ from tuner_service.reads.trials import best_trial_id, time_of, views_by_id
 from tuner_service.reads.views import Progress, StudyPage, StudySummary, StudyView, TrialView
 from tuner_service.storage import Database
 from tuner_service.storage.postgres import Row
-from tuner_service.storage.schema import GONE, studies
+from tuner_service.storage.schema import GONE, api_keys, studies
 
 # A page of definitions may be large, and nobody reads them there.
 _SUMMARY: Final = [column for column in studies.c if column is not studies.c.definition]
@@ -79,6 +79,17 @@ def list_studies(
     return StudyPage(items=views, next_cursor=encode_cursor(page[-1]["id"]) if more else None)
 
 
+def list_version(db: Database) -> str:
+    """Return what tells one list of studies from another: how many, the newest, all revisions."""
+    with db.read() as connection:
+        count, newest, revisions = connection.execute(
+            select(func.count(), func.max(studies.c.id), func.sum(studies.c.revision)).where(
+                studies.c.state != GONE
+            )
+        ).one()
+    return f"{count}-{newest or 0}-{revisions or 0}"
+
+
 @dataclass(frozen=True, slots=True)
 class StudyRevision:
     """What tells whether a study has changed."""
@@ -122,10 +133,21 @@ def _summaries(connection: Connection, rows: Sequence[Row], now: float) -> list[
     waiting = [row["id"] for row in rows if row["state"] in ACTIVE]
     live = live_now(connection, now) if waiting else []
     needed = needed_modules(connection, waiting) if waiting else {}
+    owners = _owners(connection, {row["owner"] for row in rows if row["owner"]})
     return [
-        _summary(row, best.get(best_ids[row["id"]] or -1), _waits(row, needed, live), now)
+        _summary(
+            row, best.get(best_ids[row["id"]] or -1), _waits(row, needed, live), now
+        ).model_copy(update={"owner": owners.get(row["owner"])})
         for row in rows
     ]
+
+
+def _owners(connection: Connection, ids: set[str]) -> dict[str, str]:
+    """Return the names of API keys; of one that is not in the table (any more) its id."""
+    if not ids:
+        return {}
+    rows = connection.execute(select(api_keys.c.id, api_keys.c.name).where(api_keys.c.id.in_(ids)))
+    return {one: one for one in ids} | {row.id: row.name for row in rows}
 
 
 def _waits(row: Row, needed: Mapping[int, set[str]], live: Sequence[LiveWorker]) -> str | None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import Connection, RowMapping, and_, func, or_, select
+from sqlalchemy import Connection, RowMapping, and_, func, or_, select, tuple_
 
 from tuner_service.errors import NotFoundError
 from tuner_service.reads.cursors import decode_cursor, encode_cursor
@@ -82,6 +82,26 @@ def list_trials(
     views = [found[trial_id] for trial_id in ids[:limit]]
     more = len(ids) > limit
     return TrialPage(items=views, next_cursor=_place(views[-1], sort) if more else None)
+
+
+def page_of(db: Database, ids: Sequence[int], *, cursor: str | None, limit: int) -> TrialPage:
+    """Return a page of trials that were found by a filter, in the order given.
+
+    Args:
+        ids: Optuna's trial ids of all that were found.
+
+    Raises:
+        InputError: The cursor is not one of this list.
+    """
+    first = decode_cursor(cursor, int)[0] if cursor is not None else 0
+    shown = ids[first : first + limit]
+    with db.read() as connection:
+        found = views_by_id(connection, shown)
+    more = first + limit < len(ids)
+    return TrialPage(
+        items=[found[trial_id] for trial_id in shown if trial_id in found],
+        next_cursor=encode_cursor(first + limit) if more else None,
+    )
 
 
 # A page is looked up by ids alone, from one table with an index, before anything is joined: the
@@ -270,9 +290,30 @@ def views_by_id(connection: Connection, trial_ids: Sequence[int]) -> dict[int, T
 def _views(connection: Connection, rows: Sequence[RowMapping]) -> list[TrialView]:
     ids = [row["trial_id"] for row in rows]
     (params, _), values = read_parameters(connection, ids), read_values(connection, ids)
+    latest = _latest(connection, rows)
     return [
-        _view(row, params.get(row["trial_id"], {}), values.get(row["trial_id"])) for row in rows
+        _view(row, params.get(row["trial_id"], {}), values.get(row["trial_id"])).model_copy(
+            update={"latest": latest.get(row["trial_id"])}
+        )
+        for row in rows
     ]
+
+
+def _latest(connection: Connection, rows: Sequence[RowMapping]) -> dict[int, dict[str, Any]]:
+    """Return what running trials said of their last epochs."""
+    last = [
+        (row["trial_id"], row["last_step"])
+        for row in rows
+        if row["state"] == OptunaState.RUNNING and row["last_step"] is not None
+    ]
+    if not last:
+        return {}
+    found = connection.execute(
+        select(epochs.c.trial_id, epochs.c.record).where(
+            tuple_(epochs.c.trial_id, epochs.c.step).in_(last)
+        )
+    )
+    return {trial_id: record for trial_id, record in found}
 
 
 def _view(row: RowMapping, params: Mapping[str, Any], values: list[float] | None) -> TrialView:

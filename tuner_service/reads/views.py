@@ -39,6 +39,7 @@ class TrialView(View):
         foreign: Another Optuna program added it: no slot of the budget is behind it, no worker
             takes it up, and it does not count for the study's best. One that was enqueued
             elsewhere stays WAITING.
+        latest: Of a running trial: what it said of its last epoch.
     """
 
     number: int
@@ -62,6 +63,7 @@ class TrialView(View):
     seconds: float | None
     record: dict[str, Any]
     has_model: bool
+    latest: dict[str, Any] | None = None
     foreign: bool = False
     epochs: list[dict[str, Any]] | None = None
 
@@ -84,6 +86,7 @@ class StudySummary(View):
     Attributes:
         reason: Why it ended, or what it waits for, in a sentence; null while all is usual.
         eta_seconds: Estimated time to the end at the present rate; null when unknown.
+        owner: The name of the API key that submitted it; null where none was needed.
     """
 
     id: str
@@ -91,6 +94,7 @@ class StudySummary(View):
     state: StudyState
     reason: str | None
     revision: int
+    owner: str | None = None
     device: str
     priority: int
     parallel_trials: int

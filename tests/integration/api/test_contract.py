@@ -27,6 +27,7 @@ PUBLISHED = json.loads((Path(__file__).parents[2] / "unit" / "api" / "openapi.js
 RUNS = [
     pytest.param(method.upper(), path, mode, id=f"{method} {path} {mode.name.lower()}")
     for path, operations in PUBLISHED["paths"].items()
+    if not path.endswith("/events")  # a stream ends after minutes: test_charts.py reads them
     for method, operation in operations.items()
     for mode in GenerationMode
     # What takes nothing cannot be asked wrongly.

@@ -12,9 +12,10 @@ from starlette.responses import Response, StreamingResponse
 from tuner_service.api.auth import CallerDep
 from tuner_service.api.http.openapi import errors
 from tuner_service.api.http.responses import json_answer
-from tuner_service.api.routes.studies import Cursor, Limit, Ref
+from tuner_service.api.routes.studies import Cursor, Limit, Ref, Text
 from tuner_service.api.service import ServiceDep
 from tuner_service.reads import trials
+from tuner_service.reads.filters import MOST_CHARACTERS, matching, ordered
 from tuner_service.reads.studies import get_study
 from tuner_service.reads.views import Coverage, TrialPage, TrialState, TrialView
 from tuner_service.storage.database import to_json
@@ -23,6 +24,14 @@ router = APIRouter(prefix="/v1/studies/{study}", tags=["trials"])
 
 MAX_NUMBER = 2**31 - 1
 ROWS_PER_CHUNK = 200
+Filter = Annotated[
+    Text,
+    Query(
+        alias="filter",
+        description="Terms that must all hold, such as `lr<1e-2 state:running optimizer:adam`.",
+        max_length=MOST_CHARACTERS,
+    ),
+]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -38,8 +47,18 @@ def list_trials(
         trials.Sort,
         Query(description="`-` is downwards; by value leaves out trials without one."),
     ] = "number",
+    text: Filter = "",
 ) -> Response:
-    """Return a page of trials, without their epochs."""
+    """Return a page of trials, without their epochs.
+
+    A filter knows this study's own trials only, not those that another Optuna program added.
+    """
+    if text.strip():
+        columns = service.charts.columns.get(study)
+        with columns.lock:
+            found = matching(columns, f"{text} state:{state}" if state else text)
+            ids = [columns.trial_id[place] for place in ordered(columns, found, sort)]
+        return json_answer(trials.page_of(service.db, ids, cursor=cursor, limit=limit))
     return json_answer(
         trials.list_trials(service.db, study, cursor=cursor, limit=limit, state=state, sort=sort)
     )

@@ -1,0 +1,196 @@
+"""A study's trials in columns, in memory: what charts, filters and statistics read.
+
+The copy is caught up by revision: only new trials, and those that were unfinished, are read again,
+so that a question about 100,000 trials costs no statement over all of them. Trials that other
+Optuna programs added are not among them: they have no parameters that this study must know.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Connection, or_, select
+
+from tuner_service.definition import StudyDefinition, space_of
+from tuner_service.errors import NotFoundError
+from tuner_service.reads.optuna_trials import read_values
+from tuner_service.reads.stored import stored_definition
+from tuner_service.storage import Database
+from tuner_service.storage.schema import GONE, slots, studies, trials
+
+MOST_STUDIES: Final = 16  # in memory at once: of 100,000 trials one takes about 100 MB
+IDS_PER_QUERY: Final = 500
+_READ: Final = (
+    trials.c.trial_id,
+    trials.c.number,
+    trials.c.state,
+    trials.c.value,
+    trials.c.started_at,
+    trials.c.finished_at,
+    trials.c.failure_kind,
+    trials.c.failure_message,
+    trials.c.worker,
+    slots.c.parameters,
+)
+_OF_TRIAL: Final = ("state", "value", "started", "finished", "failure", "message", "worker")
+
+
+@dataclass(slots=True)
+class TrialColumns:
+    """The trials of one study by column; the i-th entry of each is of the same trial.
+
+    Attributes:
+        study: The study's public id.
+        revision: The study's when the copy was last caught up.
+        values: Of the objectives, a column each; None where there is no value.
+        parameters: By name, in the space's order; None where a condition leaves one out.
+        changed: The revision at which the trial was last seen to change.
+    """
+
+    study: str
+    study_id: int
+    definition: StudyDefinition
+    revision: int = 0
+    trial_id: list[int] = field(default_factory=list)
+    number: list[int] = field(default_factory=list)
+    state: list[str] = field(default_factory=list)
+    value: list[float | None] = field(default_factory=list)
+    values: list[list[float | None]] = field(default_factory=list)
+    started: list[float] = field(default_factory=list)
+    finished: list[float | None] = field(default_factory=list)
+    failure: list[str | None] = field(default_factory=list)
+    message: list[str | None] = field(default_factory=list)
+    worker: list[str | None] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
+    parameters: dict[str, list[Any]] = field(default_factory=dict)
+    unfinished: dict[int, int] = field(default_factory=dict)  # Optuna's trial id to place
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether the (first) objective is to be large."""
+        return self.definition.objective[0].direction == "maximize"
+
+    def with_state(self, *states: str) -> list[int]:
+        """Return the places of the trials in these states."""
+        return [place for place, state in enumerate(self.state) if state in states]
+
+    def catch_up(self, connection: Connection, revision: int) -> None:
+        """Read what has changed. The caller holds the lock."""
+        if revision == self.revision:
+            return
+        last = self.trial_id[-1] if self.trial_id else -1
+        mine = select(*_READ).join(slots, slots.c.id == trials.c.slot_id)
+        rows = list(
+            connection.execute(
+                mine.where(trials.c.study_id == self.study_id, trials.c.trial_id > last).order_by(
+                    trials.c.trial_id
+                )
+            )
+        )
+        open_ids = sorted(self.unfinished)
+        for first in range(0, len(open_ids), IDS_PER_QUERY):
+            some = open_ids[first : first + IDS_PER_QUERY]
+            rows += connection.execute(mine.where(trials.c.trial_id.in_(some)))
+        further = self._further_values(connection, [row.trial_id for row in rows])
+        for row in rows:
+            self._note(row, further.get(row.trial_id), revision)
+        self.revision = revision
+
+    def _further_values(self, connection: Connection, ids: list[int]) -> Mapping[int, list[float]]:
+        if len(self.definition.objective) == 1:
+            return {}
+        found: dict[int, list[float]] = {}
+        for first in range(0, len(ids), IDS_PER_QUERY):
+            found |= read_values(connection, ids[first : first + IDS_PER_QUERY])
+        return found
+
+    def _note(self, row: Any, values: list[float] | None, revision: int) -> None:
+        place = self.unfinished.pop(row.trial_id, None)
+        if place is None:
+            place = self._append(row)
+        if row.state == "RUNNING":
+            self.unfinished[row.trial_id] = place
+        told = (
+            row.state, row.value, row.started_at, row.finished_at,
+            row.failure_kind, row.failure_message, row.worker,
+        )  # fmt: skip
+        for name, value in zip(_OF_TRIAL, told, strict=True):
+            getattr(self, name)[place] = value
+        self.changed[place] = revision
+        for index, column in enumerate(self.values):
+            column[place] = values[index] if values else (row.value if index == 0 else None)
+
+    def _append(self, row: Any) -> int:
+        if not self.parameters:
+            self.parameters = {name: [] for name, _ in space_of(self.definition).parameters}
+            self.values = [[] for _ in self.definition.objective]
+        self.trial_id.append(row.trial_id)
+        self.number.append(row.number)
+        self.changed.append(0)
+        for name in _OF_TRIAL:
+            getattr(self, name).append(None)
+        for column in self.values:
+            column.append(None)
+        point = row.parameters or {}
+        for name, column in self.parameters.items():
+            column.append(point.get(name))
+        return len(self.number) - 1
+
+
+class ColumnCache:
+    """The copies of the studies that were asked for last. Any thread may ask."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, TrialColumns] = OrderedDict()
+
+    def get(self, ref: str) -> TrialColumns:
+        """Return a study's columns as they are now; read them with their `lock` held.
+
+        Raises:
+            NotFoundError: There is no such study.
+        """
+        with self._db.read() as connection:
+            public_id, revision = _standing(connection, ref)
+            columns = self._of(connection, public_id)
+            with columns.lock:
+                columns.catch_up(connection, max(revision, columns.revision))
+        return columns
+
+    def _of(self, connection: Connection, public_id: str) -> TrialColumns:
+        with self._lock:
+            if public_id in self._kept:
+                self._kept.move_to_end(public_id)
+                return self._kept[public_id]
+        row = connection.execute(
+            select(studies.c.id, studies.c.definition).where(studies.c.public_id == public_id)
+        ).one()
+        fresh = TrialColumns(public_id, row.id, stored_definition(row.definition))
+        with self._lock:
+            columns = self._kept.setdefault(public_id, fresh)
+            while len(self._kept) > MOST_STUDIES:
+                self._kept.popitem(last=False)
+        return columns
+
+
+def _standing(connection: Connection, ref: str) -> tuple[str, int]:
+    """Return a study's public id and revision, by id or name; without its definition."""
+    missing = NotFoundError(f"there is no study with the id or name {ref!r}")
+    if "\x00" in ref:  # PostgreSQL would refuse the statement
+        raise missing
+    rows = connection.execute(
+        select(studies.c.public_id, studies.c.revision).where(
+            or_(studies.c.public_id == ref, studies.c.name == ref), studies.c.state != GONE
+        )
+    ).all()
+    if not rows:
+        raise missing
+    public_id, revision = min(rows, key=lambda row: row.public_id != ref)
+    return public_id, revision
