@@ -20,24 +20,38 @@ MOST_MODULES = 24  # of a folder: more are not overlooked
 # The nouns of docs/architecture.md's table come on top. A new word belongs into one of the two.
 ORDINARY = frozenset(
     """
-    activation address among answer area auth average background backoff binding block bucket
-    budget buffer busy cache caller cell change channel check chosen chunk claimed client cnn code
-    codec collection column command comparison compile compiled condition connection constraint
-    content context copy count coverage curve dashboard data database dataset date deadline
-    decision definition description device dimension directory domain dropout edge encoder engine
-    entry epoch error event example factory fail failure fault feature feed file finding finish
-    flushed fold folder formatter found fusing gauge gradient graph guard handle header health
-    history holder host hyper image importance input installed interval item job keeper key kind
-    layout library limit line loader log loss mean member memory message method metric mlp model
-    more name network node norm number optimizer option order outage page part patch path patience
-    phase place plan point policy pool port position precompiler prepared problem process profile
-    progress proposal protocol public queue range rate read reader readiness receiver reconciled
-    record recurrent registry report request resnet resource response restarter result retry ringer
-    round row rule scale scaling schedule score scorer search section seed selector sequence server
-    service set setting shape side size source space span spec speed split stack stamp start state
-    status stopping store stream struct summary sync table template tensor test text thread
-    threshold time total tpe traced training transaction transformer transport tree unwatched
-    update upload user verifier version view waiter watchable weight whole work writer
+    activation address among answer area auth average
+    background backoff binding block bucket budget buffer busy
+    cache caller cell change channel check chosen chunk claimed client cnn code codec collection
+    column command comparison compile compiled condition connection constraint content context copy
+    count coverage curve
+    dashboard data database dataset date deadline decision definition description device dimension
+    directory domain dropout
+    eager edge encoder engine entry epoch error event example
+    factory fail failure fault feature feed file finding finish flushed fold folder formatter found
+    fusing
+    gauge gradient graph guard
+    handle header health history holder host hyper
+    image importance input installed interval item
+    job
+    keeper key kind
+    layout library limit line loader log loss
+    mean member memory message method metric mlp model more
+    name network node norm number
+    optimizer option order outage
+    page part patch path patience phase place plan point policy pool port position precompiler
+    prepared problem process profile progress proposal protocol public
+    queue
+    range rate read reader readiness receiver reconciled record recurrent registry report request
+    resnet resource response restarter result retry ringer round row rule
+    scale scaling schedule score scorer search section seed selector sequence server service set
+    setting shape side size source space span spec speed split stack stamp start state status
+    stopping store stream struct summary sync
+    table template tensor test text thread threshold time total tpe traced training transaction
+    transformer transport tree
+    unwatched update upload user
+    verifier version view
+    waiter watchable weight whole work writer
     """.split()  # noqa: SIM905 - a list of words reads as text
 )
 

@@ -2,14 +2,21 @@
 
 Both start from the same fresh weights and take the same steps; their weights must be as near as the
 precision allows, and a lane must cost less.
+
+In float32 that can be far: batch norm divides by a spread that may be small, and a unit near zero
+is on for one rounding and off for the next. Four steps of a residual network with batch norm are
+1e-3 to 2e-2 apart, and 1e-15 in float64. Where the two differ in float32, float64 decides: what is
+wrong with a program is wrong there too.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from workers.training.steps.fused.executors import Eager
+from workers.training.steps.fused.step import FusedStep
 from workers.training.steps.groups import GroupSpec, dtype_of
 from workers.training.steps.plain import PlainStep
 from workers.training.steps.step import LaneHyper, LaneState, TrainStep
@@ -18,6 +25,8 @@ PROBE_STEPS = 4
 PROBE_ROUNDS = 2
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 HALF_TOLERANCE = 5e-2  # bfloat16 and tf32
+ROUNDING = 5e-2  # what float32 may come to through batch norm
+EXACT_STEPS = 2  # of the comparison in float64, which runs untraced, some tenths of a second each
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +63,42 @@ def compare(group: GroupSpec, step: TrainStep) -> Comparison:
     rows = min(steps * group.batch_size, group.rows)
     plain_seconds = _timed(plain, rows, steps)
     fused_seconds = _timed(step, rows, steps)
-    difference = _difference(plain.take(0), step.take(step.lanes - 1))
-    limit = HALF_TOLERANCE if group.precision in ("bfloat16", "tf32") else None
-    limit = limit or TOLERANCE[dtype_of(group.precision)]
+    found, fused = plain.take(0), step.take(step.lanes - 1)
+    difference = _difference(found, fused)
     unfaithful = None
-    if not difference <= limit:  # which NaN is not either
+    if not difference <= _tolerance(group):  # which NaN is not either
         unfaithful = f"fused and plain weights differ by {difference:.1e} after {steps} steps"
+        if group.precision == "float32" and difference <= ROUNDING and _is_exact(group):
+            unfaithful = None
     return Comparison(unfaithful, plain_seconds / steps, fused_seconds / steps)
+
+
+def _tolerance(group: GroupSpec) -> float:
+    if group.precision in ("bfloat16", "tf32"):
+        return HALF_TOLERANCE
+    return TOLERANCE[dtype_of(group.precision)]
+
+
+def _is_exact(group: GroupSpec) -> bool:
+    """Return whether both steps agree in float64: then they differ by rounding alone."""
+    steps = min(EXACT_STEPS, group.steps)
+    rows = min(steps * group.batch_size, group.rows)
+    exact = replace(
+        group,
+        precision="float64",
+        train_inputs=_doubled(group.train_inputs[:rows]),
+        train_targets=_doubled(group.train_targets[:rows]),
+    )
+    found: list[LaneState] = []
+    for step in (PlainStep(exact), FusedStep(exact, 1, Eager())):
+        step.put(0, _probe_hyper(seed=1), None)
+        step.train_epoch(*_epoch(step, rows, steps))
+        found.append(step.take(0))
+    return _difference(*found) <= TOLERANCE[torch.float64]
+
+
+def _doubled(rows: Tensor) -> Tensor:
+    return rows.double() if rows.is_floating_point() else rows
 
 
 def _probe_hyper(seed: int) -> LaneHyper:
@@ -79,14 +117,19 @@ def _probe_hyper(seed: int) -> LaneHyper:
 
 def _timed(step: TrainStep, rows: int, steps: int) -> float:
     """Train on the first rows, twice; return the seconds of the faster call."""
-    orders = torch.arange(rows).expand(step.lanes, -1)  # [K, rows]
-    rates = torch.full((step.lanes, steps), 1e-2, dtype=torch.float64)  # [K, steps]
+    orders, rates = _epoch(step, rows, steps)
     best = float("inf")
     for _ in range(PROBE_ROUNDS):
         begun = time.perf_counter()
         step.train_epoch(orders, rates).tolist()  # which waits for the device
         best = min(best, time.perf_counter() - begun)
     return best
+
+
+def _epoch(step: TrainStep, rows: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Return orders [K, rows] and learning rates [K, steps] of an epoch of the first rows."""
+    orders = torch.arange(rows).expand(step.lanes, -1)
+    return orders, torch.full((step.lanes, steps), 1e-2, dtype=torch.float64)
 
 
 def _difference(one: LaneState, other: LaneState) -> float:
@@ -99,4 +142,4 @@ def _difference(one: LaneState, other: LaneState) -> float:
 
 def _relative(one: Tensor, other: Tensor) -> float:
     scale = one.abs().max().clamp(min=1e-3)
-    return float(((one - other).abs().max() / scale).double())
+    return float(((one.double() - other.double()).abs().max() / scale).double())

@@ -137,6 +137,24 @@ def test_wrong_gradients_are_found_by_the_probe(family):
     assert "weights differ by" in probe.probe(spec, FusedStep(spec, 2, Traced()))
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_what_differs_in_float32_is_decided_in_float64(family, monkeypatch, is_right):
+    made = {True: nn.Linear, False: Untruthful}[is_right]
+    build = family(lambda _, inputs, outputs: made(inputs[0] if is_right else inputs, outputs))
+    spec = lanes.group(build, precision="float32")
+    monkeypatch.setattr(probe, "TOLERANCE", probe.TOLERANCE | {torch.float32: -1.0})
+    monkeypatch.setattr(probe, "ROUNDING", 1.0)
+    unfaithful = probe.compare(spec, FusedStep(spec, 2, Traced())).unfaithful
+    assert (unfaithful is None) == is_right
+
+
+def test_a_network_with_batch_norm_is_faithful_in_float32(monkeypatch):
+    network = {"type": "resnet", "stages": 2, "channels": 4, "norm": "batch"}
+    spec = lanes.group(network, shape=(1, 8, 8), precision="float32")
+    monkeypatch.setattr(probe, "TOLERANCE", probe.TOLERANCE | {torch.float32: 1e-9})
+    assert probe.compare(spec, FusedStep(spec, 2, Traced())).unfaithful is None
+
+
 def test_fused_step_that_does_not_pay_is_refused(monkeypatch):
     spec = lanes.group(SMALL)
     seconds = iter([1.0, 2.5])  # the plain step's lane, then both fused lanes

@@ -27,6 +27,22 @@ CompiledStep = Callable[[Sequence[Tensor]], object]
 CPU_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
 
 
+class Eager:
+    """Runs the program itself: for a few steps, which would not be worth a trace."""
+
+    backend = "eager"
+    reason: str | None = None
+
+    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
+        """Return what takes one step."""
+
+        def run(tensors: Sequence[Tensor]) -> object:
+            with torch.no_grad():
+                return program(*tensors)
+
+        return run
+
+
 class Traced:
     """Runs the traced graph."""
 
