@@ -43,7 +43,16 @@ _PARTS: Final = ("build", "loss", "load_data", "train")
 _SEARCHED_OF_DATA: Final = frozenset(
     option.name for entry in DATASETS.values() for option in entry.options if option.searchable
 )
-_OF_DATA: Final = ("name", "split", "format", "sha256", "task", "standardize", "target_scale")
+_OF_DATA: Final = (
+    "name",
+    "split",
+    "format",
+    "sha256",
+    "task",
+    "positive",
+    "standardize",
+    "target_scale",
+)
 MAX_SOURCE: Final = 1_000_000
 _TYPES: Final = {"int": "int", "float": "float", "bool": "boolean", "str": "string"}
 _NO_DEFAULT: Final = object()

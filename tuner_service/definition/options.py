@@ -5,6 +5,7 @@ of fixed values, of searched ranges, the JSON Schema and the catalogue endpoints
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +17,7 @@ Scalar = bool | int | float | str | None
 
 OptionType = Literal[
     "float", "int", "boolean", "string", "path", "paths", "column", "columns", "words",
-    "any",
+    "label", "weights", "any",
 ]  # fmt: skip
 
 LARGEST_INT = 2**53
@@ -26,6 +27,8 @@ MAX_TEXT = 256
 MAX_COLUMNS = 4096
 MAX_PATHS = 64
 MAX_WORDS = 100
+MAX_WEIGHTS = 1000
+BALANCED = "balanced"
 
 
 class Option(BaseModel):
@@ -33,8 +36,9 @@ class Option(BaseModel):
 
     Attributes:
         type: `path` is a relative path inside a data directory, `paths` one or a list of them,
-            `column` a column's name or position, `columns` a list of those, `words`
-            a list of texts.
+            `column` a column's name or position, `columns` a list of those, `words` a list of
+            texts, `label` a class as the file spells it, `weights` the word `balanced` or a number
+            for each class.
         default: In force when the option is neither fixed nor searched.
         low: Lower end of the range; `low_open` leaves it out of the range. The same for `high`.
         choices: When not empty, the only values there are.
@@ -85,10 +89,14 @@ def show(value: object) -> str:
 
 def coerce(option: Option, value: Any) -> Any:
     """Return a value that fits the option in the option's own type: a float for 1."""
+    if option.type == "label" and value is not None:  # YAML reads 1 as a number
+        return show(value) if isinstance(value, bool) else str(value)
     if isinstance(value, (bool, str)) or value is None:
         return value
     if option.type == "float":
         return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): float(number) for key, number in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -201,6 +209,27 @@ def _words_fault(option: Option, value: object) -> str | None:
     return next((fault for fault in faults if fault is not None), None)
 
 
+def _label_fault(option: Option, value: object) -> str | None:
+    return None if isinstance(value, (bool, int, float)) else _string_fault(option, value)
+
+
+def _weights_fault(option: Option, value: object) -> str | None:
+    if value == BALANCED:
+        return None
+    if not isinstance(value, Mapping) or not 1 <= len(value) <= MAX_WEIGHTS:
+        return (
+            f"{option.name} must be balanced or a number for each class that has a weight other "
+            f"than 1, such as {{yes: 5}}, but got {show(value)}"
+        )
+    weight = option.model_copy(update={"name": "a weight", "low": 0.0})
+    faults = (
+        f"{option.name} of the class {show(label)}: {fault}"
+        for label, number in value.items()
+        if (fault := _number_fault(weight, number))
+    )
+    return next(faults, None)
+
+
 def _any_fault(option: Option, value: object) -> str | None:
     if value is None or isinstance(value, (bool, int, float)):
         return None
@@ -217,6 +246,8 @@ _CHECKS = {
     "column": _column_fault,
     "columns": _columns_fault,
     "words": _words_fault,
+    "label": _label_fault,
+    "weights": _weights_fault,
     "any": _any_fault,
 }
 
@@ -267,6 +298,12 @@ def _domain_schema(option: Option) -> dict[str, Any]:
         case "words":
             words = {"type": "string", "maxLength": MAX_TEXT}
             return {"type": "array", "items": words, "maxItems": MAX_WORDS}
+        case "label":
+            return {"type": ["boolean", "number", "string"], "maxLength": MAX_TEXT}
+        case "weights":
+            weight = {"type": "number", "minimum": 0}
+            weights = {"type": "object", "additionalProperties": weight, "minProperties": 1}
+            return {"anyOf": [{"const": BALANCED}, {**weights, "maxProperties": MAX_WEIGHTS}]}
         case "any":
             return {"type": ["boolean", "number", "string", "null"]}
         case _:

@@ -115,7 +115,11 @@ def _runs_native(definition: StudyDefinition) -> bool:
         and training.fuse
         and training.precision != "bfloat16"
         and all(kind.native for kind in _optimizers(definition))
+        and training.loss != "focal"
         and not any(_values(definition, name, 0) != [0] for name in ("random_flip", "random_crop"))
+        and not any(
+            _values(definition, name, None) != [None] for name in ("class_weight", "pos_weight")
+        )
         and all(_largest(definition, name) <= most for name, most in limits.items())
     )
 

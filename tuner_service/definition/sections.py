@@ -38,6 +38,7 @@ from tuner_service.definition.options import Option, coerce, option_fault
 from tuner_service.definition.types import Bool, DefinitionModel, Float, Int, Seconds, Text
 
 Direction = Literal["maximize", "minimize"]
+Threshold = Literal["f1", "balanced_accuracy", "accuracy"]
 
 MAX_METRICS = 32
 DEFAULT_TEST_SHARE = 0.2  # of data without a test part of its own
@@ -246,10 +247,24 @@ class Pruner(Method):
 
 
 class EarlyStopping(DefinitionModel):
-    """Stop a trial after `patience` epochs without an improvement of more than `min_delta`."""
+    """Stop a trial after `patience` epochs without an improvement of more than `min_delta`.
+
+    Attributes:
+        metric: What must improve, and whose best epoch's weights are the trial's: `val_` and a
+            metric, or train_loss; default: the first objective.
+        direction: Of the metric; default: its own.
+    """
 
     patience: Int = Field(ge=1, le=100_000)
     min_delta: Float = Field(default=0.0, ge=0)
+    metric: Text | None = Field(default=None, min_length=1)
+    direction: Direction | None = None
+
+    @property
+    def better(self) -> Direction | None:
+        """The direction in which the metric improves; None where nobody says it."""
+        known = objective_metric(self.metric) if self.metric else None
+        return self.direction or (known.direction if known else None)
 
 
 def _loop_option(name: str) -> Option:
@@ -281,6 +296,8 @@ class Training(OpenSection):
 
     Attributes:
         loss: Default: cross_entropy for classes, mse for numbers.
+        threshold: Predict the positive of two classes from that probability on which is best for
+            this metric on the validation part, chosen when a trial ends.
         early_stopping: End a trial whose objective no longer improves; its best weights count.
         precision: tf32 and bfloat16 trade exactness for speed on CUDA.
         metrics: Measured on the validation part every epoch and on the test part at the end,
@@ -292,6 +309,8 @@ class Training(OpenSection):
     epochs: Annotated[int | None, _check("epochs")] = None
     batch_size: Annotated[int | str | None, _check("batch_size")] = None
     label_smoothing: Annotated[float | None, _check("label_smoothing")] = None
+    class_weight: Annotated[str | dict[str, float] | None, _check("class_weight")] = None
+    pos_weight: Annotated[float | None, _check("pos_weight")] = None
     l1: Annotated[float | None, _check("l1")] = None
     gradient_clip: Annotated[float | None, _check("gradient_clip")] = None
     random_flip: Annotated[float | None, _check("random_flip")] = None
@@ -301,6 +320,7 @@ class Training(OpenSection):
     schedule: Text | None = None
     loss: Text | None = None
     metrics: tuple[Text, ...] = Field(default=(), max_length=MAX_METRICS)
+    threshold: Threshold | None = None
     early_stopping: EarlyStopping | None = None
     keep_models: Int = Field(default=1, ge=0, le=1000)
     precision: Literal["float32", "float64", "tf32", "bfloat16"] = "float32"
@@ -324,6 +344,8 @@ _SEARCHABLE_FIELDS = (
     "epochs",
     "batch_size",
     "label_smoothing",
+    "class_weight",
+    "pos_weight",
     "l1",
     "gradient_clip",
     "random_flip",

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from tuner_service.definition.binding import DEFAULT_KIND, KINDS, Binding, Group, bind
 from tuner_service.definition.catalogue import NETWORKS, RECORDS, TRAINING, Dataset, Entry
 from tuner_service.definition.options import Option, Scalar, coerce
-from tuner_service.definition.sections import DEFAULT_TEST_SHARE
+from tuner_service.definition.sections import DEFAULT_TEST_SHARE, EarlyStopping
 from tuner_service.definition.sections import Dataset as DatasetSection
 from tuner_service.definition.study import StudyDefinition
 from tuner_service.definition.tasks import task_of
@@ -70,12 +70,19 @@ class DatasetSpec(BaseModel):
 
 
 class EarlyStoppingSpec(BaseModel):
-    """Stop after `patience` epochs in which the objective improved by no more than `min_delta`."""
+    """Stop after `patience` epochs in which the metric improved by no more than `min_delta`.
+
+    Attributes:
+        metric: A key of the epoch's record; None: the first objective.
+        direction: Of the metric.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     patience: int
     min_delta: float
+    metric: str | None = None
+    direction: Literal["maximize", "minimize"] | None = None
 
 
 class TrialSpec(BaseModel):
@@ -89,6 +96,9 @@ class TrialSpec(BaseModel):
         metrics: Names to compute each epoch on the validation part (`val_` is prefixed in records)
             and once at the end on the test part (`test_`).
         objective: `(record key, "maximize" | "minimize")`, one per objective.
+        class_weight: Factor of a row's training loss by its class, or `balanced`.
+        pos_weight: That of the positive class alone.
+        threshold: What the probability is chosen for from which on the positive class is predicted.
         seed: Seeds initial weights, data order, dropout, flips and crops.
     """
 
@@ -112,6 +122,17 @@ class TrialSpec(BaseModel):
     seed: int
     random_flip: float = 0.0
     random_crop: int = 0
+    class_weight: str | dict[str, float] | None = None
+    pos_weight: float | None = None
+    threshold: str | None = None
+
+    @property
+    def watched(self) -> tuple[str, Literal["maximize", "minimize"]]:
+        """What decides which epoch is the best one, and in which direction."""
+        stopping = self.early_stopping
+        if stopping is None or stopping.metric is None or stopping.direction is None:
+            return self.objective[0]
+        return stopping.metric, stopping.direction
 
 
 class UserLoopSpec(BaseModel):
@@ -147,7 +168,6 @@ def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> Tr
     # Each section by itself: a module's `load_data` and a network may have an option of one name.
     values = _Values({**training.fixed, **own})
     loop = values.options(TRAINING["training"].options)
-    stopping = training.early_stopping
     return TrialSpec(
         dataset=_dataset(definition, _Values({**data.options, **searched["dataset"]})),
         network=_network(definition, {**definition.network.options, **searched["network"]}),
@@ -158,9 +178,7 @@ def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> Tr
         objective=tuple((one.metric, one.direction) for one in definition.objective),
         batch_size=loop["batch_size"],
         epochs=loop["epochs"],
-        early_stopping=EarlyStoppingSpec(patience=stopping.patience, min_delta=stopping.min_delta)
-        if stopping
-        else None,
+        early_stopping=_early_stopping(training.early_stopping),
         label_smoothing=loop["label_smoothing"],
         l1=loop["l1"],
         gradient_clip=loop["gradient_clip"],
@@ -169,7 +187,17 @@ def resolve(definition: StudyDefinition, parameters: Mapping[str, Scalar]) -> Tr
         seed=loop["seed"],
         random_flip=loop["random_flip"],
         random_crop=loop["random_crop"],
+        class_weight=loop["class_weight"],
+        pos_weight=loop["pos_weight"],
+        threshold=training.threshold,
     )
+
+
+def _early_stopping(given: EarlyStopping | None) -> EarlyStoppingSpec | None:
+    if given is None:
+        return None
+    direction = given.better if given.metric else None
+    return EarlyStoppingSpec(**given.model_dump() | {"direction": direction})
 
 
 def resolve_user_loop(
@@ -268,7 +296,10 @@ def _metrics(definition: StudyDefinition) -> tuple[str, ...]:
     """Return the metrics to compute; the loss is always recorded and not among them."""
     wanted = definition.training.metrics or DEFAULT_METRICS[study_task(definition)]
     # A name that is not in the catalogue is a metric of the network's module.
-    measured = (one.metric for one in definition.objective if one.metric not in RECORDS)
+    stopping = definition.training.early_stopping
+    watched = [stopping.metric] if stopping and stopping.metric else []
+    judged = (*(one.metric for one in definition.objective), *watched)
+    measured = (name for name in judged if name not in RECORDS)
     names = dict.fromkeys((*wanted, *(name.removeprefix("val_") for name in measured)))
     return tuple(name for name in names if name != "loss")
 

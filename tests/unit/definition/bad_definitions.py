@@ -353,7 +353,8 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
      "for numbers, but the target here is classes"),
     ("two classes", definition(training={"loss": "binary_cross_entropy"}), "/training/loss",
      "takes 2 classes, but the data has 10"),
-    ("unknown metric", definition(training={"metrics": ["accuracy", "f1"]}), "/training/metrics/1",
+    ("unknown metric", definition(training={"metrics": ["accuracy", "f1_makro"]}),
+     "/training/metrics/1",
      "did you mean"),
     ("metric with prefix", definition(training={"metrics": ["val_f1_macro"]}),
      "/training/metrics/0", "did you mean 'f1_macro'"),
@@ -366,6 +367,35 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("smoothing of numbers", definition(
         dataset={"name": "diabetes"}, objective={"metric": "val_r2"},
         training={"label_smoothing": 0.1}), "/training/label_smoothing", "no labels"),
+    ("weights of numbers", definition(
+        dataset={"name": "diabetes"}, objective={"metric": "val_r2"},
+        training={"class_weight": "balanced"}), "/training/class_weight", "is for classes"),
+    ("weights twice", definition(dataset={"name": "breast_cancer"},
+        training={"class_weight": "balanced", "pos_weight": 2}), "/training/pos_weight", "twice"),
+    ("pos_weight of ten classes", definition(training={"pos_weight": 2}), "/training/pos_weight",
+     "two classes"),
+    ("negative weight", definition(training={"class_weight": {"a": -1}}),
+     "/training/class_weight", "class 'a'"),
+    ("weights without a class", definition(training={"class_weight": {}}),
+     "/training/class_weight", "balanced or a number for each class"),
+    ("smoothing of the focal loss", definition(
+        training={"loss": "focal", "label_smoothing": 0.1}), "/training/label_smoothing", "focal"),
+    ("threshold of ten classes", definition(training={"threshold": "f1"}), "/training/threshold",
+     "two classes"),
+    ("F1 of ten classes", definition(training={"metrics": ["f1"]}), "/training/metrics/0",
+     "take f1_macro"),
+    ("early stopping by an unknown metric", definition(
+        training={"early_stopping": {"patience": 3, "metric": "f1_macro"}}),
+     "/training/early_stopping/metric", "did you mean 'val_f1_macro'"),
+    ("early stopping by a constant", definition(
+        training={"early_stopping": {"patience": 3, "metric": "parameter_count"}}),
+     "/training/early_stopping/metric", "epochs improve"),
+    ("early stopping by another task's metric", definition(
+        training={"early_stopping": {"patience": 3, "metric": "val_r2"}}),
+     "/training/early_stopping/metric", "is for numbers"),
+    ("a direction of nothing", definition(
+        training={"early_stopping": {"patience": 3, "direction": "minimize"}}),
+     "/training/early_stopping/direction", "name that too"),
     ("patience of zero", definition(training={"early_stopping": {"patience": 0}}),
      "/training/early_stopping/patience", "patience >= 1"),
     ("no patience", definition(training={"early_stopping": {}}),

@@ -37,6 +37,17 @@ _TARGET_SCALE = Option(
 )
 
 
+_POSITIVE = Option(
+    name="positive",
+    type="label",
+    default=None,
+    also=(None,),
+    searchable=False,
+    description="Which of two classes is the positive one, whose precision, recall and F1 are "
+    "measured; null: the second in order.",
+)
+
+
 def _sklearn(name: str, description: str, *, inputs: Inputs, rows: int, classes: int) -> Dataset:
     return Dataset(
         name=name,
@@ -45,7 +56,7 @@ def _sklearn(name: str, description: str, *, inputs: Inputs, rows: int, classes:
         inputs=inputs,
         rows=rows,
         classes=classes,
-        options=(_STANDARDIZE,),
+        options=(_STANDARDIZE, _POSITIVE) if classes == 2 else (_STANDARDIZE,),
     )
 
 
@@ -90,7 +101,7 @@ _TASK = Option(
     description="Whether the target is a class or a number; null: as the loss or the "
     "objective's metric says.",
 )
-BROUGHT_OPTIONS = (_TASK, _STANDARDIZE, _TARGET_SCALE)
+BROUGHT_OPTIONS = (_TASK, _POSITIVE, _STANDARDIZE, _TARGET_SCALE)
 """Options of data that a worker's module loads, beside the parameters of its `load_data`."""
 
 _TEXT_OPTIONS = (
@@ -229,14 +240,14 @@ DATASETS = by_name(
         description="A table in a text file (UTF-8): one column to predict from the others.",
         task=None,
         inputs="table",
-        options=(_PATHS, *_TEXT_OPTIONS, _TASK, *_TABLE_OPTIONS),
+        options=(_PATHS, *_TEXT_OPTIONS, _TASK, _POSITIVE, *_TABLE_OPTIONS),
     ),
     Dataset(
         name="parquet",
         description="A table in a Parquet file, which needs pyarrow.",
         task=None,
         inputs="table",
-        options=(_PATHS, _TASK, *_TABLE_OPTIONS),
+        options=(_PATHS, _TASK, _POSITIVE, *_TABLE_OPTIONS),
     ),
     Dataset(
         name="npz",
@@ -244,13 +255,13 @@ DATASETS = by_name(
         "[rows, steps, features] or [rows, channels, height, width].",
         task=None,
         inputs=None,
-        options=(_PATH, _TASK, _STANDARDIZE, _TARGET_SCALE),
+        options=(_PATH, _TASK, _POSITIVE, _STANDARDIZE, _TARGET_SCALE),
     ),
     Dataset(
         name="images",
         description="PNG and JPEG images in a folder per class, as a directory or a zip.",
         task="classification",
         inputs="image",
-        options=(_PATH, *_IMAGE_OPTIONS, _STANDARDIZE),
+        options=(_PATH, *_IMAGE_OPTIONS, _POSITIVE, _STANDARDIZE),
     ),
 )

@@ -82,11 +82,17 @@ class Loss(Entry):
 
 
 class Metric(Entry):
-    """What is measured of predictions. `more_classes_than`: fewer classes make it meaningless."""
+    """What is measured of predictions.
+
+    Attributes:
+        more_classes_than: So many classes or fewer make it meaningless.
+        classes: The only number of classes it is defined for; None: any.
+    """
 
     tasks: tuple[Task, ...]
     direction: Literal["maximize", "minimize"]
     more_classes_than: int = 1
+    classes: int | None = None
 
 
 class Dataset(Entry):

@@ -40,6 +40,21 @@ METRICS = by_name(
         for name, title in (("precision", "Precision"), ("recall", "Recall"), ("f1", "F1"))
         for average, meaning in _AVERAGES.items()
     ),
+    *(
+        Metric(
+            name=name,
+            description=f"{title} of the positive class; two classes only.",
+            tasks=("classification",),
+            direction="maximize",
+            classes=2,
+        )
+        for name, title in (
+            ("precision", "Precision"),
+            ("recall", "Recall"),
+            ("f1", "F1"),
+            ("average_precision", "Area under the precision-recall curve, as steps,"),
+        )
+    ),
     _class_metric("auroc", "Area under the ROC curve; mean of one-vs-rest beyond two classes."),
     Metric(
         name="log_loss",

@@ -37,6 +37,23 @@ TRAINING = by_name(
                 description="Share of the target spread over all classes (cross_entropy only).",
             ),
             Option(
+                name="class_weight",
+                type="weights",
+                default=None,
+                also=(None,),
+                description="Factor of each row's training loss, by its class: balanced is "
+                "rows / (classes x rows of the class) over the training part, as in scikit-learn.",
+            ),
+            Option(
+                name="pos_weight",
+                type="float",
+                default=None,
+                low=0.0,
+                low_open=True,
+                also=(None,),
+                description="The same for the positive of two classes alone; the other has 1.",
+            ),
+            Option(
                 name="l1",
                 type="float",
                 default=0.0,
@@ -93,6 +110,12 @@ LOSSES = by_name(
         description="Cross-entropy of one logit; two classes only.",
         task="classification",
         classes=2,
+    ),
+    Loss(
+        name="focal",
+        description="Cross-entropy times (1 - p)², p the true class's probability: what is certain "
+        "already counts little.",
+        task="classification",
     ),
     Loss(name="mse", description="Mean squared error.", task="regression"),
     Loss(name="mae", description="Mean absolute error.", task="regression"),

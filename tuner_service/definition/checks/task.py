@@ -6,7 +6,13 @@ from tuner_service.definition.catalogue import LOSSES, METRICS, Metric, Task
 from tuner_service.definition.checks.context import CheckContext
 from tuner_service.definition.faults import Path, suggestion
 from tuner_service.definition.options import show
-from tuner_service.definition.sections import OBJECTIVES, Objective, Training, objective_metric
+from tuner_service.definition.sections import (
+    OBJECTIVES,
+    EarlyStopping,
+    Objective,
+    Training,
+    objective_metric,
+)
 from tuner_service.definition.space import CategoricalParameter
 from tuner_service.definition.tasks import task_of
 
@@ -27,7 +33,8 @@ def check_task(context: CheckContext) -> None:
         _check_loss(context, draft.training, task)
         for position, name in enumerate(draft.training.metrics):
             _check_metric(context, name, ("training", "metrics", position), task)
-        _check_early_stopping(context, draft.training)
+        _check_class_weight(context, draft.training, task)
+        _check_early_stopping(context, draft.training, task)
         _check_plateau(context, draft.training)
         _check_augmentation(context, draft.training)
     _check_objectives(context, task)
@@ -48,7 +55,7 @@ def _check_loss(context: CheckContext, training: Training, task: Task | None) ->
     name = training.loss
     path: Path = ("training", "loss")
     if name is None:
-        _check_smoothing(context, None if task is None else _WHAT[task] == "numbers")
+        _check_smoothing(context, "numbers" if task == "regression" else None)
         return
     if name not in LOSSES:
         context.faults.unknown(path, "loss", name, LOSSES)
@@ -61,16 +68,19 @@ def _check_loss(context: CheckContext, training: Training, task: Task | None) ->
     if loss.classes and classes and classes != loss.classes:
         detail = f"{name} takes {loss.classes} classes, but the data has {classes}"
         context.faults.add(path, detail, code="does_not_fit")
-    _check_smoothing(context, loss.task == "regression")
+    _check_smoothing(context, "numbers" if loss.task == "regression" else name)
 
 
-def _check_smoothing(context: CheckContext, numbers: bool | None) -> None:
+def _check_smoothing(context: CheckContext, smoothed: str | None) -> None:
     training = context.draft.training
     fixed = training.label_smoothing if training else None
-    if not numbers or not (fixed or "label_smoothing" in context.draft.parameters):
+    if smoothed not in ("numbers", "focal") or not (
+        fixed or "label_smoothing" in context.draft.parameters
+    ):
         return
     path: Path = ("training", "label_smoothing") if fixed else ("parameters", "label_smoothing")
-    context.faults.add(path, "numbers have no labels to smooth; leave it out", code="does_not_fit")
+    said = "numbers have no" if smoothed == "numbers" else "the focal loss has no"
+    context.faults.add(path, f"{said} labels to smooth; leave it out", code="does_not_fit")
 
 
 def _check_metric(context: CheckContext, name: str, path: Path, task: Task | None) -> None:
@@ -101,6 +111,11 @@ def _check_fit(
         detail = f"{name} is for {_WHAT[metric.tasks[0]]}, but the target here is {_WHAT[task]}"
         context.faults.add(path, detail, code="does_not_fit")
     classes = context.dataset.classes if context.dataset else None
+    if classes is not None and metric.classes is not None and classes != metric.classes:
+        detail = f"{name} is of two classes, but the data has {classes}; take {name}_macro"
+        if name == "average_precision":
+            detail = f"{name} is of two classes, but the data has {classes}; take auroc"
+        context.faults.add(path, detail, code="does_not_fit")
     if classes is not None and classes <= metric.more_classes_than:
         detail = f"{name} means something with more than {metric.more_classes_than} classes only, "
         context.faults.add(path, f"{detail}but the data has {classes}", code="does_not_fit")
@@ -161,12 +176,63 @@ def _check_pruner(context: CheckContext) -> None:
         context.faults.add(("pruner", "type"), detail, code="conflict")
 
 
-def _check_early_stopping(context: CheckContext, training: Training) -> None:
+def _check_class_weight(context: CheckContext, training: Training, task: Task | None) -> None:
+    classes = context.dataset.classes if context.dataset else None
+    searched = context.draft.parameters
+    given = {
+        name: ("training" if getattr(training, name) is not None else "parameters", name)
+        for name in ("class_weight", "pos_weight")
+        if getattr(training, name) is not None or name in searched
+    }
+    for name, path in given.items():
+        if task == "regression":
+            detail = f"{name} is for classes, but the target here is numbers; leave it out"
+            context.faults.add(path, detail, code="does_not_fit")
+    if training.threshold is not None and (task == "regression" or classes not in (None, 2)):
+        target = f"{classes} classes" if classes else "numbers"
+        detail = f"threshold is for two classes, but the target here is {target}; leave it out"
+        context.faults.add(("training", "threshold"), detail, code="does_not_fit")
+    if len(given) == 2:
+        detail = "class_weight and pos_weight say the same twice; leave one of them out"
+        context.faults.add(given["pos_weight"], detail, code="conflict")
+    if "pos_weight" in given and classes not in (None, 2):
+        detail = f"pos_weight is for two classes, but the data has {classes}; take class_weight"
+        context.faults.add(given["pos_weight"], detail, code="does_not_fit")
+
+
+def _check_early_stopping(context: CheckContext, training: Training, task: Task | None) -> None:
+    stopping = training.early_stopping
+    if stopping is not None and stopping.metric is not None:
+        _check_watched(context, stopping, stopping.metric, task)
+        return
     first = context.draft.objectives[0] if context.draft.objectives else None
-    if training.early_stopping is None or first is None or _is_per_epoch(first.metric):
+    if stopping is not None and stopping.direction is not None:
+        detail = "direction is of the metric; name that too, or leave it out"
+        context.faults.add(("training", "early_stopping", "direction"), detail, code="conflict")
+    if stopping is None or first is None or _is_per_epoch(first.metric):
         return
     detail = f"early stopping needs a first objective that epochs improve, not {first.metric}"
     context.faults.add(("training", "early_stopping"), detail, code="conflict")
+
+
+def _check_watched(
+    context: CheckContext, stopping: EarlyStopping, name: str, task: Task | None
+) -> None:
+    path: Path = ("training", "early_stopping", "metric")
+    metric, bare = objective_metric(name), name.removeprefix("val_")
+    if metric is not None and _is_per_epoch(name):
+        _check_fit(context, name, metric, path, task=task)
+    elif bare != name and bare in context.metrics:
+        if stopping.direction is None:
+            detail = f"say whether to maximize or minimize {name}, which only its module knows"
+            context.faults.add((*path[:-1], "direction"), detail, code="missing")
+    elif metric is not None:
+        detail = f"early stopping needs a metric that epochs improve, not {name}"
+        context.faults.add(path, detail, code="conflict")
+    else:
+        known = [f"val_{one}" for one in (*context.metrics, *METRICS)]
+        near = [f"val_{name}"] if f"val_{name}" in known else [*known, "train_loss"]
+        context.faults.unknown(path, "metric", name, near)
 
 
 def _check_plateau(context: CheckContext, training: Training) -> None:

@@ -100,6 +100,8 @@ class Model:
             words for a gap.
         drops: Rows with gaps were left out: they have no prediction.
         images: Size and mode that images are brought to.
+        threshold: From which probability on the second class is predicted; None: where it is the
+            likelier.
         target: Mean, deviation and logarithm by which targets that are numbers were scaled.
     """
 
@@ -115,6 +117,7 @@ class Model:
     drops: bool = False
     images: Mapping[str, Any] | None = None
     target: Mapping[str, Any] | None = None
+    threshold: float | None = None
 
     @classmethod
     def load(cls, directory: str | Path | None = None) -> "Model":
@@ -140,6 +143,7 @@ class Model:
             drops=prepared.get("missing") == "drop_rows",
             images=prepared.get("images"),
             target=prepared.get("target"),
+            threshold=described.get("threshold"),
         )
 
     def scores(self, rows: Array) -> Array:
@@ -178,7 +182,10 @@ class Model:
         scores = self.scores(rows)
         if self.classes is None:
             return scores
-        labels: Array = np.asarray(self.classes)[scores.argmax(axis=1)]
+        best = scores.argmax(axis=1)
+        if self.threshold is not None:
+            best = (scores[:, 1] >= self.threshold).astype(np.int64)
+        labels: Array = np.asarray(self.classes)[best]
         labels[np.isnan(scores).any(axis=1)] = ""
         return labels
 

@@ -4,7 +4,7 @@ What is fitted (means and deviations) is fitted on the training part alone.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -29,7 +29,7 @@ from workers.training.data.sources import (
     Source,
     check_finite,
 )
-from workers.training.data.split import split_rows
+from workers.training.data.split import SplitRows, split_rows
 from workers.training.data.tables import TABLES
 from workers.training.nets.losses import TargetKind
 
@@ -70,6 +70,7 @@ class PreparedData:
         data_hash: SHA-256 over the arrays as read, before splitting.
         streamed: Inputs lie in files, and come to the device batch by batch.
         warnings: What is likely a mistake in the data, in sentences.
+        weighted: The training part's targets with the rows' weights, by the classes' weights.
     """
 
     train: Part
@@ -83,6 +84,7 @@ class PreparedData:
     data_hash: str
     streamed: bool = False
     warnings: tuple[str, ...] = ()
+    weighted: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -108,6 +110,28 @@ def read_raw(request: Request) -> RawData:
             check_finite(rows.inputs, _called(rows, raw, request))
     _check_targets(raw, request)
     return raw
+
+
+def _positive_last(raw: RawData, request: Request) -> RawData:
+    """Return the data with the positive one of its two classes as the second.
+
+    Raises:
+        DataError: It is none of them, or there are not two.
+    """
+    positive, classes = request.options.get("positive"), raw.classes
+    if positive is None:
+        return raw
+    if classes is None or len(classes) != 2 or positive not in classes:
+        has = f"the classes {', '.join(map(repr, classes[:20]))}" if classes else "numbers"
+        raise DataError(
+            f"positive names one of two classes, as the file spells it, but it is {positive!r} and "
+            f"{request.name} has {has}"
+        )
+    if classes.index(positive) == 1:
+        return raw
+    test = None if raw.test is None else replace(raw.test, targets=1 - raw.test.targets)
+    rows = replace(raw.rows, targets=1 - raw.rows.targets)
+    return replace(raw, rows=rows, test=test, classes=classes[::-1])
 
 
 def _check_targets(raw: RawData, request: Request) -> None:
@@ -136,8 +160,10 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
     Raises:
         DataError: the data cannot be read or does not fit; the message says what to change.
     """
-    raw, room = read_raw(request), request.room
-    parts = _split(raw, spec)
+    read, room = read_raw(request), request.room
+    # The same rows in every part, whichever class is the positive one.
+    index, raw = _split(read, spec), _positive_last(read, request)
+    parts = _parts(raw, index)
     train = parts[0]
     # Encoding and scaling are fitted on the training part alone: what they knew of the others would
     # make the validation better than new data will be.
@@ -198,18 +224,22 @@ def _doubts(raw: RawData) -> tuple[str, ...]:
     )
 
 
-def _split(raw: RawData, spec: DatasetSpec) -> list[Chosen]:
-    """Return the training, the validation and, if there is one, the test part."""
+def _split(raw: RawData, spec: DatasetSpec) -> SplitRows:
     rows = raw.rows
     classes = rows.targets if raw.classes is not None else None
     own_test = raw.test is not None
-    index = split_rows(
+    return split_rows(
         len(rows.inputs),
         spec.split,
         classes=classes,
         own_test=own_test,
         labels=raw.classes or (),
     )
+
+
+def _parts(raw: RawData, index: SplitRows) -> list[Chosen]:
+    """Return the training, the validation and, if there is one, the test part."""
+    rows = raw.rows
     parts = [Chosen(rows, index.train), Chosen(rows, index.validation)]
     if raw.test is not None:
         parts.append(Chosen(raw.test, np.arange(len(raw.test.inputs))))

@@ -26,7 +26,7 @@ def _no_files(request: Request) -> tuple[Path, ...]:
 
 
 def _read(load: Callable[..., Any], name: str, request: Request) -> RawData:
-    ours = ("task", "standardize", "target_scale")
+    ours = ("task", "positive", "standardize", "target_scale")
     given = {key: value for key, value in request.options.items() if key not in ours}
     with _seeded():
         loaded = load(**given)

@@ -282,7 +282,7 @@ def _joined(name: str, records: Sequence[Record]) -> Any:
     """Return sums of times, the most of sizes, means of other numbers, and else the first."""
     values = [record.get(name) for record in records]
     present = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    if name == "test_confusion":
+    if name in ("val_confusion", "test_confusion"):
         return _total(values)
     if name == "seed" or not present:
         return values[0]

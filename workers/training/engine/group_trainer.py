@@ -34,7 +34,7 @@ from workers.protocol.messages import (
     Stopped,
 )
 from workers.training.engine.lanes import Lanes
-from workers.training.engine.scorer import TestScorer
+from workers.training.engine.scorer import EndScorer
 from workers.training.nets.randomness import epoch_orders
 from workers.training.steps.factory import StepFactory
 from workers.training.steps.groups import GroupSpec
@@ -86,7 +86,7 @@ class GroupTrainer:
         self.limit_reason: str | None = None
         self._steps = steps
         self._keeper = keeper
-        self._test_scorer = TestScorer(spec)
+        self._end_scorer = EndScorer(spec)
         self._checkpoint_seconds = checkpoint_seconds
         self._make_room = make_room
         self._clock = clock
@@ -358,13 +358,17 @@ class GroupTrainer:
         record = epoch_record(run, validation, float(self._learning_rates[lane, -1]))
         values = objective_values(run, record)
         step = run.progress.epoch + 1
-        keys = ["train_loss", "val_loss", *(key for key, _ in run.spec.objective)]
-        numbers = [record["train_loss"], record["val_loss"], *values]
+        watched = values[0]
+        if run.spec.watched != run.spec.objective[0]:
+            watched = float(record[run.spec.watched[0]])
+        keys = ["train_loss", "val_loss", run.spec.watched[0]]
+        keys += [key for key, _ in run.spec.objective]
+        numbers = [record["train_loss"], record["val_loss"], watched, *values]
         for key, value in zip(keys, numbers, strict=True):
             if not math.isfinite(value):
                 self._fail(lane, run, diverged(key, value, step))
                 return False
-        better = run.end_epoch(values)
+        better = run.end_epoch(values, watched)
         if step > run.reported:  # what a run reported before it started over is not said again
             run.reported = step
             self._events.append(
@@ -373,7 +377,7 @@ class GroupTrainer:
         return better
 
     def _finish(self, lanes: Lanes, ended: Sequence[int]) -> None:
-        scores = self._test_scorer.score(lanes, ended)
+        scores = self._end_scorer.score(lanes, ended)
         for lane in ended:
             run = lanes[lane]
             self._events.append(
@@ -391,12 +395,12 @@ class GroupTrainer:
     # Leaving -------------------------------------------------------------------------------
 
     def _stop_queued(self, run: TrialRun) -> None:
-        scores: dict[str, float] = {}
+        scores: dict[str, Any] = {}
         if run.stop == "checkpoint":
             self._save(run, run.state, run.best)
         elif run.stop != "cancel" and run.values is not None:
             best = run.best if run.keeps_best else None
-            scores = self._test_scorer.score_weights(run, best or run.state)
+            scores = self._end_scorer.score_weights(run, best or run.state)
         self._emit_stopped(run, scores)
 
     def _stop_in_lane(self, lane: int, run: TrialRun) -> None:
@@ -404,18 +408,18 @@ class GroupTrainer:
         if lanes is None:
             return
         try:
-            scores: dict[str, float] = {}
+            scores: dict[str, Any] = {}
             if run.stop == "checkpoint":
                 self._save(run, lanes.state(lane), lanes.best(lane))
             elif run.stop != "cancel" and run.values is not None:
-                scores = self._test_scorer.score(lanes, [lane])[lane]
+                scores = self._end_scorer.score(lanes, [lane])[lane]
             self._emit_stopped(run, scores)
             self._release(lane)
         except BaseException as error:  # noqa: BLE001  as in `turn`
             require_device(self.spec.device, error)
             self._fail(lane, run, failure_of(error, run.progress.epoch + 1))
 
-    def _emit_stopped(self, run: TrialRun, scores: Mapping[str, float]) -> None:
+    def _emit_stopped(self, run: TrialRun, scores: Mapping[str, Any]) -> None:
         self._events.append(
             Stopped(
                 run=run.id,

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+WEIGHTED = "weighted:"
+"""Before a loss's name: targets bring each row's weight, in a column of their own."""
+
 RowLoss = Callable[[Tensor, Tensor, Tensor | float], Tensor]
 TargetKind = Literal["classes", "binary", "numbers"]
 
@@ -53,6 +56,16 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor, smoothing: Tensor | f
     return F.binary_cross_entropy_with_logits(outputs, soft, reduction="none").mean(dim=-1)
 
 
+def focal(outputs: Tensor, targets: Tensor, smoothing: Tensor | float) -> Tensor:
+    """Return -(1 - p)² log p per row, p the true class's probability.
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4, with γ = 2.
+    """
+    del smoothing
+    log_p = F.log_softmax(outputs, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # [B]
+    return -(-torch.expm1(log_p)).square() * log_p
+
+
 def mse(outputs: Tensor, targets: Tensor, smoothing: Tensor | float) -> Tensor:
     """Return the squared error, averaged over target columns."""
     del smoothing
@@ -78,6 +91,7 @@ def huber(outputs: Tensor, targets: Tensor, smoothing: Tensor | float) -> Tensor
 LOSSES: dict[str, Loss] = {
     "cross_entropy": Loss(cross_entropy, "classes"),
     "binary_cross_entropy": Loss(binary_cross_entropy, "binary"),
+    "focal": Loss(focal, "classes"),
     "mse": Loss(mse, "numbers"),
     "mae": Loss(mae, "numbers"),
     "huber": Loss(huber, "numbers"),
@@ -86,4 +100,22 @@ LOSSES: dict[str, Loss] = {
 
 def row_losses(name: str) -> RowLoss:
     """Return the loss by row of this name."""
-    return LOSSES[name].rows
+    plain = name.removeprefix(WEIGHTED)
+    return LOSSES[name].rows if plain == name else _weighted(LOSSES[plain])
+
+
+def with_weights(targets: Tensor, weights: Tensor) -> Tensor:
+    """Return targets [n, T + 1] of a `WEIGHTED` loss: the last column is the row's weight [n]."""
+    columns = targets if targets.dim() > 1 else targets.unsqueeze(-1)
+    return torch.cat([columns.to(weights.dtype), weights.unsqueeze(-1)], dim=-1)
+
+
+def _weighted(loss: Loss) -> RowLoss:
+    """Return weight · loss by row, of targets that bring their weights."""
+
+    def rows(outputs: Tensor, targets: Tensor, smoothing: Tensor | float) -> Tensor:
+        # A class's number is exact as a float: there are fewer than 2**24 of them.
+        own = targets[..., 0].long() if loss.targets == "classes" else targets[..., :-1]
+        return targets[..., -1] * loss.rows(outputs, own, smoothing)  # [B]
+
+    return rows

@@ -19,8 +19,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tuner_service.definition.catalogue import TOP
+from tuner_service.definition.catalogue import METRICS, TOP
 from tuner_service.errors import DataError
+
+POSITIVE = 1
+"""Of two classes; the data puts the one that the study names there."""
 
 
 class Scores:
@@ -30,20 +33,36 @@ class Scores:
         outputs: [K, R, C] logits, [K, R, 1] binary logits, or [K, R, T] predictions.
         targets: [R] int64 classes, [R, 1] zeros and ones, or [R, T] numbers.
         binary: Whether outputs are single logits.
+        thresholds: [K] From which probability on the positive of two classes is predicted; None:
+            where it is the likelier. Empty: none has one.
     """
 
-    def __init__(self, outputs: Tensor, targets: Tensor, *, binary: bool = False) -> None:
+    def __init__(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        *,
+        binary: bool = False,
+        thresholds: Sequence[float | None] = (),
+    ) -> None:
         if binary:
             # softmax of (0, z) is sigmoid(z): from here on a two-class problem
             outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=-1)
             targets = targets.squeeze(-1).long()
         self.outputs = outputs
         self.targets = targets
+        self._thresholds = thresholds
 
     @cached_property
     def guesses(self) -> Tensor:
         """[K, R] the class predicted for each row."""
-        return self.outputs.argmax(dim=-1)
+        likelier = self.outputs.argmax(dim=-1)
+        if not any(one is not None for one in self._thresholds):
+            return likelier
+        given = [math.nan if one is None else one for one in self._thresholds]
+        cut = torch.tensor(given, dtype=torch.float64, device=likelier.device).unsqueeze(-1)
+        at_least = self.outputs.double().softmax(dim=-1)[..., POSITIVE] >= cut
+        return torch.where(cut.isnan(), likelier, at_least.long())
 
     def confusion(self) -> Tensor:
         """Return [K, C, C] counts, by true class, then by predicted class."""
@@ -180,6 +199,28 @@ def _area(scores: Scores, cls: int) -> Tensor:
     return total / (n * (positive.numel() - n))
 
 
+def _of_positive(per_class: PerClass) -> "Metric":
+    def metric(scores: Scores) -> Tensor:
+        return per_class(scores)[..., POSITIVE]
+
+    return metric
+
+
+def average_precision(scores: Scores) -> Tensor:
+    """Return Σ (Rᵢ - Rᵢ₋₁)·Pᵢ over the thresholds i, without interpolation; NaN without positives.
+
+    Every positive row adds the precision at its own score as the threshold: equal scores share one.
+    """
+    values = scores.log_probabilities[..., POSITIVE].contiguous()  # [K, R]
+    positive = scores.targets == POSITIVE  # [R]
+    if not bool(positive.any()):
+        return values.new_full(values.shape[:1], math.nan)
+    own = values[:, positive].contiguous()  # [K, P]
+    at_least = values.shape[-1] - torch.searchsorted(values.sort(dim=-1).values, own)
+    hits = own.shape[-1] - torch.searchsorted(own.sort(dim=-1).values, own)
+    return (hits.double() / at_least).mean(-1)
+
+
 def log_loss(scores: Scores) -> Tensor:
     """Return the mean of -log p(true class)."""
     index = scores.targets.view(1, -1, 1).expand(scores.outputs.shape[0], -1, 1)
@@ -228,6 +269,12 @@ def check_defined(names: Iterable[str], targets: Tensor, *, classes: Sequence[st
         DataError: One is not defined on these rows.
     """
     wanted = set(names)
+    if "average_precision" in wanted and classes is not None and not bool((targets == 1).any()):
+        raise DataError(
+            f"the validation part has no row of the positive class ({classes[POSITIVE]!r}); "
+            "val_average_precision is not defined: take a larger validation part, fewer folds, or "
+            "another objective"
+        )
     if "auroc" in wanted and classes is not None:
         present = sorted(set(targets.flatten().long().tolist()))
         if len(present) < 2:
@@ -259,6 +306,10 @@ CLASS_METRICS: dict[str, Metric] = {
     "f1_micro": accuracy,
     "f1_weighted": _weighted(_f1s),
     **{f"top_{k}_accuracy": _top(k) for k in TOP},
+    "precision": _of_positive(_precisions),
+    "recall": _of_positive(_recalls),
+    "f1": _of_positive(_f1s),
+    "average_precision": average_precision,
     "auroc": auroc,
     "log_loss": log_loss,
 }
@@ -301,11 +352,16 @@ class MetricSet:
 
 
 def metric_set(
-    names: Iterable[str], *, numbers: bool, user: Mapping[str, UserMetric] | None = None
+    names: Iterable[str],
+    *,
+    numbers: bool,
+    user: Mapping[str, UserMetric] | None = None,
+    classes: int | None = None,
 ) -> MetricSet:
     """Return the metrics of these names.
 
     Args:
+        classes: How many the data has; None: unknown, or numbers.
         user: Those that the network's module brings.
 
     Raises:
@@ -320,6 +376,11 @@ def metric_set(
             raise DataError(
                 f"metric {name!r} is for {other} targets, which this data has not; "
                 f"choose among {', '.join(table)}"
+            )
+        if classes is not None and METRICS[name].classes not in (None, classes):
+            raise DataError(
+                f"metric {name!r} is of the positive one of two classes, but the data has "
+                f"{classes}; take a metric of all classes, such as f1_macro or auroc"
             )
     theirs = tuple((name, user[name]) for name in measured if name in user)
     return MetricSet(wanted, numbers, theirs)

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tuner_service.definition.catalogue import LOSSES
 from tuner_service.definition.catalogue import NETWORKS as CATALOGUE
 from tuner_service.definition.trial_spec import TrialSpec
 from tuner_service.errors import DataError
 from workers.training.data import PreparedData
+from workers.training.nets.losses import WEIGHTED, with_weights
 from workers.training.nets.networks import NETWORKS, InputShape, complete
 from workers.training.optim.registry import entry_of
 from workers.training.steps.fused.padding import bucketed
@@ -37,9 +39,12 @@ class GroupSpec:
         batch_size: B, at most n.
         inputs: Shape of one row.
         train_inputs: [n, …] in the training dtype; on the CPU if the data is streamed.
-        train_targets: [n] int64 classes, [n, 1] zeros and ones, or [n, T] numbers.
+        loss: What is measured.
+        train_targets: [n] int64 classes, [n, 1] zeros and ones, or [n, T] numbers; with weights one
+            column more.
         augments: Whether trials flip or crop their training images.
         streamed: Whether the inputs lie in files, and come to the device batch by batch.
+        weighted: Whether the targets bring each row's weight in the training loss.
         fuse: Whether the trials may be fused at all, and `fuse_reason` why not.
     """
 
@@ -58,6 +63,12 @@ class GroupSpec:
     fuse_reason: str | None
     augments: bool = False
     streamed: bool = False
+    weighted: bool = False
+
+    @property
+    def train_loss(self) -> str:
+        """What is minimised: `loss`, perhaps with a weight for each row."""
+        return f"{WEIGHTED}{self.loss}" if self.weighted else self.loss
 
     @property
     def rows(self) -> int:
@@ -94,6 +105,8 @@ def group_of(
         "network": dict(network),
         "optimizer": optimizer,
         "loss": spec.loss,
+        "class_weight": spec.class_weight,
+        "pos_weight": spec.pos_weight,
         "batch_size": batch_size,
         "precision": spec.precision,
         "dataset": spec.dataset.model_dump(),
@@ -102,6 +115,7 @@ def group_of(
         "augments": augments,
         "streamed": data.streamed,
     }
+    targets = weighted_targets(spec, data)
     return GroupSpec(
         key=_digest(parts),
         network=network,
@@ -113,12 +127,59 @@ def group_of(
         outputs=data.outputs,
         device=device,
         train_inputs=data.train.inputs,
-        train_targets=data.train.targets,
+        train_targets=data.train.targets if targets is None else targets,
         fuse=spec.fuse,
         fuse_reason=None if spec.fuse else "training.fuse is false",
         augments=augments,
         streamed=data.streamed,
+        weighted=targets is not None,
     )
+
+
+def weighted_targets(spec: TrialSpec, data: PreparedData) -> Tensor | None:
+    """Return the training part's targets with each row's weight; None where rows count alike.
+
+    Raises:
+        DataError: The weights do not fit the data, or the loss is a module's own.
+    """
+    if spec.class_weight is None and spec.pos_weight is None:
+        return None
+    if spec.loss not in LOSSES:
+        raise DataError(
+            "class_weight and pos_weight do not reach a loss that the network's module brings; "
+            "weigh its rows there, and leave them out"
+        )
+    by_class = class_weights(spec, data)
+    targets = data.train.targets
+    if by_class not in data.weighted:
+        classes = targets if targets.dim() == 1 else targets[:, 0].long()
+        weights = torch.tensor(by_class, dtype=dtype_of(spec.precision), device=targets.device)
+        data.weighted[by_class] = with_weights(targets, weights[classes])
+    return data.weighted[by_class]
+
+
+def class_weights(spec: TrialSpec, data: PreparedData) -> tuple[float, ...]:
+    """Return the weight of each class, in their order.
+
+    Raises:
+        DataError: A class that is named is none of the data's, or there are not two for pos_weight.
+    """
+    labels, given = data.classes or (), spec.class_weight
+    if spec.pos_weight is not None:
+        if len(labels) != 2:
+            raise DataError(f"pos_weight is for two classes, but the data has {len(labels)}")
+        return 1.0, spec.pos_weight
+    if isinstance(given, dict):
+        unknown = [label for label in given if label not in labels]
+        if unknown:
+            raise DataError(
+                f"class_weight names the class {unknown[0]!r}, which the data has not; its classes "
+                f"are {', '.join(map(repr, labels[:20]))}"
+            )
+        return tuple(given.get(label, 1.0) for label in labels)
+    counts = torch.bincount(data.train.targets.flatten().long(), minlength=len(labels)).tolist()
+    # As scikit-learn's: the mean over the training rows is 1. A class without rows weighs nothing.
+    return tuple(sum(counts) / (len(labels) * n) if n else 0.0 for n in counts)
 
 
 def mixes_networks(network: Mapping[str, Any]) -> bool:

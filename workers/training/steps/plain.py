@@ -42,7 +42,7 @@ class PlainStep:
     def __init__(self, group: GroupSpec, reason: str | None = None) -> None:
         self.backend_reason = reason
         self._group = group
-        self._loss = row_losses(group.loss)
+        self._loss = row_losses(group.train_loss)
         self._built_from: Mapping[str, Any] | None = None
         self._template: nn.Module  # float32, on the CPU: where initial weights are drawn
         self._module: nn.Module  # in the training dtype, on the device

@@ -116,7 +116,7 @@ def _fingerprint(group: GroupSpec) -> str:
         "network": dict(group.network),
         "optimizer": group.optimizer,
         "shapes": [group.inputs, group.outputs, group.batch_size],
-        "loss": group.loss,
+        "loss": group.train_loss,
         "precision": group.precision,
         "traits": [group.device.type, group.augments, group.streamed, torch.get_num_threads()],
         "versions": [torch.__version__, __version__],

@@ -103,6 +103,7 @@ def describe(run: TrialRun) -> dict[str, Any]:
         "data_hash": run.data.data_hash,
         "step": run.result_step,
         "values": run.values,
+        "threshold": run.threshold,
         "files": files,
     }
 

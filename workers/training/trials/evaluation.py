@@ -13,15 +13,21 @@ MOST_CONFUSED = 50  # classes: the counts of more would bloat every trial's reco
 
 
 def measure(
-    outputs: Tensor, part: Part, *, loss: str, metrics: Sequence[MetricSet | None]
+    outputs: Tensor,
+    part: Part,
+    *,
+    loss: str,
+    metrics: Sequence[MetricSet | None],
+    thresholds: Sequence[float | None] = (),
 ) -> list[dict[str, float]]:
     """Return `loss` and each lane's own metrics, without prefix.
 
-    The loss has no label smoothing: trials that differ in it stay comparable.
+    The loss has neither label smoothing nor weights: trials that differ in them stay comparable.
 
     Args:
         outputs: [K, R, …].
         metrics: [K]; None for an idle lane, whose numbers are left out.
+        thresholds: [K] As `Scores` has them; empty: none.
     """
     kind = LOSSES[loss].targets
     targets = part.targets.expand(outputs.shape[0], *part.targets.shape)
@@ -32,7 +38,7 @@ def measure(
     scale = part.target_scale
     measured = outputs if scale is None else scale.restored(outputs)
     true = part.targets if scale is None else scale.restored(part.targets)
-    scores = Scores(measured, true, binary=kind == "binary")
+    scores = Scores(measured, true, binary=kind == "binary", thresholds=thresholds)
     table = MetricSet(union, numbers=kind == "numbers").compute(scores)
     return [
         {
@@ -46,18 +52,26 @@ def measure(
     ]
 
 
-def confusion(outputs: Tensor, part: Part, *, loss: str) -> list[list[list[int]]] | None:
+def is_confused(outputs: int, loss: str) -> bool:
+    """Whether targets are classes, and few enough to count them by pairs."""
+    return LOSSES[loss].targets != "numbers" and outputs <= MOST_CONFUSED
+
+
+def confusion(
+    outputs: Tensor, part: Part, *, loss: str, thresholds: Sequence[float | None] = ()
+) -> list[list[list[int]]] | None:
     """Return each lane's rows by true class, then by predicted class.
 
     None for numbers, and for more than `MOST_CONFUSED` classes.
 
     Args:
         outputs: [K, R, …].
+        thresholds: [K] As `Scores` has them; empty: none.
     """
-    kind = LOSSES[loss].targets
-    if kind == "numbers" or outputs.shape[-1] > MOST_CONFUSED:
+    if not is_confused(outputs.shape[-1], loss):
         return None
-    scores = Scores(outputs, part.targets, binary=kind == "binary")
+    binary = LOSSES[loss].targets == "binary"
+    scores = Scores(outputs, part.targets, binary=binary, thresholds=thresholds)
     counts: list[list[list[int]]] = scores.confusion().tolist()
     return counts
 

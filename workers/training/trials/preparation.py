@@ -48,14 +48,23 @@ def prepare_trial(
     # By their sources' hashes from here on: a module that is edited meanwhile is another group's.
     spec = _as_the_module_wants(user_module.versioned_data(spec), user_module)
     data = _read(spec, cache, kind)
-    judged = [key.removeprefix("val_") for key, _ in spec.objective if key.startswith("val_")]
+    keys = (*(key for key, _ in spec.objective), spec.watched[0])
+    judged = [key.removeprefix("val_") for key in keys if key.startswith("val_")]
     check_defined(judged, data.validation.targets, classes=data.classes)
+    if spec.threshold is not None and len(data.classes or ()) != 2:
+        has = f"{len(data.classes)} classes" if data.classes else "numbers"
+        raise DataError(f"threshold is for two classes, but the data has {has}; leave it out")
     spec = user_module.versioned(spec, data)
     user = user_modules.metrics_of(spec.network)
     return Prepared(
         spec=spec,
         data=data,
-        metrics=metric_set(spec.metrics, numbers=kind == "numbers", user=user),
+        metrics=metric_set(
+            spec.metrics,
+            numbers=kind == "numbers",
+            user=user,
+            classes=len(data.classes) if data.classes else None,
+        ),
         group=group_of(spec, data, device=device, group_network=group_network),
     )
 

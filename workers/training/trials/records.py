@@ -48,14 +48,14 @@ def objective_values(run: TrialRun, record: Mapping[str, Any]) -> list[float]:
     return [float(known[key]) for key, _ in run.spec.objective]
 
 
-def final_record(run: TrialRun, device: torch.device, test: Mapping[str, Any]) -> Record:
+def final_record(run: TrialRun, device: torch.device, scores: Mapping[str, Any]) -> Record:
     """Return the record of a trial that ends.
 
     `seconds` is device time: of an epoch that K lanes share, each takes the K-th part.
     """
     progress = run.progress
     record: Record = {
-        **{f"test_{name}": value for name, value in test.items()},
+        **scores,
         "parameter_count": run.parameter_count,
         "epochs_run": progress.epoch,
         "best_step": progress.best_step or None,

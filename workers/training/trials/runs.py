@@ -1,7 +1,8 @@
 """One trial on its way through the engine: where it stands, its best epoch, its checkpoint.
 
 With early stopping, the trial's result is its best epoch: those values and weights. Without, it is
-the last epoch, as in the usual loop. Several objectives: the first decides what is best.
+the last epoch, as in the usual loop. The metric of early stopping decides what is best, by default
+the first objective.
 """
 
 import math
@@ -44,7 +45,8 @@ class TrialProgress:
         epoch_seconds: Device time of the present epoch so far, this trial's share.
         seconds: Device time in all, this trial's share.
         samples: Rows trained in all.
-        anchor: Objective that later epochs must pass by more than `min_delta`.
+        best_watched: What decided which epoch is the best one, of that epoch.
+        anchor: What early stopping watches, that later epochs must pass by more than `min_delta`.
         stale: Epochs since the anchor moved.
         plateau: What a plateau schedule has scaled the learning rate to.
     """
@@ -59,6 +61,7 @@ class TrialProgress:
     best_step: int = 0
     best_values: list[float] | None = None
     last_values: list[float] | None = None
+    best_watched: float | None = None
     anchor: float | None = None
     stale: int = 0
     plateau: float = 1.0
@@ -77,6 +80,7 @@ class TrialRun:
         stop: How it was asked to stop.
         parameter_count: Numbers trained.
         resumed_from: Epoch of the checkpoint it continued from; 0 where that could not be read.
+        threshold: From which probability on the model takes a row for the positive class.
         saved: Epochs completed in the checkpoints that are on disk, the latest last.
     """
 
@@ -97,6 +101,7 @@ class TrialRun:
     stop: StopMode | None = None
     started: bool = False
     resumed_from: int | None = None
+    threshold: float | None = None
     saved: list[int] = field(default_factory=list)
 
     @property
@@ -164,21 +169,27 @@ class TrialRun:
         self.progress.epoch_seconds += seconds
         self.progress.seconds += seconds
 
-    def end_epoch(self, values: list[float]) -> bool:
-        """Account for a completed epoch with these objectives; return whether it is the best."""
+    def end_epoch(self, values: list[float], watched: float) -> bool:
+        """Account for a completed epoch; return whether it is the best.
+
+        Args:
+            values: The objectives.
+            watched: What decides, as `TrialSpec.watched` says.
+        """
         progress = self.progress
         progress.epoch += 1
         progress.position, progress.rows = 0, 0
         progress.loss_sum = progress.epoch_seconds = 0.0
         progress.last_values = values
-        direction = self.spec.objective[0][1]
-        best = progress.best_values
-        # The first objective decides; equal is not better, so that the earliest epoch stays.
-        better = best is None or gain(values[0], best[0], direction) > 0
+        direction = self.spec.watched[1]
+        best = progress.best_watched
+        # Equal is not better, so that the earliest epoch stays.
+        better = best is None or gain(watched, best, direction) > 0
         if better:
             progress.best_values, progress.best_step = values, progress.epoch
-        self._count_stale(values[0], direction)
-        self._follow_plateau(values[0], direction)
+            progress.best_watched = watched
+        self._count_stale(watched, direction)
+        self._follow_plateau(values[0], self.spec.objective[0][1])
         return better
 
     @property
@@ -276,9 +287,12 @@ def _progress(note: Mapping[str, Any], run: TrialRun) -> TrialProgress:
             f"not of format {FORMAT} and seed {run.spec.seed}"
         )
     try:
-        return TrialProgress(**note["progress"])
+        progress = TrialProgress(**note["progress"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint's progress cannot be read: {error}") from error
+    if progress.best_watched is None and progress.best_values:  # written before there was a choice
+        progress.best_watched = progress.best_values[0]
+    return progress
 
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> LaneState:

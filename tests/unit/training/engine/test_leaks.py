@@ -169,15 +169,15 @@ def test_the_test_part_is_looked_at_once_at_the_end(
     looks: list[int] = []
     engine = Engine("cpu")
     engine.submit(start(1, spec(epochs=5), folder=tmp_path))
-    from workers.training.engine.scorer import TestScorer  # noqa: PLC0415
+    from workers.training.engine.scorer import EndScorer  # noqa: PLC0415
 
-    score = TestScorer.score
+    score = EndScorer.score
 
-    def counted(self: TestScorer, lanes: Any, ended: Any) -> Any:
+    def counted(self: EndScorer, lanes: Any, ended: Any) -> Any:
         if ended:
             looks.append(lanes[ended[0]].progress.epoch)
         return score(self, lanes, ended)
 
-    monkeypatch.setattr(TestScorer, "score", counted)
+    monkeypatch.setattr(EndScorer, "score", counted)
     run_all(engine)
     assert looks == [5]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.training.nets.losses import LOSSES, row_losses
+from workers.training.nets.losses import LOSSES, WEIGHTED, row_losses, with_weights
 
 ROWS, CLASSES = 17, 5
 
@@ -29,6 +29,9 @@ def reference(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> 
         case "binary_cross_entropy":
             soft = targets * (1 - smoothing) + smoothing / 2
             return F.binary_cross_entropy_with_logits(outputs, soft)
+        case "focal":
+            hit = F.softmax(outputs, -1).gather(-1, targets[:, None])[:, 0]
+            return (-((1 - hit) ** 2) * hit.log()).mean()
         case "mse":
             return F.mse_loss(outputs, targets)
         case "mae":
@@ -60,3 +63,20 @@ def test_vmap_takes_the_loss_with_a_smoothing_per_lane(name: str) -> None:
     for lane in range(3):
         alone = row_losses(name)(lanes[lane], targets, float(smoothing[lane]))
         torch.testing.assert_close(fused[lane], alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_multiply_the_loss_of_their_rows(name: str) -> None:
+    outputs, targets = example(name)
+    weights = torch.linspace(0, 2, ROWS, dtype=torch.float64)
+    given = with_weights(targets, weights)
+    ours = row_losses(f"{WEIGHTED}{name}")(outputs, given, 0.1)
+    torch.testing.assert_close(ours, weights * row_losses(name)(outputs, targets, 0.1))
+    if name == "cross_entropy":
+        by_class = torch.tensor([0.5, 1.0, 3.0, 0.0, 7.0], dtype=torch.float64)
+        ours = row_losses(f"{WEIGHTED}{name}")(
+            outputs, with_weights(targets, by_class[targets]), 0.0
+        )
+        torch.testing.assert_close(
+            ours, F.cross_entropy(outputs, targets, weight=by_class, reduction="none")
+        )

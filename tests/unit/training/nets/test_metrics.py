@@ -19,6 +19,7 @@ from workers.training.nets.metrics import (
     Scores,
     metric_set,
 )
+from workers.training.nets.thresholds import THRESHOLD_SCORES, best_threshold
 from workers.training.trials.evaluation import confusion
 
 LANES, ROWS = 3, 61
@@ -50,6 +51,12 @@ def auroc(true: Any, predicted: Any, p: Any, classes: int) -> float:
     return float(sk.roc_auc_score(true, p, multi_class="ovr"))
 
 
+def of_positive(function: Callable[..., float]) -> Reference:
+    return lambda true, predicted, p, classes: function(
+        true, predicted, labels=[1], average="macro", zero_division=0
+    )
+
+
 REFERENCES: dict[str, Reference] = {
     "accuracy": lambda true, predicted, p, classes: sk.accuracy_score(true, predicted),
     "balanced_accuracy": lambda true, predicted, p, c: sk.balanced_accuracy_score(true, predicted),
@@ -63,6 +70,12 @@ REFERENCES: dict[str, Reference] = {
         for average in ("macro", "micro", "weighted")
     },
     **{f"top_{k}_accuracy": top(k) for k in TOP},
+    "precision": of_positive(sk.precision_score),
+    "recall": of_positive(sk.recall_score),
+    "f1": of_positive(sk.f1_score),
+    "average_precision": lambda true, predicted, p, classes: sk.average_precision_score(
+        true == 1, p[:, 1]
+    ),
     "auroc": auroc,
     "log_loss": lambda true, predicted, p, classes: sk.log_loss(true, p, labels=range(classes)),
 }
@@ -118,6 +131,42 @@ def test_auroc_with_ties_and_missing_classes() -> None:
         p = outputs[lane].double().log_softmax(-1).numpy()
         areas = [sk.roc_auc_score(targets.numpy() == c, p[:, c]) for c in range(3)]
         assert ours[lane] == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+def test_average_precision_with_ties_equals_scikit_learns() -> None:
+    outputs, targets = logits(2, seed=5)
+    outputs = outputs.round()
+    name = "average_precision"
+    ours = metric_set([name], numbers=False).compute(Scores(outputs, targets))[name]
+    for lane in range(LANES):
+        p = outputs[lane].double().softmax(-1).numpy()[:, 1].round(12)
+        assert ours[lane] == pytest.approx(sk.average_precision_score(targets.numpy(), p))
+    none = Scores(outputs, torch.zeros(ROWS, dtype=torch.int64))
+    assert np.isnan(metric_set([name], numbers=False).compute(none)[name]).all()
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "f1", "average_precision"])
+def test_a_metric_of_the_positive_class_is_refused_for_more_than_two(name: str) -> None:
+    with pytest.raises(DataError, match=f"'{name}' is of the positive one of two classes"):
+        metric_set([name], numbers=False, classes=3)
+
+
+@pytest.mark.parametrize("metric", THRESHOLD_SCORES)
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_threshold_is_the_best_that_scikit_learn_finds(metric: str, columns: int) -> None:
+    outputs, targets = logits(2, seed=3)
+    one = outputs[0] + torch.tensor([1.5, 0.0])  # the positive class is rarely the likelier
+    p = one.double().softmax(-1)[:, 1].numpy()
+    given = one if columns == 2 else (one[:, 1:] - one[:, :1])
+    cut = best_threshold(given, targets if columns == 2 else targets[:, None].float(), metric)
+    function = getattr(sk, f"{metric}_score")
+    reached = function(targets.numpy(), p >= cut)
+    tried = [function(targets.numpy(), p >= t) for t in [0.5, *np.unique(p)]]
+    assert reached == pytest.approx(max(tried))
+    assert reached > tried[0]
+    lanes = Scores(torch.stack([one, one]), targets, thresholds=[cut, None])
+    both = metric_set([metric], numbers=False).compute(lanes)[metric]
+    assert both == [pytest.approx(reached), pytest.approx(tried[0])]
 
 
 def test_auroc_of_one_class_only_is_no_number() -> None:

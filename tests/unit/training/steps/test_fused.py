@@ -8,6 +8,7 @@ import torch
 
 from tests.unit.training import lanes
 from tests.unit.training.steps.contract import ManyLanesContract, TrainStepContract
+from workers.training.nets.losses import with_weights
 from workers.training.optim.registry import OPTIMIZERS
 from workers.training.steps.fused.executors import Compiled, CompiledStep, Traced, compiled
 from workers.training.steps.fused.program import Program, StackedLanes
@@ -104,6 +105,14 @@ def test_fused_trials_equal_plain_trials_with_everything_on():
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "mse", "mae", "huber"])
 def test_fused_trials_equal_plain_trials_for_every_loss(loss):
     spec = lanes.group({"type": "mlp", "hidden_units": 8}, loss=loss)
+    assert_lanes_equal_plain(spec, [lanes.hyper(), lanes.hyper("sgd", seed=2)], epochs=10)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", "binary_cross_entropy", "mse"])
+def test_fused_trials_equal_plain_trials_with_a_weight_for_each_row(loss):
+    spec = lanes.group({"type": "mlp", "hidden_units": 8}, loss=loss)
+    weights = torch.linspace(0.0, 3.0, spec.rows, dtype=torch.float64)
+    spec = replace(spec, train_targets=with_weights(spec.train_targets, weights), weighted=True)
     assert_lanes_equal_plain(spec, [lanes.hyper(), lanes.hyper("sgd", seed=2)], epochs=10)
 
 

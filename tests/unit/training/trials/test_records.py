@@ -13,7 +13,8 @@ from workers.training.steps.factory import PlainStepFactory
 
 EPOCH = {"step", "train_loss", "val_loss", "val_accuracy", "learning_rate", "seconds"}
 TRIAL = {
-    "test_loss", "test_accuracy", "test_confusion", "parameter_count", "epochs_run", "best_step",
+    "test_loss", "test_accuracy", "test_confusion", "val_confusion", "parameter_count",
+    "epochs_run", "best_step",
     "seconds", "samples_per_second", "peak_memory_bytes", "device", "versions", "data",
     "data_hash", "seed",
 }  # fmt: skip

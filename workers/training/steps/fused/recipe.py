@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from workers.training.nets.losses import WEIGHTED
 from workers.training.steps.fused.program import Features, Program
 from workers.training.steps.fused.step import Executor, FusedStep
 from workers.training.steps.groups import GroupSpec
@@ -61,7 +62,7 @@ class Recipe:
             key="recipe",
             network=self.network,
             optimizer=self.optimizer,
-            loss=self.loss,
+            loss=self.loss.removeprefix(WEIGHTED),
             batch_size=self.batch_size,
             precision=self.precision,
             inputs=tuple(self.inputs[0][1:]),
@@ -71,6 +72,7 @@ class Recipe:
             train_targets=_zeros(self.targets, device),
             fuse=True,
             fuse_reason=None,
+            weighted=self.loss.startswith(WEIGHTED),
         )
         return FusedStep(group, self.lanes, runner)
 
@@ -80,7 +82,7 @@ def recipe_of(group: GroupSpec, lanes: int, program: Program) -> Recipe:
     return Recipe(
         network=dict(group.network),
         optimizer=group.optimizer,
-        loss=group.loss,
+        loss=group.train_loss,
         precision=group.precision,
         batch_size=group.batch_size,
         outputs=group.outputs,

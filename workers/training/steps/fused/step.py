@@ -78,7 +78,7 @@ class FusedStep:
         self._group = group
         self._executor = executor
         self._dtype = dtype_of(group.precision)
-        self._loss = row_losses(group.loss)
+        self._loss = row_losses(group.train_loss)
         self._template = self._built(group.network).to(device=group.device, dtype=self._dtype)
         self._eval_module = copy.deepcopy(self._template).eval()
         # Nothing is known of a user's network: it may couple rows in any way.

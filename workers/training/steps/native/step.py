@@ -68,7 +68,7 @@ def unsuitable(group: GroupSpec) -> str | None:
     # tf32 is a GPU's shorter float32: a CPU has no such thing, and float32 is what it computes.
     if group.precision not in ("float32", "float64", "tf32"):
         return f"precision {group.precision} has no native code"
-    return None if group.loss in LOSSES else f"loss {group.loss} has no native code"
+    return None if group.train_loss in LOSSES else f"loss {group.train_loss} has no native code"
 
 
 def _is_too_large(group: GroupSpec) -> bool:
@@ -198,7 +198,7 @@ class NativeStep:
             coefficients=coefficients.data_ptr(),
             rows_in_slice=len(order),
             batch=self._group.batch_size,
-            loss=LOSSES.index(self._group.loss),
+            loss=LOSSES.index(self._group.train_loss),
         )
         total = self._library.train(lane.trial, part, self._buffer_for(lane).data_ptr())
         lane.trial.steps += len(coefficients)
