@@ -34,7 +34,8 @@ def group_sizes(group: GroupSpec) -> tuple[int, int]:
     """Return the lanes of a small and of a full group, by the memory of state and activations."""
     module = networks.build(group.network, inputs=group.inputs, outputs=group.outputs)
     itemsize = dtype_of(group.precision).itemsize
-    lane = STATE_COPIES * itemsize * sum(p.numel() for p in module.parameters())
+    # What is not trained is shared by all lanes, or held once by each.
+    lane = STATE_COPIES * itemsize * sum(p.numel() for p in module.parameters() if p.requires_grad)
     fewest, most = CPU_LANES if group.device.type == "cpu" else GPU_LANES
     if group.device.type == "cpu":
         room, wide, long = CPU_STATE_BYTES, CPU_ACTIVATION_BYTES, CPU_ORDER_BYTES

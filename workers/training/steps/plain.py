@@ -56,7 +56,10 @@ class PlainStep:
         _only_lane(lane)
         self._build(without_dropout(hyper.network or self._group.network))
         module = self._module
-        optimizer = plain.build(hyper.optimizer, hyper.options, module.parameters())
+        trained = [parameter for _, parameter in self._trained()]
+        if not trained:
+            raise ValueError("a network needs something to train, but has no parameter that is")
+        optimizer = plain.build(hyper.optimizer, hyper.options, trained)
         steps = 0
         if state is None:
             # Drawn on the CPU in float32, then moved: the same weights on every device.
@@ -64,7 +67,7 @@ class PlainStep:
             module.load_state_dict(self._template.state_dict())
         else:
             load_weights(module, state)
-            plain.load_state(hyper.optimizer, optimizer, module.named_parameters(), state)
+            plain.load_state(hyper.optimizer, optimizer, self._trained(), state)
             steps = int(state["optimizer/steps"])
         rate = None if self._user_module else hyper.dropout
         networks.arm(module, rate=rate, seed=hyper.seed, step=steps)
@@ -77,7 +80,7 @@ class PlainStep:
         trial = self._trial
         if trial is None:
             raise LookupError("only an occupied lane has a state, but lane 0 is idle")
-        named = self._module.named_parameters()
+        named = self._trained()
         state = plain.state_of(trial.hyper.optimizer, trial.optimizer, named, steps=trial.steps)
         return _on_cpu(_weights(self._module) | state)
 
@@ -117,6 +120,12 @@ class PlainStep:
         """Return the remembered weights, on the CPU."""
         _only_lane(lane)
         return _on_cpu(self._kept)
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that are: what is frozen has no state of the optimizer either."""
+        return [
+            (name, each) for name, each in self._module.named_parameters() if each.requires_grad
+        ]
 
     def _build(self, network: Mapping[str, Any]) -> None:
         if self._built_from == network:

@@ -114,13 +114,22 @@ class StackedLanes:
         averages: Slot a of each parameter, [K, P].
         squares: Slot b, [K, P]; empty where no lane's optimizer has one.
         buffers: Name -> [K, …], those of normalisation layers and of user modules.
+        frozen: Name -> [K, P] of parameters that are not trained, each lane's own.
+        shared: Name -> P of those that are the same in every lane.
     """
 
     parameters: Named
     averages: Named
     squares: Named
     buffers: Named
+    frozen: Named
+    shared: Named
     inputs: StepInputs
+
+    @property
+    def of_lanes(self) -> Named:
+        """Name -> [K, …], what a network is called with but for what all lanes share."""
+        return self.parameters | self.frozen | self.buffers
 
     def flat(self) -> list[Tensor]:
         """Return all tensors, in the order in which `Program` takes them."""
@@ -131,11 +140,12 @@ class StackedLanes:
         """Return the same names over other `tensors`, ordered as in `flat`."""
         rest = iter(tensors)
         named = [{name: next(rest) for name in group} for group in self._named()]
-        parameters, averages, squares, buffers = named
-        return StackedLanes(parameters, averages, squares, buffers, StepInputs(*rest))
+        return StackedLanes(*named, StepInputs(*rest))
 
     def _named(self) -> tuple[Named, ...]:
-        return self.parameters, self.averages, self.squares, self.buffers
+        return (
+            self.parameters, self.averages, self.squares, self.buffers, self.frozen, self.shared,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,9 +220,11 @@ class Program:
             smoothing=inputs.smoothing,
         )  # each [K]
         gradient = grad_and_value(self._lane_loss, has_aux=True)
-        gradients, (losses, buffers) = vmap(gradient, in_dims=(0, 0, 0, 0, 0, None))(
+        gradients, (losses, buffers) = vmap(gradient, in_dims=(0, 0, 0, None, 0, 0, 0, None))(
             stacked.parameters,  # [K, P]
             stacked.buffers,  # [K, …]
+            stacked.frozen,  # [K, P]
+            stacked.shared,  # P
             lanes,
             inputs.train_inputs[rows],  # [K, B, …]
             inputs.train_targets[rows],  # [K, B, …]
@@ -224,6 +236,8 @@ class Program:
         self,
         parameters: Named,
         buffers: Named,
+        frozen: Named,
+        shared: Named,
         lane: LaneInputs,
         inputs: Tensor,
         targets: Tensor,
@@ -232,14 +246,14 @@ class Program:
         """Return one lane's batch loss and its buffers after the forward pass.
 
         Args:
-            parameters: Name -> P; `buffers` likewise.
+            parameters: Name -> P; `buffers` likewise, and what is not trained.
             inputs: [B, …]; `targets` likewise.
             weights: [B], by which the rows' losses are summed to the mean.
         """
         # A layer writes its running statistics into the tensors it is given: give it copies, and
         # hand those back as a result. Functionalising the writes themselves would drop them.
         updated = {name: tensor.clone() for name, tensor in buffers.items()}
-        state = {**parameters, **updated, **self._dropout_state(lane)}
+        state = {**parameters, **frozen, **shared, **updated, **self._dropout_state(lane)}
         if self.features.augments:
             inputs = augmented(
                 inputs,

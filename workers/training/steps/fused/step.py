@@ -12,6 +12,7 @@ code, a traced graph) is the `Executor`'s business (executors.py).
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -92,6 +93,11 @@ class FusedStep:
         rates = [float(part.rate) for part in networks.dropouts(self._template).values()]
         self._features = Features(dropout=user_module and any(rates))
         self._programs: dict[tuple[int, Features], Program] = {}
+        self._frozen = frozenset(
+            name for name, each in self._template.named_parameters() if not each.requires_grad
+        )
+        self._shared = self._same_for_all()
+        self._shared_on_cpu = {name: each.cpu() for name, each in self._shared.items()}
         self._stacked = self._new_stack()
         self._loader = self._new_loader()
         self._source = torch.zeros(lanes, len(fused.STEP_OPTION_COLUMNS), dtype=torch.float64)
@@ -114,6 +120,7 @@ class FusedStep:
         """Load a trial into a lane: from a canonical state, or freshly initialised."""
         if state is None:
             state = self._initial(hyper)
+        self._require_shared(state)
         self._hypers[lane] = hyper
         # Features only come, they do not go: a program less would be compiled for every lane that
         # is refilled.
@@ -137,7 +144,7 @@ class FusedStep:
         if hyper is None:
             raise LookupError(f"only an occupied lane has a state, but lane {lane} is idle")
         self._loader.flush()
-        state = self._weights_of(lane, self._stacked.parameters | self._stacked.buffers)
+        state = self._weights_of(lane, self._stacked.of_lanes)
         steps = self._stacked.inputs.steps_taken[lane].cpu().clone()
         state["optimizer/steps"] = steps
         if int(steps) == 0:
@@ -155,7 +162,7 @@ class FusedStep:
     def remember(self, lanes: Sequence[int]) -> None:
         """Keep a copy of the present weights of these lanes aside, on the device."""
         self._loader.flush()
-        present = self._stacked.parameters | self._stacked.buffers
+        present = self._stacked.of_lanes
         if not self._kept:
             self._kept = {"weights": {name: wide.clone() for name, wide in present.items()}}
             return
@@ -194,7 +201,7 @@ class FusedStep:
         return joined.float() if joined.dtype == torch.bfloat16 else joined
 
     def _by_chunks(self, inputs: Tensor) -> Tensor:
-        state = self._stacked.parameters | self._stacked.buffers
+        state = self._stacked.of_lanes
         if self._chunk == 0:
             self._chunk = self._evaluation_rows()
         while True:
@@ -217,11 +224,11 @@ class FusedStep:
         return max(1, room // max(1, row * self.lanes))
 
     def _outputs(self, state: Named, inputs: Tensor) -> Tensor:
-        def one(lane: Named) -> Tensor:
-            outputs: Tensor = functional_call(self._eval_module, lane, (inputs,))
+        def one(lane: Named, shared: Named) -> Tensor:
+            outputs: Tensor = functional_call(self._eval_module, lane | shared, (inputs,))
             return outputs
 
-        return vmap(one)(state)  # [K, rows, …]
+        return vmap(one, in_dims=(0, None))(state, self._stacked.shared)  # [K, rows, …]
 
     def ready(self, rows: int, features: Features) -> None:
         """Make the program for batches of this many rows, without running it."""
@@ -265,9 +272,7 @@ class FusedStep:
         """Return the tensors without those that the present features do not need."""
         stacked = self._stacked
         squares = stacked.squares if self._features.squares else {}
-        return StackedLanes(
-            stacked.parameters, stacked.averages, squares, stacked.buffers, stacked.inputs
-        )
+        return replace(stacked, squares=squares)
 
     def _write_inputs(self, orders: Tensor, learning_rates: Tensor) -> None:
         """Write the epoch's orders, coefficients and row counts into the program's tensors."""
@@ -292,10 +297,12 @@ class FusedStep:
 
     def _new_stack(self) -> StackedLanes:
         K, group = self.lanes, self._group
-        parameters = {
+        stacked = {
             name: tensor.detach().expand(K, *tensor.shape).clone()  # P -> [K, P]
             for name, tensor in self._template.named_parameters()
+            if name not in self._shared
         }
+        parameters = {name: wide for name, wide in stacked.items() if name not in self._frozen}
         lane_inputs = ("seed", "step") if self._own_rates else ("rate", "seed", "step")
         of_lanes = {
             f"{path}.{n}" for path in networks.dropouts(self._template) for n in lane_inputs
@@ -310,14 +317,45 @@ class FusedStep:
             averages={name: torch.zeros_like(tensor) for name, tensor in parameters.items()},
             squares={name: torch.zeros_like(tensor) for name, tensor in parameters.items()},
             buffers=buffers,
+            frozen={name: wide for name, wide in stacked.items() if name in self._frozen},
+            shared=self._shared,
             inputs=_new_inputs(group, K, self._dtype),
         )
+
+    def _same_for_all(self) -> Named:
+        """Return the parameters, name -> P, that are not trained and whose values no seed changes.
+
+        A backbone that is read from a file is held once, whatever the number of lanes.
+        """
+        if not self._frozen:
+            return {}
+        drawn = [
+            dict(networks.initialise(self._built(self._group.network), seed).named_parameters())
+            for seed in (0, 1)
+        ]
+        return {
+            name: drawn[0][name].detach().to(self._group.device, self._dtype)
+            for name in sorted(self._frozen)
+            if torch.equal(drawn[0][name], drawn[1][name])
+        }
+
+    def _require_shared(self, state: LaneState) -> None:
+        for name, shared in self._shared_on_cpu.items():
+            brought = state.get(f"parameters/{name}")
+            if brought is None or brought is shared:
+                continue
+            if not torch.equal(brought.to(shared.dtype), shared):
+                raise ValueError(
+                    f"trials that train together must have the same frozen parameters, but "
+                    f"{name} of this one differs; does build() draw it from more than the seed?"
+                )
 
     def _new_loader(self) -> LaneLoader:
         """Return what writes lanes: all that a trial brings, by the names of its state."""
         stacked, inputs = self._stacked, self._stacked.inputs
         persistent = self._template.state_dict()  # other buffers are constants of the module
-        weights = {f"parameters/{name}": wide for name, wide in stacked.parameters.items()}
+        trained_or_not = stacked.parameters | stacked.frozen
+        weights = {f"parameters/{name}": wide for name, wide in trained_or_not.items()}
         weights |= {f"buffers/{n}": wide for n, wide in stacked.buffers.items() if n in persistent}
         slots = {
             f"{role}/{name}": wide
@@ -351,14 +389,16 @@ class FusedStep:
         return networks.build(network, inputs=group.inputs, outputs=group.outputs)
 
     def _weights_of(self, lane: int, named: Named) -> LaneState:
-        shapes, parameters = self._shapes[lane], self._stacked.parameters
-        return {
-            f"{'parameters' if name in parameters else 'buffers'}/{name}": _narrow(
+        shapes, buffers = self._shapes[lane], self._stacked.buffers
+        own = {
+            f"{'buffers' if name in buffers else 'parameters'}/{name}": _narrow(
                 wide[lane], shapes[name]
             )
             for name, wide in named.items()
             if name in shapes
         }
+        # Nobody writes them: a copy for each trial would cost more than the rest of it.
+        return own | {f"parameters/{name}": value for name, value in self._shared_on_cpu.items()}
 
 
 def _hyper_rows(hyper: LaneHyper, steps: int) -> dict[str, Tensor]:
