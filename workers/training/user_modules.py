@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -137,7 +138,11 @@ class UserModules:
             module = self._imported(f"tuner_module_{key.replace(MARK, '_')}", path, raw)
             self._modules[key] = module
             if callable(getattr(module, "build", None)):
-                networks.NETWORKS[key] = Family(functools.partial(_build, module), user_module=True)
+                networks.NETWORKS[key] = Family(
+                    functools.partial(_build, module),
+                    user_module=True,
+                    per_trial=_per_trial(module),
+                )
         if not callable(getattr(self._modules[key], part, None)):
             raise TypeError(f"{path.name} must have a function `{part}`")
         return key, self._modules[key]
@@ -166,10 +171,9 @@ class UserModules:
             kind = LOSSES[name].targets
             LOSSES[versioned] = Loss(_by_row(own), kind)
             if _returns_one_number(own, kind, data):
-                networks.NETWORKS[key] = Family(
-                    networks.NETWORKS[key].build,
+                networks.NETWORKS[key] = replace(
+                    networks.NETWORKS[key],
                     fusible=False,
-                    user_module=True,
                     reason="its loss returns one number for a batch; return one per row",
                 )
         return versioned
@@ -274,6 +278,22 @@ def module_of(key: str) -> ModuleType:
     build: Any = networks.NETWORKS[key].build
     module: ModuleType = build.args[0]
     return module
+
+
+def _per_trial(module: ModuleType) -> frozenset[str]:
+    """Return the options that a module says trials of one group may differ in.
+
+    Raises:
+        TypeError: One is no option of `build`, or has no default.
+    """
+    named = getattr(module, "per_trial", ())
+    known = inspect.signature(module.build).parameters
+    for name in named:
+        if name not in known or known[name].default is inspect.Parameter.empty:
+            raise TypeError(
+                f"per_trial must name parameters of build that have defaults, but got {name!r}"
+            )
+    return frozenset(named)
 
 
 def _build(

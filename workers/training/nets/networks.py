@@ -59,6 +59,8 @@ class Family:
             that its own code draws, and nothing is known of it.
         reason: Why it is not fusible.
         refuses: Why it is not fusible on rows of a shape; None where it is.
+        per_trial: Options of a user's network that trials of one group may differ in: they set
+            values of buffers and rates of dropouts, and change nothing else.
     """
 
     build: Build
@@ -67,6 +69,7 @@ class Family:
     user_module: bool = False
     reason: str | None = None
     refuses: Callable[[InputShape], str | None] = lambda inputs: None
+    per_trial: frozenset[str] = frozenset()
 
 
 NETWORKS: dict[str, Family] = {

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from workers.training.steps.groups import GroupSpec, without_dropout
+from workers.training.steps.groups import GroupSpec, structure
 from workers.training.steps.plain import PlainStep
 from workers.training.steps.step import TrainStep
 
@@ -49,8 +49,8 @@ class PlainStepFactory:
         return True
 
     def group_network(self, network: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the network but its dropout rate."""
-        return without_dropout(network)
+        """Return the network but what every lane has for itself."""
+        return structure(network)
 
     def capacity(self, device: torch.device) -> int:
         """Return 2: one trial in work, one ready to follow."""

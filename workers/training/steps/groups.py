@@ -99,7 +99,7 @@ def group_of(
     if (
         entry_of(kind).update.native is None or augments
     ):  # no native code, whose groups mix networks
-        network = bucketed(without_dropout(spec.network))
+        network = bucketed(structure(spec.network))
     optimizer = None if entry_of(kind).mixes or mixes_networks(network) else kind
     parts = {
         "network": dict(network),
@@ -232,6 +232,13 @@ def without_dropout(network: Mapping[str, Any]) -> Mapping[str, Any]:
     if family is not None and family.user_module:
         return network
     return {name: value for name, value in network.items() if name != "dropout"}
+
+
+def structure(network: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the network without what every lane has for itself."""
+    family = NETWORKS.get(str(network["type"]))
+    own = family.per_trial if family is not None else frozenset()
+    return {k: v for k, v in without_dropout(network).items() if k not in own}
 
 
 def _digest(parts: Mapping[str, Any]) -> str:

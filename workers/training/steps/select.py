@@ -36,7 +36,7 @@ from workers.training.steps.fused.executors import (
 from workers.training.steps.fused.padding import bucketed
 from workers.training.steps.fused.recipe import recipe_of
 from workers.training.steps.fused.step import Executor, FusedStep
-from workers.training.steps.groups import GroupSpec, mixes_networks, without_dropout
+from workers.training.steps.groups import GroupSpec, mixes_networks, structure
 from workers.training.steps.native import backend as native
 from workers.training.steps.patience import TracingPatience
 from workers.training.steps.plain import PlainStep
@@ -138,12 +138,12 @@ class BackendSelector:
     def group_network(self, network: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what a network's group has in common.
 
-        Never the dropout rate. Widths are raised to their buckets. Native code takes lanes of
-        different networks, so that there only the type is left.
+        Never the dropout rate, or a user's `per_trial` options. Widths are raised to their buckets.
+        Native code takes lanes of different networks, so that there only the type is left.
         """
         if self._native is not None and self._native.mixes(network):
             return native.mixed_network(network)
-        return bucketed(without_dropout(network))
+        return bucketed(structure(network))
 
     def lanes_for(self, group: GroupSpec, wanted: int) -> int:
         """Return the group's size for `wanted` trials, and 1 where it is not fused."""

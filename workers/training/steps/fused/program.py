@@ -140,7 +140,9 @@ class StackedLanes:
         """Return the same names over other `tensors`, ordered as in `flat`."""
         rest = iter(tensors)
         named = [{name: next(rest) for name in group} for group in self._named()]
-        return StackedLanes(*named, StepInputs(*rest))
+        parameters, averages, squares, buffers, frozen, shared = named
+        inputs = StepInputs(*rest)
+        return StackedLanes(parameters, averages, squares, buffers, frozen, shared, inputs)
 
     def _named(self) -> tuple[Named, ...]:
         return (

@@ -90,8 +90,10 @@ class FusedStep:
         self._seeded: dict[str, nn.Module] = {}  # networks in which initial weights are drawn
         # A user's network keeps the rates that it was built with, the same in every lane.
         self._own_rates = user_module
+        self._per_trial = networks.NETWORKS[str(group.network["type"])].per_trial
         rates = [float(part.rate) for part in networks.dropouts(self._template).values()]
-        self._features = Features(dropout=user_module and any(rates))
+        drops = any(rates) or (bool(rates) and bool(self._per_trial))
+        self._features = Features(dropout=user_module and drops)
         self._programs: dict[tuple[int, Features], Program] = {}
         self._frozen = frozenset(
             name for name, each in self._template.named_parameters() if not each.requires_grad
@@ -128,6 +130,7 @@ class FusedStep:
         self._shapes[lane] = {key.split("/", 1)[1]: state[key].shape for key in _weights(state)}
         slots = fused.slots_of(hyper.optimizer, hyper.options)
         rows = {name: state[name] for name in self._named if name in state}
+        rows |= self._rates(hyper)
         for role, slot in slots.items():
             for name in self._stacked.parameters:
                 held = state.get(f"optimizer/{slot}/{name}")
@@ -357,6 +360,9 @@ class FusedStep:
         trained_or_not = stacked.parameters | stacked.frozen
         weights = {f"parameters/{name}": wide for name, wide in trained_or_not.items()}
         weights |= {f"buffers/{n}": wide for n, wide in stacked.buffers.items() if n in persistent}
+        if self._per_trial:
+            paths = networks.dropouts(self._template)
+            weights |= {f"buffers/{path}.rate": stacked.buffers[f"{path}.rate"] for path in paths}
         slots = {
             f"{role}/{name}": wide
             for role, stored in self._stored().items()
@@ -371,11 +377,7 @@ class FusedStep:
 
     def _initial(self, hyper: LaneHyper) -> LaneState:
         """Return the state that belongs to the lane's seed, in the lane's own shapes."""
-        network = without_dropout(hyper.network or self._group.network)
-        key = repr(sorted(network.items()))
-        if key not in self._seeded:
-            self._seeded[key] = self._built(network)
-        module = networks.initialise(self._seeded[key], hyper.seed)
+        module = networks.initialise(self._own(hyper), hyper.seed)
         persistent = module.state_dict()
         parameters = dict(module.named_parameters())
         state = {
@@ -383,6 +385,43 @@ class FusedStep:
             for name, tensor in persistent.items()
         }
         return {**state, "optimizer/steps": torch.tensor(0)}
+
+    def _own(self, hyper: LaneHyper) -> nn.Module:
+        """Return the lane's own network, on the CPU, with unspecified weights."""
+        network = without_dropout(hyper.network or self._group.network)
+        key = repr(sorted(network.items()))
+        if key not in self._seeded:
+            module = self._built(network)
+            if self._per_trial:
+                self._require_structure(network, module)
+            self._seeded[key] = module
+        return self._seeded[key]
+
+    def _require_structure(self, network: Mapping[str, Any], module: nn.Module) -> None:
+        """Refuse options that change more of a network than the values of its state."""
+        rows = self._group.train_inputs[:2].cpu().float()  # [2, …]
+        template, own = self._built(self._group.network), module.state_dict()
+        same = {k: v.shape for k, v in own.items()} == {
+            k: v.shape for k, v in template.state_dict().items()
+        }
+        with torch.no_grad():
+            if same and torch.equal(
+                functional_call(template.eval(), own, (rows,)), copy.deepcopy(module).eval()(rows)
+            ):
+                return
+        given = {name: network[name] for name in sorted(self._per_trial) if name in network}
+        raise ValueError(
+            f"options in `per_trial` may set values of buffers and rates of dropouts alone, but "
+            f"with {given} the network has other shapes or computes otherwise; keep the value in "
+            f"a buffer, or take its option out of `per_trial`"
+        )
+
+    def _rates(self, hyper: LaneHyper) -> Named:
+        """Return the dropout rates of a user's lane that has its own."""
+        if not self._per_trial:
+            return {}
+        own = networks.dropouts(self._own(hyper))
+        return {f"buffers/{path}.rate": part.rate for path, part in own.items()}
 
     def _built(self, network: Mapping[str, Any]) -> nn.Module:
         group = self._group
