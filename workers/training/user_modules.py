@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from tuner_service.definition.trial_spec import TrialSpec
 from workers.training.data import SOURCES, PreparedData, user_data
+from workers.training.frozen_features import FrozenFeatures, only_head
 from workers.training.nets import networks
 from workers.training.nets.losses import LOSSES, Loss, RowLoss, TargetKind
 from workers.training.nets.metrics import UserMetric
@@ -31,6 +32,7 @@ from workers.training.nets.networks import Family, InputShape
 from workers.user_modules import GIVEN, installed_sources, source_hash
 
 MARK = "@"
+HEAD = "+head"  # after the hash: of a network that is given features
 HASH_LETTERS = 12
 SOURCE = "__tuner_source__"  # where a module keeps the text it was made from
 TRIAL_ROWS = 2  # of the forward pass that shows whether the shapes fit
@@ -50,6 +52,7 @@ class UserModules:
         self._check = check
         self._modules: dict[str, ModuleType] = {}
         self._tried: set[str] = set()
+        self._features = FrozenFeatures()
         if directory is not None and str(directory) not in sys.path:
             sys.path.append(str(directory))  # for what the modules import of each other
 
@@ -70,6 +73,33 @@ class UserModules:
         loss = self._loss(spec.loss, key, module, data)
         self._try(network, data, loss)
         return spec.model_copy(update={"network": network, "loss": loss})
+
+    def head_alone(self, spec: TrialSpec, data: PreparedData) -> tuple[TrialSpec, PreparedData]:
+        """Return the trial as one of its network's head on features, if the module declares it.
+
+        Under augmentation, and where the data is streamed, features are not always the same, or
+        too many: trial and data are returned as they are.
+
+        Raises:
+            TypeError: The features are not always the same for another reason.
+        """
+        key = str(spec.network["type"])
+        augmented = spec.random_flip > 0 or spec.random_crop > 0
+        if not networks.NETWORKS[key].user_module or augmented or data.streamed:
+            return spec, data
+        if not getattr(module_of(key), "cache_features", False):
+            return spec, data
+        featured = self._features.of(spec.network, data, precision_name=spec.precision)
+        if featured is None:
+            return spec, data
+        self._register_head(key)
+        return spec.model_copy(update={"network": {**spec.network, "type": key + HEAD}}), featured
+
+    def _register_head(self, key: str) -> None:
+        if key + HEAD not in networks.NETWORKS:
+            family = networks.NETWORKS[key]
+            build = functools.partial(_build_head, module_of(key))
+            networks.NETWORKS[key + HEAD] = replace(family, build=build)
 
     def versioned_data(self, spec: TrialSpec) -> TrialSpec:
         """Return the trial with its data pinned to the present source, if a module loads it.
@@ -116,7 +146,9 @@ class UserModules:
             LookupError: The source is no longer the same.
         """
         found, module = self._load(key.partition(MARK)[0], "build")
-        if found != key:
+        if key == found + HEAD:
+            self._register_head(found)
+        elif found != key:
             raise LookupError(f"the source of {key} has changed: it is {found} now")
         base = loss.rpartition(":")[2]
         if base != loss:
@@ -314,6 +346,12 @@ def _of_whole_numbers(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, .
     """Inputs are floats on their way to the network; a table is looked up by whole numbers."""
     del module
     return given[0].long(), *given[1:]
+
+
+def _build_head(
+    module: ModuleType, network: Mapping[str, Any], inputs: InputShape, outputs: int
+) -> nn.Module:
+    return only_head(_build(module, network, inputs, outputs))
 
 
 def _import(name: str, path: Path, source: bytes) -> ModuleType:

@@ -2,9 +2,11 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from examples import make_own_data
 from tests.unit.training.builders import DATA, needs, only, run_all, start
@@ -15,6 +17,7 @@ from workers.training.data.builtin import BUILTIN
 from workers.training.data.cifar import TEST, TRAIN
 from workers.training.data.idx import IDX
 from workers.training.engine.engine import Engine, EngineSettings
+from workers.training.steps.select import BackendSelector
 from workers.user_modules import describe
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -66,6 +69,37 @@ def test_the_network_of_ones_own_trains(tmp_path: Path) -> None:
     engine = Engine("cpu", settings=EngineSettings(modules_dir=EXAMPLES / "network", threads=1))
     finished = only(run_all(engine, [start(1, spec, folder=tmp_path)]), 1, "finished")
     assert finished.values[0] < 0.2, "by chance a guess is 0.89 rings off"
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("transfer", {"optimizer": ["adam", "sgd"], "dropout": [0.0, 0.5]}),
+        ("adapters", {"rank": [1, 16], "lora_alpha": [2.0, 32.0], "dropout": [0.0, 0.2]}),
+    ],
+)
+def test_what_is_frozen_is_shared_and_trials_train_together(
+    name: str, choices: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    module = describe(EXAMPLES / "network" / f"{name}.py")
+    study = load_yaml((EXAMPLES / "network" / f"{name}.yaml").read_text())
+    definition = parse_definition(study, modules={module.name: module})
+    rate = {"learning_rate": 3e-3}
+    specs = [
+        resolve(definition, rate | {k: each[number] for k, each in choices.items()})
+        for number in (0, 1)
+    ]
+    settings = EngineSettings(modules_dir=EXAMPLES / "network", threads=1)
+    selector = BackendSelector(torch.device("cpu"), compile=False, probe=False)
+    starts = [start(n, spec, folder=tmp_path) for n, spec in enumerate(specs)]
+    events = run_all(Engine("cpu", settings=settings, steps=selector), starts)
+    ends = [only(events, number, "finished") for number in (0, 1)]
+    values = [end.values[0] for end in ends]
+    assert min(values) > 0.3, "by chance one in ten is right"
+    assert values[0] != values[1]
+    groups = {only(events, number, "started").group for number in (0, 1)}
+    assert len(groups) == 1
+    assert {only(events, number, "started").backend for number in (0, 1)} == {"traced"}
 
 
 def test_every_network_and_every_kind_of_data_has_an_example() -> None:

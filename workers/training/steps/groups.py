@@ -37,7 +37,7 @@ class GroupSpec:
         network: Without what may differ by lane.
         optimizer: The one kind, if that has its own update; None where other kinds may mix.
         batch_size: B, at most n.
-        inputs: Shape of one row.
+        inputs: Shape of one row, for which the network is built.
         train_inputs: [n, …] in the training dtype; on the CPU if the data is streamed.
         loss: What is measured.
         train_targets: [n] int64 classes, [n, 1] zeros and ones, or [n, T] numbers; with weights one
@@ -74,6 +74,11 @@ class GroupSpec:
     def rows(self) -> int:
         """n, rows of the training part."""
         return len(self.train_inputs)
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of what a network is given of one row: `inputs`, or the features of it."""
+        return tuple(self.train_inputs.shape[1:])
 
     @property
     def steps(self) -> int:

@@ -43,7 +43,7 @@ def group_sizes(group: GroupSpec) -> tuple[int, int]:
         free = free_on_gpu(group.device)
         room, wide = int(free * GPU_STATE_SHARE), int(free * GPU_ACTIVATION_SHARE)
         long = int(free * GPU_ORDER_SHARE)
-    batch = group.batch_size * itemsize * kept_numbers(module, group.inputs)
+    batch = group.batch_size * itemsize * kept_numbers(module, group.row)
     # Too few lanes to pay are raised to `fewest`, for caches only cost speed; activations and
     # orders that do not fit cost the trainer.
     full = min(max(_power(room // max(lane, 1)), fewest), most, _power(wide // max(batch, 1)))

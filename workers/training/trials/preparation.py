@@ -54,7 +54,7 @@ def prepare_trial(
     if spec.threshold is not None and len(data.classes or ()) != 2:
         has = f"{len(data.classes)} classes" if data.classes else "numbers"
         raise DataError(f"threshold is for two classes, but the data has {has}; leave it out")
-    spec = user_module.versioned(spec, data)
+    spec, data = user_module.head_alone(user_module.versioned(spec, data), data)
     user = user_modules.metrics_of(spec.network)
     return Prepared(
         spec=spec,

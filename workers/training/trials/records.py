@@ -72,7 +72,9 @@ def final_record(run: TrialRun, device: torch.device, scores: Mapping[str, Any])
         record["warnings"] = list(run.data.warnings)
     _, mark, source = str(run.spec.network["type"]).partition("@")
     if mark:
-        record["source_hash"] = source
+        record["source_hash"], head, _ = source.partition("+")
+        if head:  # the frozen front part of the network saw each row once
+            record["data"] = "features"
     if run.resumed_from is not None:
         record["resumed_from"] = run.resumed_from
     return finite(record)  # type: ignore[no-any-return]

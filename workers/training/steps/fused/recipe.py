@@ -26,6 +26,7 @@ class Recipe:
         rows: Rows of the batch.
         features: Of the program, as plain data.
         inputs: Shape, type and stride of the training rows; `targets` likewise.
+        built_for: Shape of a row, for which the network is built.
         modules: Where the network's module lies, if a user brought it.
     """
 
@@ -41,6 +42,7 @@ class Recipe:
     features: dict[str, bool]
     inputs: tuple[tuple[int, ...], str]
     targets: tuple[tuple[int, ...], str]
+    built_for: tuple[int, ...]
     modules: str | None = None
 
     @property
@@ -65,7 +67,7 @@ class Recipe:
             loss=self.loss.removeprefix(WEIGHTED),
             batch_size=self.batch_size,
             precision=self.precision,
-            inputs=tuple(self.inputs[0][1:]),
+            inputs=tuple(self.built_for),
             outputs=self.outputs,
             device=device,
             train_inputs=_zeros(self.inputs, device),
@@ -92,6 +94,7 @@ def recipe_of(group: GroupSpec, lanes: int, program: Program) -> Recipe:
         features=dataclasses.asdict(program.features),
         inputs=_shape(group.train_inputs),
         targets=_shape(group.train_targets),
+        built_for=group.inputs,
         modules=directory_of(group.network),
     )
 

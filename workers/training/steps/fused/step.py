@@ -222,7 +222,7 @@ class FusedStep:
             rows = networks.rows_at_once(self._eval_module, EVALUATION_ROWS)
             return max(1, rows // self.lanes)
         module = self._built(self._group.network)
-        row = lane_budget.kept_numbers(module, self._group.inputs) * self._dtype.itemsize
+        row = lane_budget.kept_numbers(module, self._group.row) * self._dtype.itemsize
         room = int(free_on_gpu(self._group.device) * EVALUATION_SHARE)
         return max(1, room // max(1, row * self.lanes))
 
