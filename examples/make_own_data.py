@@ -1,7 +1,8 @@
 """Make small files for the studies own-*.yaml: python make_own_data.py FOLDER.
 
-The table has text, gaps and a class in words, as CSV and, where pyarrow is, as Parquet; the
-sequences are waves of two kinds under noise; the images are rings and crosses.
+The table has text, gaps and a class in words, as CSV and, where pyarrow is, as Parquet; another is
+a shop's visitors by day; the sequences are waves of two kinds under noise; the images are rings and
+crosses.
 """
 
 import csv
@@ -35,6 +36,20 @@ def table(path: Path, generator: np.random.Generator) -> None:
         for row in zip(age, plan, region, spend, leaves, strict=True):
             known = f"{row[3]:.2f}" if generator.random() < 0.9 else ""
             writer.writerow([row[0], row[1], row[2], known, "yes" if row[4] else "no"])
+
+
+def visits(path: Path, generator: np.random.Generator) -> None:
+    """Write a shop's visitors by day, who become more over the year and fewer in the rain."""
+    days = np.arange("2024-01-01", "2024-12-01", dtype="datetime64[D]")
+    weekday = (np.arange(len(days)) % 7).astype(int)
+    rain = generator.gamma(0.5, 6.0, len(days))
+    grown = 200 + 0.4 * np.arange(len(days)) + 120 * (weekday >= 5) - 4 * rain
+    visitors = np.round(grown + generator.normal(0, 15, len(days))).astype(int)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["day", "number", "weekday", "rain", "visitors"])
+        for n, day in enumerate(days):
+            writer.writerow([day, n, weekday[n], f"{rain[n]:.1f}", visitors[n]])
 
 
 def sequences(path: Path, generator: np.random.Generator) -> None:
@@ -74,6 +89,7 @@ def main(folder: Path) -> None:
     table(folder / "customers.csv", generator)
     sequences(folder / "waves.npz", generator)
     images(folder / "shapes.zip", generator)
+    visits(folder / "visits.csv", generator)
     if importlib.util.find_spec("pyarrow"):
         pd.read_csv(folder / "customers.csv").to_parquet(folder / "customers.parquet")
 

@@ -33,7 +33,7 @@ def dataset_schema(base: JsonSchema) -> JsonSchema:
     own = {key: base["properties"][key] for key in ("name", "split")}
     result = _alternatives({**base, "properties": own}, "name", DATASETS)
     formats = [DATASETS[name] for name in UPLOAD_FORMATS]
-    options = {k: v for k, v in merged_options(formats).items() if k != "path"}
+    options = {k: v for k, v in merged_options(formats).items() if k not in ("path", "test_path")}
     uploaded = {
         "title": "uploaded data, or a module of the workers that loads data",
         "type": "object",

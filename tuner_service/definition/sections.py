@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -38,6 +38,7 @@ from tuner_service.definition.options import Option, coerce, option_fault
 from tuner_service.definition.types import Bool, DefinitionModel, Float, Int, Seconds, Text
 
 Direction = Literal["maximize", "minimize"]
+SplitBy = Literal["order", "group", "part"]
 Threshold = Literal["f1", "balanced_accuracy", "accuracy"]
 
 MAX_METRICS = 32
@@ -79,6 +80,20 @@ def replaced(
     return resolved
 
 
+def _checked(option: Option, value: object) -> object:
+    """Check a field as an option of the catalogue is; None passes as "not given"."""
+    if value is None:
+        return None
+    fault = option_fault(option, value)
+    if fault is not None:
+        raise ValueError(fault)
+    return coerce(option, value)
+
+
+def _column(name: str) -> BeforeValidator:
+    return BeforeValidator(partial(_checked, Option(name=name, type="column", description="")))
+
+
 class Split(DefinitionModel):
     """How rows are divided into training, validation and test part.
 
@@ -88,6 +103,11 @@ class Split(DefinitionModel):
         folds: Cross-validation: the rows outside the test part in so many folds, each in turn the
             validation part; a trial's objective is the mean over the folds.
         stratify: Keep the classes' shares in every part; default true for classification.
+        repeats: Divide the rows into folds so many times, each time otherwise.
+        order: A column of numbers or dates: validation and test are the last rows by it; with
+            folds, each validates on the rows that follow those it trains on.
+        group: A column whose equal values stay in one part, such as a customer's number.
+        part: A column that names each row's part: train, validation or test.
     """
 
     validation: Float = Field(default=0.2, gt=0, lt=1)
@@ -95,6 +115,21 @@ class Split(DefinitionModel):
     seed: Int = Field(default=0, ge=0, le=2**31 - 1)
     stratify: Bool | None = None
     folds: Int | None = Field(default=None, ge=2, le=20)
+    repeats: Int | None = Field(default=None, ge=2, le=10)
+    order: Annotated[str | int | None, _column("order")] = None
+    group: Annotated[str | int | None, _column("group")] = None
+    part: Annotated[str | int | None, _column("part")] = None
+
+    @property
+    def by(self) -> SplitBy | None:
+        """What the column that divides the rows says; None: they are drawn."""
+        return next((by for by in get_args(SplitBy) if getattr(self, by) is not None), None)
+
+    @property
+    def column(self) -> str | int | None:
+        """The column that divides the rows."""
+        column: str | int | None = getattr(self, self.by) if self.by else None
+        return column
 
     @field_validator("test")
     @classmethod
@@ -272,16 +307,6 @@ def _loop_option(name: str) -> Option:
     if option is None:
         raise LookupError(f"the catalogue has no training option {name!r}")
     return option
-
-
-def _checked(option: Option, value: object) -> object:
-    """Check a training field as the catalogue's option says; None passes as "not given"."""
-    if value is None:
-        return None
-    fault = option_fault(option, value)
-    if fault is not None:
-        raise ValueError(fault)
-    return coerce(option, value)
 
 
 def _check(name: str) -> BeforeValidator:

@@ -40,7 +40,11 @@ class SplitSpec(BaseModel):
     Attributes:
         folds: Parts that what is left of the test part is divided into, each in turn the validation
             part; null: no cross-validation.
-        fold: Which of them this run validates on; null: the trial is yet to be split into runs.
+        fold: Which of them this run validates on, counted on over the repetitions; null: the trial
+            is yet to be split into runs.
+        repeats: How often the rows are divided into folds, each time otherwise.
+        by: What `column` says of a row: its part, its place in an order, or its group.
+        column: Of a table, or an array beside inputs and targets.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +55,14 @@ class SplitSpec(BaseModel):
     stratify: bool
     folds: int | None = None
     fold: int | None = None
+    repeats: int = 1
+    by: Literal["part", "order", "group"] | None = None
+    column: str | int | None = None
+
+    @property
+    def runs(self) -> int:
+        """Trainings of one trial."""
+        return (self.folds or 1) * self.repeats
 
 
 class DatasetSpec(BaseModel):
@@ -266,16 +278,19 @@ def _dataset(definition: StudyDefinition, values: _Values) -> DatasetSpec:
     test = split.test if split.test is not None else DEFAULT_TEST_SHARE
     stratify = split.stratify
     if stratify is None:
-        stratify = study_task(definition) == "classification"
+        stratify = study_task(definition) == "classification" and split.by is None
     return DatasetSpec(
         name=name,
         options=options,
         split=SplitSpec(
             validation=split.validation,
-            test=0.0 if entry.own_test else test,
+            test=0.0 if entry.own_test or options.get("test_path") else test,
             seed=split.seed,
             stratify=stratify,
             folds=split.folds,
+            repeats=split.repeats or 1,
+            by=split.by,
+            column=split.column,
         ),
     )
 

@@ -99,7 +99,7 @@ def dataset_entry(dataset: DatasetSection, upload: Upload | None = None) -> Data
     entry = DATASETS[dataset.format]
     known: dict[str, Any] = {
         "name": dataset.name,
-        "options": tuple(option for option in entry.options if option.name != "path"),
+        "options": tuple(o for o in entry.options if o.name not in ("path", "test_path")),
     }
     if upload is not None and upload.sha256 == dataset.sha256:
         known |= {"rows": upload.rows, "inputs": upload.inputs or entry.inputs}

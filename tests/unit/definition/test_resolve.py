@@ -50,6 +50,9 @@ def test_defaults_fill_everything() -> None:
         "stratify": True,
         "folds": None,
         "fold": None,
+        "repeats": 1,
+        "by": None,
+        "column": None,
     }
 
 

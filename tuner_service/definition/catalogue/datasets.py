@@ -92,6 +92,14 @@ _PATHS = Option(
 _PATH = _PATHS.model_copy(
     update={"type": "path", "description": "The file or folder, inside a data directory."}
 )
+_TEST_PATHS = _PATHS.model_copy(
+    update={
+        "name": "test_path",
+        "required": False,
+        "also": (None,),
+        "description": "The test part, as files with the same columns; null: rows of `path`.",
+    }
+)
 _TASK = Option(
     name="task",
     type="string",
@@ -240,14 +248,14 @@ DATASETS = by_name(
         description="A table in a text file (UTF-8): one column to predict from the others.",
         task=None,
         inputs="table",
-        options=(_PATHS, *_TEXT_OPTIONS, _TASK, _POSITIVE, *_TABLE_OPTIONS),
+        options=(_PATHS, _TEST_PATHS, *_TEXT_OPTIONS, _TASK, _POSITIVE, *_TABLE_OPTIONS),
     ),
     Dataset(
         name="parquet",
         description="A table in a Parquet file, which needs pyarrow.",
         task=None,
         inputs="table",
-        options=(_PATHS, _TASK, _POSITIVE, *_TABLE_OPTIONS),
+        options=(_PATHS, _TEST_PATHS, _TASK, _POSITIVE, *_TABLE_OPTIONS),
     ),
     Dataset(
         name="npz",

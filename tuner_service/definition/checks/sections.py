@@ -17,6 +17,9 @@ from tuner_service.definition.options import option_fault, show
 from tuner_service.definition.sections import DEFAULT_TEST_SHARE, Dataset, Method, Split, Training
 from tuner_service.definition.uploads import MOST_COLUMNS_KNOWN
 
+COLUMNED = ("csv", "parquet", "npz")
+"""Formats with columns, or arrays, beside inputs and target."""
+
 
 def check_dataset(context: CheckContext) -> None:
     """The data is known, its options are its own, and the split leaves rows in every part."""
@@ -70,11 +73,15 @@ def _check_columns(context: CheckContext, dataset: Dataset) -> None:
         )
         context.faults.add(("dataset", "header"), detail, code="conflict")
         return
-    for option in ("target", "columns", "categorical"):
-        given = dataset.options.get(option)
+    named: dict[Path, Any] = {
+        (key,): dataset.options.get(key) for key in ("target", "columns", "categorical")
+    }
+    if dataset.split.by is not None:
+        named["split", dataset.split.by] = dataset.split.column
+    for place, given in named.items():
         for name in given if isinstance(given, list) else [given]:
             if isinstance(name, str) and name.strip() not in {one.strip() for one in known}:
-                context.faults.unknown(("dataset", option), "column", name, known)
+                context.faults.unknown(("dataset", *place), "column", name, known)
 
 
 def _check_split(context: CheckContext, split: Split) -> None:
@@ -82,12 +89,14 @@ def _check_split(context: CheckContext, split: Split) -> None:
     if entry is None:
         return
     path: Path = ("dataset", "split")
+    _check_split_column(context, split)
+    _check_folds(context, split)
+    if context.draft.dataset and context.draft.dataset.options.get("test_path") and split.test:
+        detail = "test_path is the test part; leave test out"
+        context.faults.add((*path, "test"), detail, code="conflict")
     if entry.own_test and split.test:
         detail = f"{entry.name} has a test part of its own; leave test out"
         context.faults.add((*path, "test"), detail, code="conflict")
-    if split.folds and split.validation != Split().validation:
-        detail = f"each of the {split.folds} folds is the validation part in turn; leave it out"
-        context.faults.add((*path, "validation"), detail, code="conflict")
     taken = 0.0 if entry.own_test else DEFAULT_TEST_SHARE
     if split.test is None and not split.folds and split.validation + taken >= 1:
         detail = (
@@ -105,6 +114,44 @@ def _check_split(context: CheckContext, split: Split) -> None:
         if share and round(rows * share) < 1:
             detail = f"{share:g} of {rows} rows is no row; take a larger share"
             context.faults.add((*path, part), detail, code="out_of_range")
+
+
+def _check_folds(context: CheckContext, split: Split) -> None:
+    path: Path = ("dataset", "split")
+    if split.folds and split.validation != Split().validation:
+        detail = f"each of the {split.folds} folds is the validation part in turn; leave it out"
+        context.faults.add((*path, "validation"), detail, code="conflict")
+    if split.repeats and not split.folds:
+        detail = "repeats is of folds; say how many, or leave it out"
+        context.faults.add((*path, "repeats"), detail, code="conflict")
+    if split.repeats and split.by == "order":
+        detail = "rows in an order have one division into folds; leave repeats out"
+        context.faults.add((*path, "repeats"), detail, code="conflict")
+
+
+def _check_split_column(context: CheckContext, split: Split) -> None:
+    """One column at most divides the rows, of data that has columns; nothing else then does."""
+    path: Path = ("dataset", "split")
+    by, dataset = split.by, context.draft.dataset
+    if by is None or dataset is None:
+        return
+    read_as = dataset.format or dataset.name
+    upload = context.uploads.get(dataset.name)
+    if (upload.format if upload else read_as) not in COLUMNED:
+        detail = f"{dataset.name} has no columns to split by; leave {by} out"
+        context.faults.add((*path, by), detail, code="does_not_apply")
+    others = [one for one in ("group", "part") if one != by and getattr(split, one) is not None]
+    if others:
+        detail = f"one column divides the rows, but there are {by} and {others[0]}; leave one out"
+        context.faults.add((*path, others[0]), detail, code="conflict")
+    if split.stratify:
+        detail = f"rows that {by} divides cannot be stratified; leave stratify out"
+        context.faults.add((*path, "stratify"), detail, code="conflict")
+    default = Split()
+    for name in ("validation", "test", "folds", "seed") if by == "part" else ():
+        if getattr(split, name) != getattr(default, name):
+            detail = f"the column {split.part!r} names each row's part; leave {name} out"
+            context.faults.add((*path, name), detail, code="conflict")
 
 
 def check_network(context: CheckContext) -> None:

@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,31 @@ def _read(request: Request) -> RawData:
         read_headers(file, max_bytes=MAX_BYTES)
         with zipfile.ZipFile(file) as archive:
             inputs, targets = (_array(archive, name, request.room) for name in ARRAY_NAMES)
+            beside = _beside(archive, request, len(inputs))
     except DataError as error:
         raise DataError(f"{file.name}: {error}") from error
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
         raise DataError(f"cannot read {file.name}: {error}; save it again") from error
     if request.targets == "numbers":
-        return RawData(Rows(inputs, numbers_of(targets, file.name)), None, classes=None)
-    return labelled(inputs, labels_of(targets, file.name))
+        numbers = numbers_of(targets, file.name)
+        return RawData(Rows(inputs, numbers), None, classes=None, beside=beside)
+    return replace(labelled(inputs, labels_of(targets, file.name)), beside=beside)
+
+
+def _beside(archive: zipfile.ZipFile, request: Request, rows: int) -> list[str] | None:
+    """Return the array [rows] that the split goes by, as texts."""
+    name = request.column
+    if name is None:
+        return None
+    if f"{name}.npy" not in archive.namelist():
+        raise DataError(f"there is no array {name!r} beside inputs and targets to split by")
+    values = _array(archive, str(name), request.room)
+    if values.shape != (rows,) or values.dtype.kind not in "biufUM":
+        raise DataError(
+            f"the array {name!r} to split by must be [{rows}] of numbers, text or dates, but is of "
+            f"the shape {list(values.shape)} of {values.dtype}"
+        )
+    return list(map(str, values.tolist() if values.dtype.kind != "M" else values))
 
 
 def _array(archive: zipfile.ZipFile, name: str, room: Room) -> Array:

@@ -50,7 +50,9 @@ class DatasetCache:
         Raises:
             DataError: the data cannot be read or does not fit.
         """
-        request = Request(spec.name, spec.options, targets, self._directories, self._room)
+        request = Request(
+            spec.name, spec.options, targets, self._directories, self._room, spec.split.column
+        )
         key = (spec.model_dump_json(), targets, dtype, self._stamps(request))
         data = self._alive.get(key)
         if data is None:

@@ -45,6 +45,11 @@ class ParquetBlock:
             return column.take_numbers(_floats(cells), where)
         return column.take_texts([_text(value) for value in cells.to_pylist()], where)
 
+    def texts(self, name: str) -> list[str | None]:
+        """Return a column's cells [n] as texts, dates as ISO 8601 has them; None for gaps."""
+        cells = self.batch.column(self.batch.schema.get_field_index(name))
+        return [_text(value) for value in cells.to_pylist()]
+
     def place(self, row: int, name: str) -> str:
         """Return where a cell stands."""
         return f"{self.file}: row {self.first + row + 1}, column {name!r}"

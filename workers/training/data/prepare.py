@@ -29,7 +29,8 @@ from workers.training.data.sources import (
     Source,
     check_finite,
 )
-from workers.training.data.split import SplitRows, split_rows
+from workers.training.data.split import split_rows
+from workers.training.data.split_by import SplitRows
 from workers.training.data.tables import TABLES
 from workers.training.nets.losses import TargetKind
 
@@ -226,6 +227,8 @@ def _doubts(raw: RawData) -> tuple[str, ...]:
 
 def _split(raw: RawData, spec: DatasetSpec) -> SplitRows:
     rows = raw.rows
+    if spec.split.by is not None and raw.beside is None:
+        raise DataError(f"{spec.name} has no columns to split by; leave split.{spec.split.by} out")
     classes = rows.targets if raw.classes is not None else None
     own_test = raw.test is not None
     return split_rows(
@@ -234,6 +237,7 @@ def _split(raw: RawData, spec: DatasetSpec) -> SplitRows:
         classes=classes,
         own_test=own_test,
         labels=raw.classes or (),
+        beside=raw.beside,
     )
 
 

@@ -1,6 +1,6 @@
 """What a source of data hands over, before splitting: arrays and what they mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -88,6 +88,7 @@ class RawData:
         layout: Of a CSV file's lines.
         missing: What becomes of a table's empty cells.
         images: Size and mode that images were brought to.
+        beside: [n] What the split's column holds of the rows to be split, as text.
         warnings: What is likely a mistake in the data, in sentences.
     """
 
@@ -99,6 +100,7 @@ class RawData:
     layout: TextLayout | None = None
     missing: str | None = None
     images: Mapping[str, Any] | None = None
+    beside: Sequence[str] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -111,6 +113,7 @@ class Request:
         targets: What the loss takes; it decides how a table's target column is read.
         directories: Where files may lie.
         room: Where arrays may lie.
+        column: What else is to be read, for the split.
     """
 
     name: str
@@ -118,6 +121,7 @@ class Request:
     targets: TargetKind
     directories: tuple[Path, ...]
     room: Room
+    column: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)

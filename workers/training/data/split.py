@@ -1,24 +1,15 @@
 """Train, validation and test rows, drawn with a seeded NumPy generator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner_service.definition.trial_spec import SplitSpec
 from tuner_service.errors import DataError
+from workers.training.data.split_by import BY, SplitRows
 
 Index = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class SplitRows:
-    """Row numbers of each part, ascending; every row is in exactly one."""
-
-    train: Index
-    validation: Index
-    test: Index
 
 
 def split_rows(
@@ -28,6 +19,7 @@ def split_rows(
     classes: NDArray[np.int64] | None,
     own_test: bool,
     labels: Sequence[str] = (),
+    beside: Sequence[str] | None = None,
 ) -> SplitRows:
     """Divide `rows` as `spec` says.
 
@@ -35,13 +27,16 @@ def split_rows(
         classes: [rows] class numbers; used when the split is stratified.
         own_test: The data brings its own test part: none is taken from these rows.
         labels: By class number, for messages.
+        beside: [rows] What the split's column holds, if it has one.
 
     Raises:
         DataError: a part would be empty, or a class is too small to stratify.
     """
+    test = 0 if own_test else round(rows * spec.test)
+    if spec.by is not None and beside is not None:
+        return BY[spec.by](beside, spec, test)
     if spec.stratify and classes is not None:
         _check_classes(classes, labels)
-    test = 0 if own_test else round(rows * spec.test)
     if spec.folds is not None:
         return _fold_rows(rows, test, spec, classes)
     validation = round(rows * spec.validation)
@@ -81,13 +76,27 @@ def _fold_rows(
         order = _stratified_order(classes, sizes, generator)
     else:
         order = generator.permutation(rows)
+    repeat, fold = divmod(spec.fold or 0, folds)
+    if repeat:
+        order = _folded_anew(order, sizes, [spec.seed, repeat], classes if spec.stratify else None)
     parts = np.split(order, np.cumsum(sizes)[:-1])
-    validation = parts.pop(1 + (spec.fold or 0))
+    validation = parts.pop(1 + fold)
     return SplitRows(
         train=np.sort(np.concatenate(parts[1:])),
         validation=np.sort(validation),
         test=np.sort(parts[0]),
     )
+
+
+def _folded_anew(
+    order: Index, sizes: Sequence[int], seed: list[int], classes: NDArray[np.int64] | None
+) -> Index:
+    """Return row numbers with the same test part, and the others in other folds."""
+    test, left = order[: sizes[0]], order[sizes[0] :]
+    generator = np.random.Generator(np.random.PCG64(seed))
+    if classes is None:
+        return np.concatenate([test, generator.permutation(left)])
+    return np.concatenate([test, left[_stratified_order(classes[left], sizes[1:], generator)]])
 
 
 def _check_classes(classes: NDArray[np.int64], labels: Sequence[str]) -> None:

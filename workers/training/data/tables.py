@@ -1,10 +1,10 @@
 """Tables from CSV and Parquet files: one target column, the others numbers or categories.
 
-Options: `path` (a file, or a list of files with the same columns), `target` (a column's name, or
-its number from 0, or from the end if negative), `columns` (the inputs; all but the target by
-default), `categorical` (columns of numbers that are categories), `missing`, `encode`; of a text
-file also `header` (whether the first line names the columns), `delimiter`, `decimal`, `gaps` (words
-for an empty cell). Messages count lines as the file does, from 1.
+Options: `path` (a file, or a list of files with the same columns), `test_path`, `target` (a
+column's name, or its number from 0, or from the end if negative), `columns` (the inputs; all but
+the target and the split's column by default), `categorical` (columns of numbers that are categories),
+`missing`, `encode`; of a text file also `header` (whether the first line names the columns),
+`delimiter`, `decimal`, `gaps` (words for an empty cell). Messages count lines as the file does.
 
     n  rows,  C  input columns
 
@@ -45,6 +45,9 @@ class Block(Protocol):
     def take(self, column: Column, name: str) -> Array:
         """Return a column's cells [n]: numbers, or codes of its texts; NaN for gaps."""
 
+    def texts(self, name: str) -> list[str | None]:
+        """Return a column's cells [n] as texts; None for gaps."""
+
     def place(self, row: int, name: str) -> str:
         """Return where a cell stands."""
 
@@ -61,11 +64,17 @@ class TextBlock:
     header: bool
     chunk: Chunk
     cells: list[tuple[str, ...]]
+    gaps: frozenset[str]
 
     def take(self, column: Column, name: str) -> Array:
         """Return a column's cells [n]: numbers, or codes of its texts; NaN for gaps."""
         at = self.names.index(name)
         return column.take(self.cells[at], lambda row: self.place(row, name))
+
+    def texts(self, name: str) -> list[str | None]:
+        """Return a column's cells [n] as texts; None for gaps."""
+        cells = self.cells[self.names.index(name)]
+        return [None if cell in self.gaps else cell for cell in cells]
 
     def place(self, row: int, name: str) -> str:
         """Return where a cell stands."""
@@ -77,16 +86,18 @@ class TextBlock:
         return self.cells[self.names.index(name)][row]
 
 
-def _paths(request: Request) -> list[str]:
-    path = request.options.get("path")
-    paths = [path] if isinstance(path, str) else list(path or [])
-    if not paths:
-        raise DataError(f"{request.name} data needs `path`, its path in the data directory")
-    return [str(one) for one in paths]
+def _paths(request: Request, option: str) -> list[str]:
+    path = request.options.get(option)
+    return [path] if isinstance(path, str) else [str(one) for one in path or []]
 
 
 def _files(request: Request) -> tuple[Path, ...]:
-    files = tuple(find(path, request.directories) for path in _paths(request))
+    """Return the files, and after them those of the test part."""
+    paths = _paths(request, "path")
+    if not paths:
+        raise DataError(f"{request.name} data needs `path`, its path in the data directory")
+    every = (*paths, *_paths(request, "test_path"))
+    files = tuple(find(path, request.directories) for path in every)
     for file in files:
         if not file.is_file():
             raise DataError(f"{file.name!r} is not a file; `path` must name a table")
@@ -142,10 +153,11 @@ def _blocks(file: Path, used: Sequence[str], request: Request) -> Iterator[Block
     if request.name == "parquet":
         yield from parquet_blocks(file, used)
         return
+    gaps = frozenset(gaps_of(request))
     with opened_table(file, delimiter=_delimiter(request), header=_has_header(request)) as table:
         for chunk in _opened(table).chunks():
             cells = list(zip(*chunk.rows, strict=True))
-            yield TextBlock(file.name, table.names, _has_header(request), chunk, cells)
+            yield TextBlock(file.name, table.names, _has_header(request), chunk, cells, gaps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +167,19 @@ class Chosen:
     target: str
     inputs: tuple[str, ...]
     declared: frozenset[str]
+    beside: str | None
 
     @property
     def used(self) -> tuple[str, ...]:
         """Inputs, then the target."""
         return (*self.inputs, self.target)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Those, and what the split goes by."""
+        if self.beside is None or self.beside in self.used:
+            return self.used
+        return (*self.used, self.beside)
 
 
 def _column(names: Sequence[str], wanted: ColumnName) -> str:
@@ -175,7 +195,10 @@ def _chosen(names: Sequence[str], request: Request) -> Chosen:
     target = _column(names, request.options["target"])
     wanted = request.options.get("columns")
     inputs = [_column(names, one) for one in wanted or ()]
-    inputs = list(dict.fromkeys(inputs)) or [name for name in names if name != target]
+    beside = None if request.column is None else _column(names, request.column)
+    if beside == target:
+        raise DataError(f"the target {target!r} cannot be what the split goes by")
+    inputs = list(dict.fromkeys(inputs)) or [n for n in names if n not in (target, beside)]
     if target in inputs:
         raise DataError(f"the target {target!r} is among the input columns")
     if not inputs:
@@ -184,7 +207,7 @@ def _chosen(names: Sequence[str], request: Request) -> Chosen:
     unused = sorted(declared - set(inputs))
     if unused:
         raise DataError(f"{unused[0]!r} of `categorical` is no input column")
-    return Chosen(target, tuple(inputs), frozenset(declared))
+    return Chosen(target, tuple(inputs), frozenset(declared), beside)
 
 
 def _check_same(names: Sequence[str], first: Sequence[str], used: Sequence[str]) -> None:
@@ -247,6 +270,8 @@ class _Reader:
         self._seen = 0  # labels of the target that were looked at
         self._inputs = _Inputs(request.room, len(chosen.inputs), rows)
         self._targets: list[Array] = []
+        self._beside: list[str | None] = []
+        self._own: int | None = None  # rows before those of the test files
         self._rows = 0
         self._words: Counter[str] = Counter()  # gaps of the rows that were left out
 
@@ -272,13 +297,30 @@ class _Reader:
         taken = [block.take(c, name) for c, name in zip(self._columns, names, strict=True)]
         inputs = np.stack(taken, axis=1)
         self._rows += len(target)
+        beside = block.texts(self._chosen.beside) if self._chosen.beside else []
+        self._check_beside(block, beside)
         if self._missing == "drop_rows":
+            whole = ~(np.isnan(inputs).any(axis=1) | np.isnan(target))
+            beside = [text for text, kept in zip(beside, whole, strict=False) if kept]
             inputs, target = self._whole_rows(block, inputs, target)
         else:
             self._check_gaps(block, inputs, target)
         self._check_labels(block, target)
         self._inputs.append(inputs)
         self._targets.append(target)
+        self._beside += beside
+
+    def begin_test(self) -> None:
+        """Take what follows for the test part."""
+        self._own = sum(map(len, self._targets))
+
+    def _check_beside(self, block: Block, beside: Sequence[str | None]) -> None:
+        if self._chosen.beside and None in beside:
+            row = beside.index(None)
+            raise DataError(
+                f"{self._empty(block, row, self._chosen.beside)}, and the split goes by it; "
+                "fill it in"
+            )
 
     def _whole_rows(self, block: Block, inputs: Array, target: Array) -> tuple[Array, Array]:
         empty = np.isnan(inputs).any(axis=1) | np.isnan(target)
@@ -349,13 +391,18 @@ class _Reader:
         targets, classes = (
             self._numbers(target) if self._request.targets == "numbers" else (self._classes(target))
         )
+        own = rows if self._own is None else self._own
+        if not own or (self._own is not None and own == rows):
+            part = "`test_path`" if own else "`path`"
+            raise DataError(f"there are zero rows of data in {part}; it needs some")
         return RawData(
-            Rows(values, targets),
-            None,
+            Rows(values[:own], targets[:own]),
+            None if self._own is None else Rows(values[own:], targets[own:]),
             classes=classes,
             columns=self._chosen.inputs,
             table=None if table.plain else table,
             missing=self._missing,
+            beside=[one or "" for one in self._beside[:own]] if self._chosen.beside else None,
             warnings=tuple(doubt for doubt in (self._dropped(rows), *doubts) if doubt),
         )
 
@@ -400,11 +447,14 @@ def _read(request: Request) -> RawData:
         first, rows = _names(files[0], request), _most_rows(files, request)
         chosen = _chosen(first, request)
         reader = _Reader(chosen, request, rows=rows)
-    for file in files:
+    own = len(_paths(request, "path"))
+    for at, file in enumerate(files):
         with _said_of(file):
-            _check_same(_names(file, request), first, chosen.used)
+            _check_same(_names(file, request), first, chosen.read)
             reader.begin_file()
-            for block in _blocks(file, chosen.used, request):
+            if at == own:
+                reader.begin_test()
+            for block in _blocks(file, chosen.read, request):
                 reader.add(block)
     with _said_of(files[0]):
         return replace(reader.data(), layout=_layout(first, request))

@@ -36,7 +36,9 @@ Record = Mapping[str, Any]
 Ranks = Callable[[TrialStart, float, Direction], bool]
 
 _SUMS = ("seconds",)
-_PARTLY_DEFINED = ("val_auroc", "test_auroc", "val_r2", "test_r2")  # null where a fold has none
+_PARTLY_DEFINED = tuple(  # null where a fold has none
+    f"{part}_{name}" for part in ("val", "test") for name in ("auroc", "average_precision", "r2")
+)
 _MOST = ("parameter_count", "epochs_run", "peak_memory_bytes", "resumed_from")
 
 
@@ -87,7 +89,7 @@ class Folds:
         split = spec.dataset.split
         if split.folds is None or split.fold is not None:
             return [start]
-        runs = [self._run(start, fold) for fold in range(split.folds)]
+        runs = [self._run(start, fold) for fold in range(split.runs)]
         trial = _FoldedTrial(
             start, [key for key, _ in spec.objective], [run.run for run in runs],
             told=start.resume or 0,
