@@ -1,10 +1,10 @@
 """Tables from CSV and Parquet files: one target column, the others numbers or categories.
 
 Options: `path` (a file, or a list of files with the same columns), `test_path`, `target` (a
-column's name, or its number from 0, or from the end if negative), `columns` (the inputs; all but
-the target and the split's column by default), `categorical` (columns of numbers that are categories),
-`missing`, `encode`; of a text file also `header` (whether the first line names the columns),
-`delimiter`, `decimal`, `gaps` (words for an empty cell). Messages count lines as the file does.
+column's name, or its number from 0, or from the end if negative), `columns` (the inputs; by default
+all but the target and the split's column), `categorical` (numbers that are categories), `missing`,
+`encode`; of a text file also `header` (whether the first line names the columns), `delimiter`,
+`decimal`, `gaps` (words for an empty cell). Messages count lines as the file does, from 1.
 
     n  rows,  C  input columns
 
