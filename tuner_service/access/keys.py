@@ -121,7 +121,7 @@ def verify_key(db: Database, secret: str, *, configured: str = "") -> KeyHolder 
             connection.execute(select(api_keys).where(api_keys.c.hash == digest)).mappings().first()
         )
     if row is not None and hmac.compare_digest(row["hash"], digest):
-        return KeyHolder(row["id"], tuple(row["scopes"])) if _valid(row, now) else None
+        return KeyHolder(row["id"], tuple(row["scopes"])) if is_valid(row, now) else None
     if configured and hmac.compare_digest(hash_of(configured), digest):
         return KeyHolder(SETTINGS_KEY_ID, SCOPES)
     return None
@@ -149,7 +149,7 @@ def valid_hashes(db: Database) -> frozenset[str]:
     """Return the hashes of the keys that would be let in."""
     with db.read() as connection:
         now = db.now(connection)
-        return frozenset(row["hash"] for row in _all(connection) if _valid(row, now))
+        return frozenset(row["hash"] for row in _all(connection) if is_valid(row, now))
 
 
 def revoke_key(db: Database, key_id: str) -> bool:
@@ -194,7 +194,8 @@ def _all(connection: Connection) -> list[RowMapping]:
     return list(connection.execute(select(api_keys)).mappings())
 
 
-def _valid(row: RowMapping, now: float) -> bool:
+def is_valid(row: RowMapping, now: float) -> bool:
+    """Return whether a stored key would be let in."""
     ended = row["expires_at"] is not None and row["expires_at"] <= now
     return row["revoked_at"] is None and not ended
 

@@ -20,6 +20,7 @@ from tuner_service.api.routes import (
     events,
     health,
     pages,
+    session,
     studies,
     trial_files,
     trials,
@@ -90,13 +91,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         catalogue,
         health,
         pages,
+        session,
     ):
         app.include_router(module.router)
     return app
 
 
 class _Areas:
-    """Sends the dashboard's addresses there, and puts Basic authentication before pages."""
+    """Sends the dashboard's addresses there, and puts authentication before it and `/docs`.
+
+    The page itself is the same for everybody, and asks the API for all that it shows.
+    """
 
     def __init__(self, app: ASGIApp, dashboard: Dashboard, service: Service) -> None:
         self._app = app
@@ -109,7 +114,7 @@ class _Areas:
         elif owns(scope["path"]):
             scope["tuner_area"] = "dashboard"
             await self._dashboard(scope, receive, send)
-        elif scope["path"] in ("/", "/docs", "/openapi.json") or scope["path"].startswith("/docs/"):
+        elif scope["path"] in ("/docs", "/openapi.json") or scope["path"].startswith("/docs/"):
             await self._pages(scope, receive, send)
         else:
             await self._app(scope, receive, send)

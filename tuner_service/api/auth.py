@@ -1,9 +1,10 @@
 """API keys: who may ask, and for what.
 
 A caller of this machine needs no key until keys are in use (`KeyRule`). Then every `/v1` address
-wants one, as `Authorization: Bearer KEY` or `X-API-Key: KEY`, and the dashboard and the pages want
-it as the password of HTTP Basic. A key that is given is checked, needed or not. Keys are looked up
-for each request, so that revoking one works at once.
+wants one, as `Authorization: Bearer KEY` or `X-API-Key: KEY`, and the dashboard and `/docs` want it
+as the password of HTTP Basic; the page logs in with it, and has a cookie from then on. A key that
+is given is checked, needed or not. Keys are looked up for each request, so that revoking one works
+at once.
 """
 
 import base64
@@ -13,10 +14,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tuner_service.access.keys import SCOPES
+from tuner_service.access.keys import SCOPES, KeyHolder
+from tuner_service.access.sessions import verify_session
 from tuner_service.api.http.problems import problem, problem_of
 from tuner_service.api.http.rates import origin_of
 from tuner_service.api.service import Service, ServiceDep
@@ -27,6 +30,9 @@ from tuner_service.errors import (
     UnavailableError,
 )
 
+SESSION_COOKIE = "tuner_session"
+# What the page's own requests have: a form of another site cannot send a header.
+PAGE_HEADER = "x-tuner-page"
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # What stores nothing, though it is no GET: its question is a body.
 ASKING = frozenset({"/v1/studies/validate"})
@@ -67,6 +73,10 @@ CallerDep = Annotated[Caller, Depends(authenticate)]
 async def _caller(service: Service, request: Request) -> Caller:
     secret = _given_key(request.headers)
     if secret is None:
+        holder = await _session(service, request.headers)
+        if holder is not None:
+            _refuse_other_sites(request)
+            return Caller(holder.id, holder.scopes)
         reason = await service.key_rule.reason(request.headers)
         if reason:
             raise AuthenticationError(
@@ -74,14 +84,33 @@ async def _caller(service: Service, request: Request) -> Caller:
                 "`X-API-Key: KEY`"
             )
         return Caller("", SCOPES)
-    address = _address(request.scope)
+    address = address_of(request.scope)
     key = await run_in_threadpool(service.attempts.verify, address, secret)
     if key is None:
         raise AuthenticationError("This API key is unknown, revoked or past its end")
     return Caller(key.id, key.scopes)
 
 
-def _address(scope: Scope) -> str:
+async def _session(service: Service, headers: Headers) -> KeyHolder | None:
+    """Return whose session the request's cookie is."""
+    cookie = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
+    if not cookie:
+        return None
+    configured = service.settings.api_key.get_secret_value()
+    return await run_in_threadpool(verify_session, service.db, cookie, configured=configured)
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """A browser adds the cookie by itself: only the page's own script adds the header."""
+    if request.method not in READING and PAGE_HEADER not in request.headers:
+        raise PermissionDeniedError(
+            "With a session instead of a key this needs the header X-Tuner-Page, which the page "
+            "sends"
+        )
+
+
+def address_of(scope: Scope) -> str:
+    """Return what attempts with wrong keys are counted by."""
     client = scope.get("client")
     return origin_of(client[0] if client else None)
 
@@ -112,7 +141,7 @@ class BasicAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or ask for a key."""
-        answer = await self._refusal(scope, Headers(scope=scope), _address(scope))
+        answer = await self._refusal(scope, Headers(scope=scope), address_of(scope))
         await (answer or self._app)(scope, receive, send)
 
     async def _refusal(self, scope: Scope, headers: Headers, address: str) -> Response | None:
@@ -121,7 +150,13 @@ class BasicAuth:
             reason = await self._service.key_rule.reason(headers)
             if not reason:
                 return None
-            if secret is not None:
+            if secret is None:
+                holder = await _session(self._service, headers)
+                if holder is not None:
+                    scope["tuner_caller"] = holder.id
+                    self._service.rates.take(holder.id)
+                    return None
+            else:
                 owner = await run_in_threadpool(self._owner, secret, address)
                 scope["tuner_caller"] = owner  # for the log of requests
                 if owner is not None:

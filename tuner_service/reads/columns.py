@@ -124,7 +124,9 @@ class TrialColumns:
             getattr(self, name)[place] = value
         self.changed[place] = revision
         for index, column in enumerate(self.values):
-            column[place] = values[index] if values else (row.value if index == 0 else None)
+            # A pruned trial of several objectives has the first alone.
+            one = values[index : index + 1] if values else []
+            column[place] = one[0] if one else (row.value if index == 0 else None)
 
     def _append(self, row: Any) -> int:
         if not self.parameters:
@@ -161,8 +163,16 @@ class ColumnCache:
             public_id, revision = _standing(connection, ref)
             columns = self._of(connection, public_id)
             with columns.lock:
-                columns.catch_up(connection, max(revision, columns.revision))
+                try:
+                    columns.catch_up(connection, max(revision, columns.revision))
+                except BaseException:  # half a copy must not be taken for a whole one
+                    self._forget(public_id)
+                    raise
         return columns
+
+    def _forget(self, public_id: str) -> None:
+        with self._lock:
+            self._kept.pop(public_id, None)
 
     def _of(self, connection: Connection, public_id: str) -> TrialColumns:
         with self._lock:

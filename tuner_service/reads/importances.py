@@ -4,6 +4,7 @@ Source: Watanabe et al., PED-ANOVA: Efficiently Quantifying Hyperparameter Impor
 Subspaces (2023).
 """
 
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import Final
@@ -17,6 +18,9 @@ from tuner_service.definition import space_of
 from tuner_service.reads.charts import Importances
 from tuner_service.reads.columns import TrialColumns
 from tuner_service.search.distributions import distributions
+
+# It would tell of every study that is made for an evaluation.
+logging.getLogger("optuna.storages._in_memory").setLevel(logging.WARNING)
 
 FEWEST: Final = 8
 MOST: Final = 2000  # trials that are looked at: of more, some at even distances

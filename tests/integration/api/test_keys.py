@@ -66,7 +66,7 @@ def test_what_a_proxy_passes_on_needs_a_key(settings: Settings, header: str) -> 
     app = create_app(settings)
     with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/v1/studies").status_code == 200
-        for path in ("/v1/studies", "/", "/metrics"):
+        for path in ("/v1/studies", "/docs", "/metrics"):
             refused = client.get(path, headers={header: "192.0.2.1"})
             assert refused.status_code == 401
             assert f"came through a proxy ({header})" in refused.json()["detail"]

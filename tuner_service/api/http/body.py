@@ -1,4 +1,4 @@
-"""Reading JSON bodies: size, depth and text are checked before anything is made of them."""
+"""Reading JSON bodies, and definitions in YAML: size, depth and text are checked first."""
 
 import json
 import math
@@ -8,11 +8,13 @@ from typing import Annotated, Any, NoReturn
 from fastapi import Depends, Request
 
 from tuner_service.api.service import Service
+from tuner_service.definition import load_study
 from tuner_service.errors import LimitError, TunerError
 from tuner_service.json_values import is_storable
 
 MAX_DEPTH = 32
 MEDIA_TYPES = ("application/json", "application/merge-patch+json")
+YAML_TYPES = ("application/yaml", "application/x-yaml")
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
@@ -41,12 +43,33 @@ async def _read_json(request: Request) -> Any:
 JsonBody = Annotated[Any, Depends(_read_json)]
 
 
+async def _read_definition(request: Request) -> Any:
+    content_type = request.headers.get("content-type", "")
+    if _kind(content_type) not in YAML_TYPES:
+        return await _read_json(request)
+    service: Service = request.app.state.service
+    body = await _read(request, service.settings.max_body_bytes)
+    try:
+        data = load_study(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise MalformedBodyError(f"The body is not UTF-8 at byte {error.start}") from error
+    _check_text(data)
+    return data
+
+
+DefinitionBody = Annotated[Any, Depends(_read_definition)]
+
+
 def _check_media_type(content_type: str) -> None:
     # A browser sends another site's form without asking first, but never this media type.
-    if content_type.partition(";")[0].strip().lower() not in MEDIA_TYPES:
+    if _kind(content_type) not in MEDIA_TYPES:
         raise MediaTypeError(
             f"The Content-Type must be application/json, but got {content_type or 'none'!r}"
         )
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 async def _read(request: Request, limit: int) -> bytes:

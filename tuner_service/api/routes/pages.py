@@ -1,4 +1,7 @@
-"""`/`, and `/docs` by Swagger UI: pages that load nothing from anywhere else, so work offline.
+"""The page, and `/docs` by Swagger UI: they load nothing from anywhere else, so work offline.
+
+The page is one HTML file and a few modules of `tuner_service/page`, served as they are; what an
+address shows is for `main.js` to say. It holds nothing secret: all comes from the API.
 
 Swagger UI's files come with the package fastapi-offline. FastAPI's own page for it has its script
 in the HTML; ours is a file, so that the policy need not allow scripts in a page.
@@ -15,37 +18,26 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 router = APIRouter(include_in_schema=False)
 
 _ASSET_NAMES = frozenset({"swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"})
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-code,pre{font:14px/1.4 ui-monospace,monospace;background:#f4f4f5;border-radius:4px}
-code{padding:.1em .3em}pre{padding:.8em;overflow:auto}a{color:#0b57d0}
-@media(prefers-color-scheme:dark){body{background:#18181b;color:#e4e4e7}
-code,pre{background:#27272a}a{color:#8ab4f8}}
-"""
-_HOME_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_PAGE = files("tuner_service") / "page"
+_KINDS = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_PARTS = frozenset(part.name for part in _PAGE.iterdir() if part.name.rpartition(".")[2] in _KINDS)
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for "
+    "'script'"
+)
+_PAGE_HEADERS = {
+    "Content-Security-Policy": _PAGE_POLICY,
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
 # Swagger UI's icons are data in its style sheet.
 _DOCS_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-
-_HOME = """
-<h1>tuner</h1>
-<p>A hyperparameter tuning service for PyTorch. Submit a study, walk away, and come back to the
-best hyperparameters, the trained model, and a record of every trial.</p>
-<ul>
-<li><a href="/dashboard">/dashboard</a> – the studies, in the Optuna dashboard (read-only)</li>
-<li><a href="/docs">/docs</a> – the REST API; <a href="/openapi.json">openapi.json</a></li>
-<li><a href="/v1/studies">/v1/studies</a> – the studies, as JSON</li>
-<li><a href="/readyz">/readyz</a> – is everything there that is needed?</li>
-</ul>
-<p>From a shell:</p>
-<pre>tuner validate study.yaml
-tuner submit study.yaml --watch
-tuner list</pre>
-"""
-
 
 _DOCS = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1"><title>tuner – REST API</title>
@@ -67,14 +59,21 @@ SwaggerUIBundle({
 
 
 @router.get("/")
-async def home() -> HTMLResponse:
-    """Say what this is, and where to go."""
-    text = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>tuner</title><style>{_STYLE}</style></head><body>{_HOME}</body></html>"
-    )
-    return HTMLResponse(text, headers={"Content-Security-Policy": _HOME_POLICY})
+@router.get("/studies/{study}")
+@router.get("/submit")
+@router.get("/login")
+async def page() -> FileResponse:
+    """Return the page, which is the same at each of its addresses."""
+    return FileResponse(str(_PAGE / "index.html"), headers=_PAGE_HEADERS)
+
+
+@router.get("/page/{name}")
+async def page_part(name: Annotated[str, Path()]) -> FileResponse:
+    """Return one of the page's scripts, its style sheet or its icon."""
+    if name not in _PARTS:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    kind = _KINDS[name.rpartition(".")[2]]
+    return FileResponse(str(_PAGE / name), headers=_PAGE_HEADERS, media_type=kind)
 
 
 @router.get("/docs")

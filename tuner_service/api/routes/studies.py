@@ -12,7 +12,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from tuner_service.api.auth import CallerDep
-from tuner_service.api.http.body import JsonBody
+from tuner_service.api.http.body import DefinitionBody, JsonBody
 from tuner_service.api.http.openapi import definition_body, errors, patch_body
 from tuner_service.api.http.responses import json_answer, known_revisions, study_answer
 from tuner_service.api.service import Service, ServiceDep
@@ -137,7 +137,7 @@ def _as_asked(definition: StudyDefinition, data: Any) -> StudyDefinition:
 def submit_study(
     service: ServiceDep,
     caller: CallerDep,
-    data: JsonBody,
+    data: DefinitionBody,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -174,7 +174,7 @@ def submit_study(
     openapi_extra=definition_body(),
     summary="Check a study without storing it",
 )
-def validate_study(service: ServiceDep, _: CallerDep, data: JsonBody) -> Response:
+def validate_study(service: ServiceDep, _: CallerDep, data: DefinitionBody) -> Response:
     """Make the same checks as a submit, and say what would run."""
     return json_answer(plan(service.db, checked(service, data), settings=service.settings))
 
