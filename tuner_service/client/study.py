@@ -234,6 +234,19 @@ class StudyHandle:
         """End the study; running trials are stopped, finished ones kept."""
         return self._act("cancel")
 
+    def add_points(self, *points: Mapping[str, Any]) -> StudyStatus:
+        """Try these points as well: a trial more for each; what one leaves out is sampled.
+
+        Raises:
+            InvalidInputError: A point is not of the search space, or the study is a grid.
+        """
+        body = {"points": [dict(point) for point in points]}
+        return self._note(self._transport.post(f"{self._path()}/points", body))
+
+    def rerun(self, trial: int) -> StudyStatus:
+        """Try a trial's parameters once more, with another seed."""
+        return self._act(f"trials/{trial}/rerun")
+
     def delete(self) -> None:
         """Delete the study with its trials and files. It must have ended, or be paused."""
         self._transport.delete(self._path())

@@ -99,6 +99,33 @@ def patch(db: Database, ref: str, change: StudyPatch, *, settings: Settings) -> 
     return view
 
 
+def add_points(
+    db: Database, ref: str, points: Sequence[Mapping[str, Any]], *, settings: Settings
+) -> StudyView:
+    """Raise the budget by one trial for each point, which that trial tries.
+
+    Args:
+        points: As `enqueue` of a checked definition has them; what one leaves out is sampled.
+
+    Raises:
+        ConflictError: The study was cancelled or failed.
+        InputError: It is a grid, or would have too many trials.
+        QuotaError: The study's owner has too much under way.
+    """
+    for _ in range(TRIES):
+        with db.read() as connection:
+            row = find_study(connection, ref)
+        wanted = StudyPatch(trials=row["budget_trials"] + len(points))
+        total = _check_raise(row, row["budget_trials"] + len(points), settings)
+        first, definition = row["budget_trials"], stored_definition(row["definition"])
+        rows = list(slot_rows(definition, first=first, count=total, added=points))
+        try:
+            return _change(db, ref, _Patch(wanted, _SlotPart(first, rows, total), settings))
+        except _RaisedMeanwhileError:
+            continue
+    raise UnavailableError(f"the budget of {ref!r} is fought over; try again")
+
+
 @dataclass(frozen=True, slots=True)
 class _SlotPart:
     """Slots of a raise, drawn before the transaction that writes them.

@@ -14,16 +14,26 @@ from tuner_service.storage.schema import slots
 SLOTS_PER_INSERT: Final = 5000
 
 
-def slot_rows(definition: StudyDefinition, *, first: int, count: int) -> Iterator[dict[str, Any]]:
+def slot_rows(
+    definition: StudyDefinition,
+    *,
+    first: int,
+    count: int,
+    added: Sequence[Mapping[str, Any]] = (),
+) -> Iterator[dict[str, Any]]:
     """Yield `count` slots from number `first`, with what is fixed beforehand.
 
     A draw takes 0.1 ms or so: draw before a transaction begins, not within.
+
+    Args:
+        added: Points for the first of these slots, beside those of the definition.
     """
     entry = definition.sampler.entry
     space, seed = space_of(definition), definition.sampler.seed
     points = grid_points(space) if entry.budget_from_grid else None
     for number in range(first, first + count):
-        enqueued = _enqueued(definition, number)
+        place = number - first
+        enqueued = dict(added[place]) if place < len(added) else _enqueued(definition, number)
         parameters = None
         if points is not None:
             parameters = next(points)  # guard: grid-points

@@ -1,7 +1,7 @@
 // One trial, beside the page: its values, curve, log and levers.
 
 import { code, h, replace } from "./dom.js";
-import { get, text } from "./api.js";
+import { act, get, send, text } from "./api.js";
 import { WORDS, duration, number } from "./format.js";
 import { param, set } from "./place.js";
 import { nothing, pill } from "./parts.js";
@@ -100,7 +100,10 @@ function reached(shown) {
 function levers(page, shown) {
   const address = `${page.path}/trials/${shown.number}`;
   const button = (words, onclick) => h("button", { type: "button", onclick }, words);
+  const ended = ["cancelled", "failed"].includes(page.study.state);
   return [
+    shown.state !== "RUNNING" && !ended && page.study.definition.sampler?.type !== "grid" && button("Run again",
+      () => act("Its parameters are tried once more, with another seed", () => send("POST", `${address}/rerun`))),
     button("Clone point", () => location.assign(`/submit?from=${encodeURIComponent(page.name)}&trial=${shown.number}`)),
     shown.has_model && h("a", { className: "button", href: `${address}/model`, download: "" }, "Get model"),
   ];

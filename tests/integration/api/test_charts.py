@@ -224,3 +224,46 @@ def test_optuna_knows_the_metrics_name(client: TestClient, settings: Settings, s
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def test_points_are_tried_and_a_trial_is_tried_again(client: TestClient, study: str) -> None:
+    before = client.get(f"/v1/studies/{study}").json()["progress"]
+    added = client.post(
+        f"/v1/studies/{study}/points",
+        json={"points": [{"learning_rate": 0.003}, {"optimizer": "adam"}]},
+    ).json()
+    assert added["progress"]["total"] == before["total"] + 2
+    assert added["progress"]["open"] == before["open"] + 2
+    trial = client.get(f"/v1/studies/{study}/trials/0").json()
+    again = client.post(f"/v1/studies/{study}/trials/0/rerun").json()
+    assert again["progress"]["total"] == before["total"] + 3
+    service = client.app.state.service  # type: ignore[attr-defined]
+    leases = claim(service.db, worker_id="w", queue="cpu", limit=3, lease_seconds=60.0).leases
+    points = {lease.number: lease.parameters or {} for lease in leases}
+    assert points[TRIALS]["learning_rate"] == 0.003
+    assert points[TRIALS + 2] == trial["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("points", "pointer"),
+    [
+        ([{"learning_rate": 7}], "/points/0/learning_rate"),
+        ([{"optimizer": "adam"}, {"depth": 1}], "/points/1/depth"),
+        ([], "/points"),
+    ],
+)
+def test_a_point_that_is_wrong_says_where(
+    client: TestClient, study: str, points: list[Any], pointer: str
+) -> None:
+    answer = client.post(f"/v1/studies/{study}/points", json={"points": points})
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+
+
+def test_a_grid_takes_no_points(client: TestClient) -> None:
+    space = {"optimizer": {"type": "categorical", "choices": ["sgd", "adam"]}}
+    body = definition(name="grid", parameters=space, sampler={"type": "grid"})
+    del body["budget"]
+    assert client.post("/v1/studies", json=body).status_code == 202
+    answer = client.post("/v1/studies/grid/points", json={"points": [{"optimizer": "sgd"}]})
+    assert answer.status_code == 422

@@ -56,6 +56,11 @@ def patch_body() -> dict[str, Any]:
     return _body("StudyPatch", {"more-trials": {"summary": "Raise", "value": {"trials": 200}}})
 
 
+def points_body() -> dict[str, Any]:
+    """Return the documentation of the body that adds points to a study."""
+    return _body("StudyPoints", {"one": {"value": {"points": [{"learning_rate": 0.001}]}}})
+
+
 def _body(name: str, examples: dict[str, Any]) -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{name}"}
     content = {"application/json": {"schema": schema, "examples": examples}}
@@ -88,6 +93,7 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     schemas |= _with_parts("Problem", Problem.model_json_schema())
     schemas |= _with_parts("StudyPatch", StudyPatch.model_json_schema())
     schemas |= _with_parts("StudyDefinition", study_schema())
+    schemas["StudyPoints"] = _points_schema(schemas["StudyDefinition"])
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -95,6 +101,17 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     needed: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}]
     document["security"] = needed if settings.keys_reason else [{}, *needed]
     return document
+
+
+def _points_schema(definition: dict[str, Any]) -> dict[str, Any]:
+    points = {**definition["properties"]["enqueue"], "minItems": 1}
+    points.pop("default", None)
+    return {
+        "type": "object",
+        "properties": {"points": points},
+        "required": ["points"],
+        "additionalProperties": False,
+    }
 
 
 def _with_parts(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tuner_service.errors import AuthenticationError
 router = APIRouter(prefix="/v1/session", include_in_schema=False)
 
 
-class Login(BaseModel):
+class LoginRequest(BaseModel):
     """The body of a login."""
 
     model_config = ConfigDict(extra="forbid")
@@ -26,7 +26,7 @@ class Login(BaseModel):
 
 @router.post("")
 async def log_in(
-    service: ServiceDep, request: Request, given: Annotated[Login, Body()]
+    service: ServiceDep, request: Request, given: Annotated[LoginRequest, Body()]
 ) -> Response:
     """Answer a valid key with a cookie that no script can read and no other site can send."""
     key = await run_in_threadpool(service.attempts.verify, address_of(request.scope), given.key)

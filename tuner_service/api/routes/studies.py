@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from tuner_service.api.auth import CallerDep
 from tuner_service.api.http.body import DefinitionBody, JsonBody
-from tuner_service.api.http.openapi import definition_body, errors, patch_body
+from tuner_service.api.http.openapi import definition_body, errors, patch_body, points_body
 from tuner_service.api.http.responses import json_answer, known_revisions, study_answer
 from tuner_service.api.service import Service, ServiceDep
 from tuner_service.definition import (
@@ -267,6 +267,42 @@ class PatchError(DefinitionError):
     """A change of a study is wrong."""
 
     code = "invalid_change"
+
+
+@router.post(
+    "/{study}/points",
+    response_model=StudyView,
+    responses=errors(404, 409, body=True),
+    openapi_extra=points_body(),
+    summary="Add points to try",
+)
+def add_points(service: ServiceDep, _: CallerDep, study: Ref, data: JsonBody) -> Response:
+    """Raise the budget by a trial for each point; what a point leaves out is sampled."""
+    return study_answer(tried(service, study, data))
+
+
+def tried(service: Service, ref: str, data: Any) -> StudyView:
+    """Add the points of a request's body to a study, checked as those of a definition."""
+    points = data.get("points") if isinstance(data, dict) else None
+    if not isinstance(points, list) or not points or len(data) > 1:
+        detail = 'the body must be {"points": [...]} with at least one point'
+        raise DefinitionError([Fault("/points", detail, "wrong_type")])
+    stored = studies.get_study(service.db, ref).definition
+    budget = {**stored["budget"], "trials": max(len(points), stored["budget"].get("trials", 0))}
+    try:
+        definition = checked(service, {**stored, "budget": budget, "enqueue": points})
+    except DefinitionError as error:
+        raise DefinitionError([_of_points(fault) for fault in error.faults]) from error
+    view = change.add_points(service.db, ref, definition.enqueue, settings=service.settings)
+    service.reconciler.ring_soon(view.device)
+    return view
+
+
+def _of_points(fault: Fault) -> Fault:
+    pointer = fault.pointer
+    if pointer.startswith("/enqueue"):
+        pointer = pointer.replace("/enqueue", "/points", 1)
+    return Fault(pointer, fault.detail, fault.code)
 
 
 @router.delete(

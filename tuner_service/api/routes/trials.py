@@ -11,13 +11,13 @@ from starlette.responses import Response, StreamingResponse
 
 from tuner_service.api.auth import CallerDep
 from tuner_service.api.http.openapi import errors
-from tuner_service.api.http.responses import json_answer
-from tuner_service.api.routes.studies import Cursor, Limit, Ref, Text
+from tuner_service.api.http.responses import json_answer, study_answer
+from tuner_service.api.routes.studies import Cursor, Limit, Ref, Text, tried
 from tuner_service.api.service import ServiceDep
 from tuner_service.reads import trials
 from tuner_service.reads.filters import MOST_CHARACTERS, matching, ordered
 from tuner_service.reads.studies import get_study
-from tuner_service.reads.views import Coverage, TrialPage, TrialState, TrialView
+from tuner_service.reads.views import Coverage, StudyView, TrialPage, TrialState, TrialView
 from tuner_service.storage.database import to_json
 
 router = APIRouter(prefix="/v1/studies/{study}", tags=["trials"])
@@ -78,6 +78,23 @@ def get_trial(
 ) -> Response:
     """Return one trial with everything known of it."""
     return json_answer(trials.get_trial(service.db, study, number))
+
+
+@router.post(
+    "/trials/{number}/rerun",
+    response_model=StudyView,
+    responses=errors(404, 409, 422),
+    summary="Try a trial's parameters once more",
+)
+def rerun_trial(
+    service: ServiceDep,
+    _: CallerDep,
+    study: Ref,
+    number: Annotated[int, Path(description="The trial's number.", ge=0, le=MAX_NUMBER)],
+) -> Response:
+    """Raise the budget by a trial with the same parameters and a seed of its own."""
+    parameters = trials.get_trial(service.db, study, number).parameters
+    return study_answer(tried(service, study, {"points": [parameters]}))
 
 
 @router.get(
