@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 import typer
 
 from tuner_service import __version__
-from tuner_service.cli import catalogue, changes, data, doctor, service, show, studies, submit
+from tuner_service.cli import (
+    catalogue,
+    changes,
+    data,
+    doctor,
+    insight,
+    service,
+    show,
+    studies,
+    submit,
+)
 from tuner_service.cli.codes import DONE, FAILED, code_of
 from tuner_service.client import AccessError, ApiError
 from tuner_service.errors import DefinitionError, TunerError
@@ -26,7 +36,11 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "validate": submit.validate,
     "list": studies.list_studies,
     "status": studies.status,
+    "watch": studies.watch,
     "trials": studies.trials,
+    "trial": insight.trial,
+    "compare": insight.compare,
+    "importance": insight.importance,
     "best": studies.best,
     "coverage": changes.coverage,
     "pause": studies.pause,

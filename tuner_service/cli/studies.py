@@ -1,6 +1,7 @@
 """Commands on studies that were submitted, all over REST."""
 
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ import typer
 
 from tuner_service.cli import show
 from tuner_service.cli.codes import BAD_INPUT
+from tuner_service.cli.frame import first_objective
 from tuner_service.cli.options import (
     ApiKey,
     AsJson,
@@ -22,10 +24,13 @@ from tuner_service.cli.options import (
 from tuner_service.cli.watch import failure_lines, watch_to_end
 from tuner_service.client import (
     DEFAULT_URL,
+    StudyHandle,
     StudyStatus,
     Trial,
 )
 from tuner_service.errors import InputError
+
+FOLLOW_SECONDS = 0.5
 
 
 def list_studies(
@@ -77,6 +82,12 @@ def trials(
         str, typer.Option(help="number, -number, value or -value (- is downwards).")
     ] = "number",
     limit: Annotated[int, typer.Option(help="At most this many; 0 shows all.", min=0)] = 0,
+    best_of: Annotated[
+        int, typer.Option("--best", help="Only so many, the best first.", min=0, metavar="N")
+    ] = 0,
+    fits: Annotated[
+        str, typer.Option("--filter", help="Terms that must all hold: lr<1e-2 optimizer:adam.")
+    ] = "",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="With slot, attempt and group, for operators.")
     ] = False,
@@ -87,7 +98,10 @@ def trials(
     """Show a study's trials."""
     with closing(connect(url, api_key)) as client:
         study = client.study(ref)
-        pages = study.iter_trials(state=state.upper() if state else None, sort=sort)
+        if best_of:
+            maximize = first_objective(study.last_status)[1]
+            sort, limit, state = "-value" if maximize else "value", best_of, "COMPLETE"
+        pages = study.iter_trials(state=state.upper() if state else None, sort=sort, filter=fits)
         found = [trial for trial, _ in zip(pages, range(limit or sys.maxsize), strict=False)]
     if as_json:
         show.as_json([trial.data for trial in found])
@@ -108,6 +122,18 @@ def best(ref: Ref, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJs
         return
     for trial in found:
         show.best(trial)
+
+
+def watch(
+    ref: Ref,
+    timeout: Timeout = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a study to its end: running trials, the best five, what is left."""
+    with closing(connect(url, api_key)) as client:
+        raise typer.Exit(watch_to_end(client.study(ref), url, timeout=timeout, as_json=as_json))
 
 
 def pause(
@@ -212,16 +238,37 @@ def logs(
     tail: Annotated[
         int | None, typer.Option("--tail", "-n", help="Only the last lines.", min=0)
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what it prints until it ends.")
+    ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """Show what a trial printed, or, where that is nothing, why it failed."""
     with closing(connect(url, api_key)) as client:
         study = client.study(ref)
+        if follow:
+            _follow(study, number, tail)
+            return
         text = study.logs(number, tail=tail)
         if not text and tail != 0:
             _tell_of_silence(study.trial(number))
     sys.stdout.write(text)
+
+
+def _follow(study: StudyHandle, number: int, tail: int | None) -> None:
+    """Print what a trial prints, as it comes."""
+    is_finished = study.trial(number).is_finished
+    text = study.logs(number)
+    shown = len(text)
+    sys.stdout.write(text if tail is None else "".join(text.splitlines(keepends=True)[-tail:]))
+    while not is_finished:
+        sys.stdout.flush()
+        time.sleep(FOLLOW_SECONDS)
+        is_finished = study.trial(number).is_finished  # before the text: its last words count
+        text = study.logs(number)
+        sys.stdout.write(text[shown:])
+        shown = len(text)
 
 
 def _tell_of_silence(trial: Trial) -> None:

@@ -1,15 +1,11 @@
-"""Watching a study: a bar and a table on a terminal, a line per finished trial elsewhere."""
-
-from collections import deque
+"""Watching a study: `frame` on a terminal, a line per finished trial elsewhere."""
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
-from tuner_service.cli import show
+from tuner_service.cli import frame, show
 from tuner_service.cli.codes import AWAY, DETACHED, code_of_study
+from tuner_service.cli.frame import WatchedTrials
 from tuner_service.cli.options import url_option
 from tuner_service.client import (
     ClientError,
@@ -22,7 +18,6 @@ from tuner_service.client import (
 from tuner_service.client.patience import OUTAGE_SECONDS, is_away
 from tuner_service.client.progress import final_sentence, trial_line
 
-ROWS = 10
 FRAMES_PER_SECOND = 8
 
 
@@ -140,50 +135,16 @@ def _log(study: StudyHandle, timeout: float | None) -> StudyStatus:
 
 
 def _draw(study: StudyHandle, timeout: float | None) -> StudyStatus:
-    last: deque[Trial] = deque(maxlen=ROWS)
     with Live(console=show.out, refresh_per_second=FRAMES_PER_SECOND, transient=True) as live:
 
         def tell(error: ClientError | None) -> None:
             live.console.print(outage_sentence(error))  # above what is drawn
 
         feed = study.feed(timeout, on_outage=tell)
+        seen = WatchedTrials.of(study.last_status)
         for status in study.updates(timeout, on_outage=tell):
-            last.extend(feed.new())
-            live.update(_frame(status, last, feed.running), refresh=True)
+            for trial in feed.new():
+                seen.ended(trial)
+            seen.runs(feed.running)
+            live.update(Group(*frame.lines(status, seen, live.console.width)), refresh=True)
     return study.last_status
-
-
-def _frame(status: StudyStatus, last: deque[Trial], running: list[Trial]) -> Group:
-    lines: list[Table | Text] = [_bar(status)]
-    if running and not status.is_final:
-        lines.append(Text(running_sentence(running), style="dim"))
-    if status.reason and not status.is_final:
-        lines.append(Text(status.reason, style="yellow"))
-    if status.best_trial is not None:
-        lines.append(Text(f"best {show.best_sentence(status.best_trial)}", style="bold"))
-    if last:
-        parameters = show.trial_columns(last)
-        head = [*show.TRIAL_HEAD, *parameters, *show.TRIAL_TAIL]
-        rows = [show.trial_row(trial, parameters) for trial in last]
-        lines += [Text(), show.rich_table(head, rows)]
-    lines.append(Text("Ctrl-C detaches; the study goes on.", style="dim"))
-    return Group(*lines)
-
-
-def running_sentence(running: list[Trial]) -> str:
-    """Say how far the running trials are."""
-    steps = [trial.data.get("last_step") or 0 for trial in running]
-    span = f"{min(steps)}" if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
-    trials = "1 trial" if len(running) == 1 else f"{len(running)} trials"
-    return f"{trials} running, {span} epochs behind them"
-
-
-def _bar(status: StudyStatus) -> Table:
-    progress = status.progress
-    words = f"{show.counts(status)}"
-    if status.eta_seconds is not None and not status.is_final:
-        words += f", about {show.duration(status.eta_seconds)} left"
-    line = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=max(progress.total, 1), completed=progress.finished, width=30)
-    line.add_row(Text(status.name, style="bold"), Text(status.state), bar, Text(words))
-    return line

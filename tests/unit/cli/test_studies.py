@@ -657,3 +657,51 @@ def test_watch_draws_on_a_terminal(
     drawn = screen.getvalue()
     for words in ("3 of 3 done", "best 0.7 (trial 2)", "Ctrl-C detaches", "1 trial running"):
         assert words in drawn
+
+
+def test_one_trial_is_shown_with_its_curve(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    one = trial(0, value=0.5) | {"epochs": [{"step": n, "loss": 1.0 / n} for n in (1, 2, 4)]}
+    service.study.trials = [one]
+    assert tuner("trial", "digits", "0") == 0
+    shown = capsys.readouterr().out
+    assert "trial 0: 0.5" in shown
+    assert "loss    █▃▁  1 to 0.25" in shown
+
+
+def test_trials_are_compared_by_what_differs(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    service.study.trials = [trial(0, value=0.5), trial(1, value=0.7)]
+    assert tuner("compare", "digits", "0", "1") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1] == ["value", "0.5", "0.7"]
+    assert [row[0] for row in rows[3:5]] == ["learning_rate", "optimizer"]
+    assert tuner("compare", "digits", "0", "0") == 2
+
+
+def test_the_best_trials_are_asked_for_by_the_direction(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    service.study.trials = [trial(0, value=0.5), trial(1, value=0.7)]
+    assert tuner("trials", "digits", "--best", "1") == 0
+    asked = service.sent("GET")[-1].url.params
+    assert (asked["sort"], asked["state"]) == ("-value", "COMPLETE")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_logs_are_followed_to_the_trials_end(
+    tuner: Tuner, service: FakeService, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.study.trials = [trial(0, "RUNNING")]
+    service.printed["0"] = "one\n"
+
+    def later(seconds: float) -> None:
+        del seconds
+        service.printed["0"] += "two\n"
+        service.study.trials = [trial(0, value=0.5)]
+
+    monkeypatch.setattr("tuner_service.cli.studies.time.sleep", later)
+    assert tuner("logs", "digits", "0", "--follow") == 0
+    assert capsys.readouterr().out == "one\ntwo\n"
