@@ -20,6 +20,7 @@ from tuner_service.api.routes import (
     events,
     health,
     pages,
+    refit,
     session,
     studies,
     trial_files,
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         health,
         pages,
         session,
+        refit,
     ):
         app.include_router(module.router)
     return app

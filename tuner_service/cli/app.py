@@ -45,6 +45,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "coverage": changes.coverage,
     "pause": studies.pause,
     "resume": studies.resume,
+    "refit": studies.refit,
     "cancel": studies.cancel,
     "update": changes.update,
     "delete": studies.delete,

@@ -152,6 +152,18 @@ def resume(
         _show_status(client.study(ref).resume(), as_json)
 
 
+def refit(
+    ref: Ref,
+    trial: Annotated[int | None, typer.Option(help="Its number; by default the best.")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the best parameters on all rows, as a study of its own; `model` fetches the result."""
+    with closing(connect(url, api_key)) as client:
+        _show_status(client.study(ref).refit(trial).last_status, as_json)
+
+
 def cancel(
     ref: Ref, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False
 ) -> None:

@@ -247,6 +247,19 @@ class StudyHandle:
         """Try a trial's parameters once more, with another seed."""
         return self._act(f"trials/{trial}/rerun")
 
+    def refit(self, trial: int | None = None) -> "StudyHandle":
+        """Train a trial's parameters on all rows, for the epochs it took, as a study of its own.
+
+        Args:
+            trial: Its number; by default the best one's.
+
+        Raises:
+            ServiceError: There is no such result, or the study is a training loop.
+        """
+        chosen = "" if trial is None else f"?trial={trial}"
+        answer = self._transport.post(f"{self._path()}/refit{chosen}")
+        return StudyHandle(self._transport, StudyStatus.of(answer))
+
     def delete(self) -> None:
         """Delete the study with its trials and files. It must have ended, or be paused."""
         self._transport.delete(self._path())

@@ -39,7 +39,6 @@ from tuner_service.definition.types import Bool, DefinitionModel, Float, Int, Se
 
 Direction = Literal["maximize", "minimize"]
 SplitBy = Literal["order", "group", "part"]
-Threshold = Literal["f1", "balanced_accuracy", "accuracy"]
 
 MAX_METRICS = 32
 DEFAULT_TEST_SHARE = 0.2  # of data without a test part of its own
@@ -98,7 +97,8 @@ class Split(DefinitionModel):
     """How rows are divided into training, validation and test part.
 
     Attributes:
-        validation: Share of the rows that are not in the data's own test part.
+        validation: Share of the rows that are not in the data's own test part; 0: for a final fit,
+            whose objective is train_loss.
         test: As `validation`; default 0.2, or 0 where the data has a test part of its own.
         folds: Cross-validation: the rows outside the test part in so many folds, each in turn the
             validation part; a trial's objective is the mean over the folds.
@@ -110,7 +110,7 @@ class Split(DefinitionModel):
         part: A column that names each row's part: train, validation or test.
     """
 
-    validation: Float = Field(default=0.2, gt=0, lt=1)
+    validation: Float = Field(default=0.2, ge=0, lt=1)
     test: Float | None = Field(default=None, ge=0, lt=1)
     seed: Int = Field(default=0, ge=0, le=2**31 - 1)
     stratify: Bool | None = None
@@ -345,7 +345,7 @@ class Training(OpenSection):
     schedule: Text | None = None
     loss: Text | None = None
     metrics: tuple[Text, ...] = Field(default=(), max_length=MAX_METRICS)
-    threshold: Threshold | None = None
+    threshold: Annotated[float | str | None, _check("threshold")] = None
     early_stopping: EarlyStopping | None = None
     keep_models: Int = Field(default=1, ge=0, le=1000)
     precision: Literal["float32", "float64", "tf32", "bfloat16"] = "float32"

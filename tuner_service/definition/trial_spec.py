@@ -60,6 +60,11 @@ class SplitSpec(BaseModel):
     column: str | int | None = None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all rows are for training."""
+        return not (self.validation or self.test or self.folds)
+
+    @property
     def runs(self) -> int:
         """Trainings of one trial."""
         return (self.folds or 1) * self.repeats
@@ -136,7 +141,7 @@ class TrialSpec(BaseModel):
     random_crop: int = 0
     class_weight: str | dict[str, float] | None = None
     pos_weight: float | None = None
-    threshold: str | None = None
+    threshold: float | str | None = None
 
     @property
     def watched(self) -> tuple[str, Literal["maximize", "minimize"]]:

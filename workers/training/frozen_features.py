@@ -61,16 +61,17 @@ class FrozenFeatures:
         module = module.to(data.train.targets.device, data.train.inputs.dtype)
         sample = data.train.inputs[:CHECKED_ROWS].to(data.train.targets.device)
         row = _require_frozen(module, sample, network, data)
-        parts = [data.train, data.validation, *([data.test] if data.test else [])]
-        if sum(part.rows for part in parts) * row.numel() * row.itemsize > MOST_BYTES:
+        every = {"train": data.train, "validation": data.validation, "test": data.test}
+        parts = {name: part for name, part in every.items() if part is not None}
+        if sum(part.rows for part in parts.values()) * row.numel() * row.itemsize > MOST_BYTES:
             return None
         with precision(precision_name, sample.device):
-            made = [
-                replace(part, inputs=_features(module, part.inputs, sample.device))
-                for part in parts
-            ]
+            made = {
+                name: replace(part, inputs=_features(module, part.inputs, sample.device))
+                for name, part in parts.items()
+            }
         featured = replace(
-            data, train=made[0], validation=made[1], test=made[2] if data.test else None
+            data, train=made["train"], validation=made.get("validation"), test=made.get("test")
         )
         self._kept = {k: each for k, each in self._kept.items() if each[0]() is not None}
         self._kept[key] = weakref.ref(data), featured

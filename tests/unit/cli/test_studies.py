@@ -280,6 +280,7 @@ def test_json_is_all_there_is_on_stdout(
         ("pause", "digits"),
         ("resume", "digits"),
         ("cancel", "digits"),
+        ("refit", "digits"),
         ("validate", "FILE"),
         ("submit", "FILE"),
     ],

@@ -35,6 +35,7 @@ SCREENS = [
     ["pause", "digits"],
     ["resume", "digits"],
     ["cancel", "digits"],
+    ["refit", "digits"],
     ["update", "digits", "--trials", "9"],
     ["logs", "digits", "2"],
 ]

@@ -213,6 +213,8 @@ class FakeService:
                 return httpx2.Response(200, json=rows)
             case "export":
                 return httpx2.Response(200, text="number,value\r\n")
+            case "refit":
+                return httpx2.Response(202, json=self.study.view())
             case "pause" | "resume" | "cancel":
                 states = {"pause": "paused", "resume": "running", "cancel": "cancelled"}
                 self.study.state = states[part]

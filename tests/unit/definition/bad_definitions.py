@@ -98,7 +98,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "negative split",
         definition(dataset={"name": "digits", "split": {"validation": -0.1}}),
         "/dataset/split/validation",
-        "validation > 0",
+        "validation >= 0",
     ),
     (
         "split of own test part",
@@ -122,6 +122,16 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
      "a column's name or its position"),
     ("two test parts", definition(dataset={**CSV, "test_path": "t.csv", "split": {"test": 0.1}}),
      "/dataset/split/test", "test_path is the test part"),
+    ("an objective of no validation part", definition(dataset={
+        "name": "digits", "split": {"validation": 0}}), "/objective", "take train_loss"),
+    ("a threshold of no validation part", definition(
+        dataset={"name": "breast_cancer", "split": {"validation": 0}},
+        objective={"metric": "train_loss"}, training={"threshold": "f1"}),
+     "/training/threshold", "give a number"),
+    ("early stopping by no validation part", definition(
+        dataset={"name": "digits", "split": {"validation": 0}}, objective={"metric": "train_loss"},
+        training={"early_stopping": {"patience": 3, "metric": "val_loss"}}),
+     "/training/early_stopping/metric", "take train_loss"),
     ("csv without path", definition(dataset={**CSV, "path": None}), "/dataset/path", "required"),
     ("absolute path", definition(dataset={**CSV, "path": "/etc/passwd"}), "/dataset/path", "rel"),
     ("path upwards", definition(dataset={**CSV, "path": "a/../../b"}), "/dataset/path", "`..`"),

@@ -82,7 +82,7 @@ def checked(service: Service, data: Any) -> StudyDefinition:
 
 
 @contextmanager
-def _version_kept(service: Service, dataset: Dataset | None) -> Iterator[None]:
+def version_kept(service: Service, dataset: Dataset | None) -> Iterator[None]:
     """Let nobody remove an uploaded version until the study that needs it is stored."""
     if dataset is None or dataset.sha256 is None:
         yield
@@ -152,7 +152,7 @@ def submit_study(
     A name that is taken gets `-2`, `-3`, …; `warnings` says so.
     """
     definition = checked(service, data)
-    with _version_kept(service, definition.dataset):
+    with version_kept(service, definition.dataset):
         study, created = submit(
             service.db,
             definition,

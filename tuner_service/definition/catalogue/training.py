@@ -54,6 +54,18 @@ TRAINING = by_name(
                 description="The same for the positive of two classes alone; the other has 1.",
             ),
             Option(
+                name="threshold",
+                type="float",
+                default=None,
+                low=0.0,
+                high=1.0,
+                also=("f1", "balanced_accuracy", "accuracy", None),
+                searchable=False,
+                description="Probability from which on the positive of two classes is predicted: a "
+                "number, or the one that is best for this metric on the validation part when a "
+                "trial ends; null: where it is the likelier.",
+            ),
+            Option(
                 name="l1",
                 type="float",
                 default=0.0,

@@ -148,7 +148,8 @@ def _check_split_column(context: CheckContext, split: Split) -> None:
         detail = f"rows that {by} divides cannot be stratified; leave stratify out"
         context.faults.add((*path, "stratify"), detail, code="conflict")
     default = Split()
-    for name in ("validation", "test", "folds", "seed") if by == "part" else ():
+    whole = not (split.validation or split.test or split.folds)
+    for name in ("validation", "test", "folds", "seed") if by == "part" and not whole else ():
         if getattr(split, name) != getattr(default, name):
             detail = f"the column {split.part!r} names each row's part; leave {name} out"
             context.faults.add((*path, name), detail, code="conflict")

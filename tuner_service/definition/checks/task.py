@@ -38,6 +38,7 @@ def check_task(context: CheckContext) -> None:
         _check_plateau(context, draft.training)
         _check_augmentation(context, draft.training)
     _check_objectives(context, task)
+    _check_unvalidated(context)
     if draft.dataset is not None and task == "regression" and draft.dataset.split.stratify:
         detail = "only classes can be stratified; leave stratify out"
         context.faults.add(("dataset", "split", "stratify"), detail, code="does_not_fit")
@@ -213,6 +214,28 @@ def _check_early_stopping(context: CheckContext, training: Training, task: Task 
         return
     detail = f"early stopping needs a first objective that epochs improve, not {first.metric}"
     context.faults.add(("training", "early_stopping"), detail, code="conflict")
+
+
+def _check_unvalidated(context: CheckContext) -> None:
+    """Without a validation part, nothing may ask for it."""
+    dataset, training = context.draft.dataset, context.draft.training
+    if dataset is None or dataset.split.validation or dataset.split.folds:
+        return
+    asked: list[tuple[Path, str]] = [
+        (("objective",), one.metric)
+        for one in context.draft.objectives
+        if one is not None and one.metric.startswith("val_")
+    ]
+    stopping = training.early_stopping if training else None
+    if stopping is not None and (stopping.metric or "").startswith("val_"):
+        asked.append((("training", "early_stopping", "metric"), str(stopping.metric)))
+    if training is not None and isinstance(training.threshold, str):
+        asked.append((("training", "threshold"), training.threshold))
+    for path, name in asked:
+        detail = f"{name} is of the validation part, but `split.validation` is 0; take train_loss"
+        if path[-1] == "threshold":
+            detail = "a threshold is chosen on the validation part, which is 0; give a number"
+        context.faults.add(path, detail, code="conflict")
 
 
 def _check_watched(

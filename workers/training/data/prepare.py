@@ -66,7 +66,8 @@ class PreparedData:
     Attributes:
         shape: Of one input.
         outputs: Numbers the network must give per row.
-        test: None where the split asks for no test part.
+        validation: None where the split leaves no rows for it.
+        test: As that.
         preprocessing: JSON that lets new inputs be prepared the same way.
         data_hash: SHA-256 over the arrays as read, before splitting.
         streamed: Inputs lie in files, and come to the device batch by batch.
@@ -75,7 +76,7 @@ class PreparedData:
     """
 
     train: Part
-    validation: Part
+    validation: Part | None
     test: Part | None
     shape: tuple[int, ...]
     outputs: int
@@ -90,7 +91,7 @@ class PreparedData:
     @property
     def nbytes(self) -> int:
         """Bytes held on the device, or in files."""
-        parts = [self.train, self.validation, *([self.test] if self.test else [])]
+        parts = [part for part in (self.train, self.validation, self.test) if part]
         return sum(t.nbytes for part in parts for t in (part.inputs, part.targets))
 
 
@@ -165,11 +166,12 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
     # The same rows in every part, whichever class is the positive one.
     index, raw = _split(read, spec), _positive_last(read, request)
     parts = _parts(raw, index)
-    train = parts[0]
+    train = parts["train"]
     # Encoding and scaling are fitted on the training part alone: what they knew of the others would
     # make the validation better than new data will be.
     encoder = Encoder.fit(train.rows.inputs[train.index], raw.table) if raw.table else None
-    train, *others = (Chosen(part.rows, part.index, encoder) for part in parts)
+    parts = {name: Chosen(one.rows, one.index, encoder) for name, one in parts.items()}
+    train = parts["train"]
     standardize = bool(spec.options.get("standardize", True))
     names = spec.embedded and _is_whole(raw)
     if names:
@@ -178,7 +180,7 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
     if encoder is not None:
         scaling = scaling.only(encoder.scaled)  # zeros and ones of categories stay what they are
     target_scale = _target_scale(train, spec, request)
-    size = sum(map(len, parts)) * prod(train.shape) * dtype.itemsize
+    size = sum(map(len, parts.values())) * prod(train.shape) * dtype.itemsize
     streamed = not room.fits_device(size)
 
     def part(chosen: Chosen) -> Part:
@@ -193,8 +195,8 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
 
     return PreparedData(
         train=part(train),
-        validation=part(others[0]),
-        test=part(others[1]) if len(others) > 1 else None,
+        validation=part(parts["validation"]) if "validation" in parts else None,
+        test=part(parts["test"]) if "test" in parts else None,
         shape=train.shape,
         outputs=_outputs(raw, request.targets),
         targets=request.targets,
@@ -241,14 +243,15 @@ def _split(raw: RawData, spec: DatasetSpec) -> SplitRows:
     )
 
 
-def _parts(raw: RawData, index: SplitRows) -> list[Chosen]:
-    """Return the training, the validation and, if there is one, the test part."""
-    rows = raw.rows
-    parts = [Chosen(rows, index.train), Chosen(rows, index.validation)]
+def _parts(raw: RawData, index: SplitRows) -> dict[str, Chosen]:
+    """Return the parts that have rows."""
+    parts = {"train": Chosen(raw.rows, index.train)}
+    if len(index.validation):
+        parts["validation"] = Chosen(raw.rows, index.validation)
     if raw.test is not None:
-        parts.append(Chosen(raw.test, np.arange(len(raw.test.inputs))))
+        parts["test"] = Chosen(raw.test, np.arange(len(raw.test.inputs)))
     elif len(index.test):
-        parts.append(Chosen(rows, index.test))
+        parts["test"] = Chosen(raw.rows, index.test)
     return parts
 
 

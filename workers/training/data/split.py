@@ -33,6 +33,9 @@ def split_rows(
         DataError: a part would be empty, or a class is too small to stratify.
     """
     test = 0 if own_test else round(rows * spec.test)
+    if spec.is_whole:
+        none = np.empty(0, np.int64)
+        return SplitRows(np.arange(rows), none, none)
     if spec.by is not None and beside is not None:
         return BY[spec.by](beside, spec, test)
     if spec.stratify and classes is not None:
@@ -41,7 +44,7 @@ def split_rows(
         return _fold_rows(rows, test, spec, classes)
     validation = round(rows * spec.validation)
     train = rows - test - validation
-    if train < 1 or validation < 1:
+    if train < 1 or (validation < 1 and spec.validation):
         raise DataError(
             f"{rows} rows split into {train} for training, {validation} for validation and "
             f"{test} for test; bring more rows or change the fractions"

@@ -84,7 +84,7 @@ def by_order(labels: Labels, spec: SplitSpec, test: int) -> SplitRows:
         if size < 1:
             raise DataError(f"{last} rows are too few for {spec.folds} folds")
         first, end = (start(last - (spec.folds - at) * size) for at in (fold, fold + 1))
-    if first < 1 or end <= first:
+    if first < 1 or (end <= first and (spec.validation or spec.folds)):
         raise DataError(
             f"in the order of {spec.column!r}, {first} rows would be for training, {end - first} "
             f"for validation and {len(order) - last} for test, since rows of one "
@@ -112,7 +112,7 @@ def by_group(labels: Labels, spec: SplitSpec, test: int) -> SplitRows:
         folds = _dealt(groups, counts, spec.folds)
         checked = folds.pop((spec.fold or 0) % spec.folds)
         kept = np.concatenate(folds)
-    if not len(kept) or not len(checked):
+    if not len(kept) or (not len(checked) and (spec.validation or spec.folds)):
         raise DataError(
             f"{spec.column!r} has {len(names)} groups, too few for the parts of the split; change "
             "the shares, or take fewer folds"

@@ -275,6 +275,8 @@ def _final_record(events: Sequence[Finished | Stopped], keys: Sequence[str]) -> 
     joined = {name: _joined(name, records) for name in names if name != "best_step"}
     values: list[Sequence[float | None]] = [event.values or [None] * len(keys) for event in events]
     by_key = {key: [row[at] for row in values] for at, key in enumerate(keys)}
+    best = [step for record in records if (step := record.get("best_step")) is not None]
+    joined["best_step"] = round(statistics.fmean(best)) if best else None
     joined["folds"] = by_key
     joined["fold_std"] = {key: _spread(column) for key, column in by_key.items()}
     return joined

@@ -338,11 +338,7 @@ class GroupTrainer:
         begun = self._clock()
         going = self._going
         runs = [lanes[lane] for lane in going]
-        part = runs[0].data.validation
-        # One pass serves all lanes, also those that wait and are not asked: [len(going), R, …].
-        outputs = select_lanes(lanes.step.evaluate(part.inputs), going)
-        metrics = [run.metrics for run in runs]
-        measured = measure(outputs, part, loss=self.spec.loss, metrics=metrics)
+        measured = self._validated(lanes, runs)
         share = (self._clock() - begun) / len(going)
         self._going = []
         better: list[int] = []
@@ -353,6 +349,16 @@ class GroupTrainer:
         lanes.remember(better)
         self._finish(lanes, [lane for lane, run in lanes if lane in going and run.done])
 
+    def _validated(self, lanes: Lanes, runs: Sequence[TrialRun]) -> Sequence[Mapping[str, float]]:
+        """Return each run's loss and metrics on the validation part, if there is one."""
+        part = runs[0].data.validation
+        if part is None:
+            return [{} for _ in runs]
+        # One pass serves all lanes, also those that wait and are not asked: [len(going), R, …].
+        outputs = select_lanes(lanes.step.evaluate(part.inputs), self._going)
+        metrics = [run.metrics for run in runs]
+        return measure(outputs, part, loss=self.spec.loss, metrics=metrics)
+
     def _report(self, lane: int, run: TrialRun, validation: Mapping[str, float]) -> bool:
         """Record the epoch; return whether it is the run's best. A diverged run leaves its lane."""
         record = epoch_record(run, validation, float(self._learning_rates[lane, -1]))
@@ -361,9 +367,9 @@ class GroupTrainer:
         watched = values[0]
         if run.spec.watched != run.spec.objective[0]:
             watched = float(record[run.spec.watched[0]])
-        keys = ["train_loss", "val_loss", run.spec.watched[0]]
-        keys += [key for key, _ in run.spec.objective]
-        numbers = [record["train_loss"], record["val_loss"], watched, *values]
+        losses = [key for key in ("train_loss", "val_loss") if key in record]
+        keys = [*losses, run.spec.watched[0], *(key for key, _ in run.spec.objective)]
+        numbers = [*(record[key] for key in losses), watched, *values]
         for key, value in zip(keys, numbers, strict=True):
             if not math.isfinite(value):
                 self._fail(lane, run, diverged(key, value, step))

@@ -115,8 +115,11 @@ class _Batch:
         return float(self.step.train_epoch(order, rate)) / self.rows
 
     def measure(self) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the outputs for the validation part, [1, rows, ...], and its metrics."""
-        part = self._prepared.data.validation
+        """Return the outputs for the validation part, [1, rows, ...], and its metrics.
+
+        Of the training part, where there is none.
+        """
+        part = self._prepared.data.validation or self._prepared.data.train
         outputs = self.step.evaluate(part.inputs)
         loss, metrics = self._prepared.group.loss, [self._prepared.metrics]
         return outputs, measure(outputs, part, loss=loss, metrics=metrics)[0]

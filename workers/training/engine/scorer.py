@@ -64,19 +64,16 @@ class EndScorer:
     def _score(self, runs: Sequence[TrialRun], evaluate: Evaluate) -> list[Scores]:
         data, loss = runs[0].data, self._group.loss
         scores: list[Scores] = [{} for _ in runs]
-        if is_confused(data.outputs, loss):
+        if data.validation is not None and is_confused(data.outputs, loss):
             outputs = evaluate(data.validation)  # [len(runs), rows, …]
-            for lane, run in enumerate(runs):
-                if run.spec.threshold is not None:
-                    run.threshold = best_threshold(
-                        outputs[lane], data.validation.targets, run.spec.threshold
-                    )
-                    scores[lane]["threshold"] = run.threshold
-            _add(
-                scores,
-                "val",
-                confusion(outputs, data.validation, loss=loss, thresholds=thresholds(runs)),
-            )
+            _choose_thresholds(runs, outputs, data.validation)
+            counts = confusion(outputs, data.validation, loss=loss, thresholds=thresholds(runs))
+            _add(scores, "val", counts)
+        for score, run in zip(scores, runs, strict=True):
+            if data.validation is None and not isinstance(run.spec.threshold, str):
+                run.threshold = run.spec.threshold
+            if run.threshold is not None:
+                score["threshold"] = run.threshold
         if data.test is not None:
             outputs = evaluate(data.test)
             measured = measure(
@@ -102,6 +99,14 @@ class EndScorer:
             self._module = module.to(device=group.device, dtype=dtype_of(group.precision))
             self._built_from = network
         return self._module
+
+
+def _choose_thresholds(runs: Sequence[TrialRun], outputs: Tensor, part: Part) -> None:
+    for lane, run in enumerate(runs):
+        if isinstance(run.spec.threshold, str):
+            run.threshold = best_threshold(outputs[lane], part.targets, run.spec.threshold)
+        else:
+            run.threshold = run.spec.threshold
 
 
 def thresholds(runs: Sequence[TrialRun]) -> list[float | None]:

@@ -50,7 +50,8 @@ def prepare_trial(
     data = _read(spec, cache, kind)
     keys = (*(key for key, _ in spec.objective), spec.watched[0])
     judged = [key.removeprefix("val_") for key in keys if key.startswith("val_")]
-    check_defined(judged, data.validation.targets, classes=data.classes)
+    if data.validation is not None:
+        check_defined(judged, data.validation.targets, classes=data.classes)
     if spec.threshold is not None and len(data.classes or ()) != 2:
         has = f"{len(data.classes)} classes" if data.classes else "numbers"
         raise DataError(f"threshold is for two classes, but the data has {has}; leave it out")

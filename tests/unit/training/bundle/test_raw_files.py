@@ -49,7 +49,7 @@ def text(delimiter: str = ",", *, head: bool = True, **how: Any) -> str:
     return "\n".join([*([delimiter.join(HEAD)] if head else []), "", *lines, ""])
 
 
-def trained(folder: Path, one: TrialSpec) -> tuple[dict[str, Any], Path]:
+def trained(folder: Path, one: TrialSpec, name: str = "model") -> tuple[dict[str, Any], Path]:
     """Train a trial, and return its record and its model's directory."""
     settings = EngineSettings(data_dirs=(folder,), threads=1, modules_dir=folder / "modules")
     engine = Engine("cpu", settings=settings)
@@ -58,7 +58,7 @@ def trained(folder: Path, one: TrialSpec) -> tuple[dict[str, Any], Path]:
     record = only(events, 1, "finished").record
     with safe_open(path, framework="pt") as file:
         note = json.loads(file.metadata()["tuner"])
-    place = folder / "model"
+    place = folder / name
     place.mkdir()
     path.rename(place / "model.safetensors")
     (place / "model.json").write_text(json.dumps(note))

@@ -186,3 +186,19 @@ def test_a_trial_of_repeated_folds_is_the_mean_of_all(tmp_path: Path) -> None:
     by_fold = end.record["folds"]["val_accuracy"]
     assert len(by_fold) == 6
     assert end.values == [pytest.approx(np.mean(by_fold))]
+
+
+@pytest.mark.parametrize("by", [{}, {"by": "order"}, {"by": "group"}, {"by": "part"}])
+def test_no_validation_part_and_no_test_part_leave_all_rows(by: dict[str, str]) -> None:
+    found = rows_of(["train", "test", "validation"] * 5, validation=0, test=0, **by)
+    assert found.train.tolist() == list(range(15))
+    assert len(found.validation) == len(found.test) == 0
+
+
+@pytest.mark.parametrize("by", [{}, {"by": "order"}, {"by": "group"}])
+def test_no_validation_part_beside_a_test_part(by: dict[str, str]) -> None:
+    beside = DAY if by.get("by") == "order" else OWNER
+    found = rows_of(beside if by else None, validation=0, **by)
+    assert len(found.validation) == 0
+    assert np.union1d(found.train, found.test).tolist() == list(range(ROWS))
+    assert len(found.test) == pytest.approx(24, abs=5)

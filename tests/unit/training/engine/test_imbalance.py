@@ -161,3 +161,11 @@ def test_patience_counts_the_metric_that_is_named(folder: Path) -> None:
     engine = Engine("cpu", settings=EngineSettings(data_dirs=(folder,), threads=1))
     record = only(run_all(engine, [start(1, one, folder=folder)]), 1, "finished").record
     assert record["epochs_run"] == 3
+
+
+def test_a_threshold_may_be_a_number(folder: Path) -> None:
+    record, place = trained(folder, trial(threshold=0.9))
+    assert record["threshold"] == predict.Model.load(place).threshold == 0.9
+    rare = np.sum(record["val_confusion"], axis=0)[1]
+    record, _ = trained(folder, trial(threshold=0.01), name="other")
+    assert np.sum(record["val_confusion"], axis=0)[1] > rare
