@@ -165,6 +165,12 @@ class DamagedError(UnavailableError):
     """The database's file is not whole: nothing helps but to restore a backup."""
 
 
+class SchemaMovedError(UnavailableError):
+    """The database was migrated under a running process, which therefore writes nothing more."""
+
+    code = "schema_version"
+
+
 class SettingsError(TunerError):
     """A setting is wrong or unsafe; the message names the setting and the value."""
 

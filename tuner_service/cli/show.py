@@ -17,6 +17,7 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap
 
 MOST_FAILURES = 3
 LONGEST_WORD = 60
+INFEASIBLE = {"diverged": "DIVERGED", "out_of_memory": "OUT OF MEMORY"}
 
 STATE_STYLES = {
     "completed": "green",
@@ -27,6 +28,8 @@ STATE_STYLES = {
     "PRUNED": "yellow",
     "failed": "red",
     "FAIL": "red",
+    "DIVERGED": "red",
+    "OUT OF MEMORY": "red",
     "cancelled": "magenta",
 }
 
@@ -72,6 +75,12 @@ def result(trial: Trial) -> str:
     return number(trial.value)
 
 
+def state_word(trial: Trial) -> str:
+    """Return a trial's state; one that no pruner stopped is called what it is: diverged."""
+    kind = str((trial.data.get("failure") or {}).get("kind"))
+    return INFEASIBLE.get(kind, trial.state) if trial.state == "PRUNED" else trial.state
+
+
 def trial_columns(trials: Sequence[Trial]) -> list[str]:
     """Return the parameters that any of these trials has, in order of appearance."""
     return list(dict.fromkeys(name for trial in trials for name in trial.params))
@@ -81,7 +90,7 @@ def trial_row(trial: Trial, parameters: Sequence[str]) -> list[str]:
     """Return the cells of `TRIAL_HEAD`, the parameters, and `TRIAL_TAIL`."""
     return [
         str(trial.number),
-        trial.state,
+        state_word(trial),
         result(trial),
         *(number(trial.params.get(name)) for name in parameters),
         "-" if trial.seconds is None else f"{trial.seconds:.1f}",

@@ -11,6 +11,7 @@ the same one, since programs write whole numbers as such as soon as their column
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -90,12 +91,14 @@ def numbers(
     Args:
         gaps: "nan" by each of the words for an empty cell.
     """
-    texts = list(map(gaps.get, cells, cells))
-    joined = "".join(texts)
+    joined = "".join(cells)
     if decimal == "." and joined.isascii() and "_" not in joined:  # what else float() would take
-        try:
-            values = np.array(list(map(float, texts)))
-        except ValueError:
+        # Most columns are whole: no cell is looked up that can be no gap.
+        values = None if any(map(_is_number, gaps)) else _floats(cells)
+        if values is not None and np.isfinite(values).all():
+            return values
+        values = _floats(list(map(gaps.get, cells, cells)))
+        if values is None:
             return None
         # Of what float() takes, a column may hold other words for nan and infinity.
         finite = int(np.isfinite(values).sum())
@@ -109,6 +112,18 @@ def numbers(
         elif cell not in gaps:
             return None
     return found
+
+
+@lru_cache(maxsize=1024)
+def _is_number(text: str) -> bool:
+    return number(text) is not None
+
+
+def _floats(texts: Sequence[str]) -> Array | None:
+    try:
+        return np.fromiter(map(float, texts), np.float64, len(texts))
+    except ValueError:
+        return None
 
 
 def whole(label: str) -> int | None:

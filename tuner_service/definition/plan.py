@@ -151,6 +151,7 @@ def warnings_of(definition: StudyDefinition) -> list[str]:
         *_directions(definition),
         *_partly_known_options(definition),
         *_epochs(definition),
+        *_pruner(definition),
         *_times(definition),
     ]
 
@@ -184,6 +185,21 @@ def _epochs(definition: StudyDefinition) -> Iterator[str]:
     warmup = training.options.get("warmup_epochs", 0)
     if warmup >= epochs:
         yield f"the warm-up takes {warmup} epochs, but a trial has only {epochs}"
+
+
+def _pruner(definition: StudyDefinition) -> Iterator[str]:
+    """Say of a pruner that no trial lives long enough for it to stop one."""
+    epochs, settings = most_epochs(definition), definition.pruner.settings
+    told = {*definition.parameters, *definition.network.options}
+    if definition.is_user_loop and "epochs" not in told:
+        return  # how many steps it has is not known
+    for name in ("warmup_steps", "min_resource", "patience"):
+        given = settings.get(name)
+        if isinstance(given, int) and given >= epochs:
+            yield (
+                f"the pruner's {name} is {given}, but a trial has only {epochs} "
+                f"epoch{'' if epochs == 1 else 's'}: it would stop none"
+            )
 
 
 def _times(definition: StudyDefinition) -> Iterator[str]:

@@ -5,6 +5,7 @@ listed values. `Space` puts conditions before what depends on them.
 """
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -201,7 +202,9 @@ def contains(parameter: Parameter, value: object) -> bool:
     if parameter.step is None:
         return True
     place = (value - parameter.low) / parameter.step
-    return abs(place - round(place)) < 1e-8  # Optuna's tolerance
+    # Optuna's tolerance, but on a fine grid what a float64 can tell of the value.
+    resolution = 4 * sys.float_info.epsilon * max(abs(value), abs(parameter.low)) / parameter.step
+    return abs(place - round(place)) < max(1e-8, resolution)
 
 
 def canonical(parameter: Parameter, value: Any) -> Any:

@@ -8,8 +8,10 @@ transaction connects anew, so that callers only have to try again.
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +25,18 @@ from sqlalchemy import (
     literal_column,
     make_url,
     select,
+    text,
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tuner_service.errors import DamagedError, SchemaVersionError, SettingsError, UnavailableError
+from tuner_service.errors import (
+    DamagedError,
+    SchemaMovedError,
+    SchemaVersionError,
+    SettingsError,
+    UnavailableError,
+)
 from tuner_service.files import private_folder
 from tuner_service.json_values import finite
 from tuner_service.storage.postgres import TCP, TimeoutConnection, snapshots, use_pipelines
@@ -41,6 +50,14 @@ IDLE_SECONDS = 15.0  # of a client that is silent inside a transaction, and hold
 POOL_SIZE = 10
 LONGEST_CAUSE = 300  # characters
 DAMAGED = "the database file is damaged; stop everything and restore a backup"
+
+VERSION_TABLE: Final = "tuner_alembic_version"
+_REVISIONS = text(
+    f"SELECT version_num FROM alembic_version UNION ALL SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608
+)
+# How long a version that was seen is believed: SQLite's costs microseconds beside a commit,
+# PostgreSQL's a round trip.
+_SCHEMA_SECONDS: Final = {"sqlite": 0.0, "postgresql": 1.0}
 
 _CLOCK = {
     # SQLite before 3.42 has no sub-second unixepoch(); julianday is good to 0.1 ms.
@@ -71,6 +88,8 @@ class Database:
         self.damage: DamagedError | None = None  # once met; it does not go away by itself
         self._writer = writer
         self._reader = reader
+        self._revisions: frozenset[str] | None = None  # what this process was begun on
+        self._revisions_seen = -inf
 
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> "Database":
@@ -99,10 +118,12 @@ class Database:
         """Yield a connection in a transaction that may write; committed when the block ends.
 
         Raises:
-            UnavailableError: The database cannot be reached, is full, or was locked too long. The
-                transaction may have been committed if the connection broke during the commit.
+            UnavailableError: The database cannot be reached, is full, was locked too long, or was
+                migrated since `keep_schema`. The transaction may have been committed if the
+                connection broke during the commit.
         """
         with self._translated(), _connect(self._writer) as connection, connection.begin():
+            self._check_revisions(connection)
             yield connection
 
     @contextmanager
@@ -114,6 +135,23 @@ class Database:
         """
         with self._translated(), _connect(self._reader) as connection, connection.begin():
             yield connection
+
+    def keep_schema(self, connection: Connection) -> None:
+        """Write from now on only while both schemas have the versions that they have here."""
+        self._revisions = frozenset(connection.execute(_REVISIONS).scalars())
+
+    def _check_revisions(self, connection: Connection) -> None:
+        now = time.monotonic()
+        if self._revisions is None or now < self._revisions_seen + _SCHEMA_SECONDS[self.dialect]:
+            return
+        found = frozenset(connection.execute(_REVISIONS).scalars())
+        if found != self._revisions:
+            begun, moved = (", ".join(sorted(one)) for one in (self._revisions, found))
+            raise SchemaMovedError(
+                f"the database was migrated from {begun} to {moved} while this process ran, which "
+                "writes nothing more: restart it with the software that migrated it"
+            )
+        self._revisions_seen = now
 
     def now(self, connection: Connection) -> float:
         """Return the database's clock, in seconds since the epoch."""

@@ -24,13 +24,13 @@ from tuner_service.files import locked
 from tuner_service.storage.database import (
     BUSY_SECONDS,
     DAMAGED,
+    VERSION_TABLE,
     Database,
     is_sqlite,
     sqlite_path,
     unreachable,
 )
 
-VERSION_TABLE = "tuner_alembic_version"
 OPTUNA_REVISION = "v3.2.0.a"  # what Optuna 5.0 creates
 _ADVISORY_LOCK = 0x74756E6572  # "tuner"
 
@@ -60,7 +60,7 @@ def migrate(url: str) -> None:
 
 
 def check_schema(db: Database) -> None:
-    """Refuse a database whose schema is not exactly this software's.
+    """Refuse a database whose schema is not exactly this software's; from now on, writes as well.
 
     Raises:
         SchemaVersionError: With the command that fixes it.
@@ -69,6 +69,7 @@ def check_schema(db: Database) -> None:
         _check_optuna_revision(connection)
         found = _revision(connection, VERSION_TABLE)
         if found == head_revision():
+            db.keep_schema(connection)
             return
         if found is None:
             raise SchemaVersionError("the database has no tables yet: run `tuner migrate`")

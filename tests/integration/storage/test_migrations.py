@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from sqlalchemy import inspect, text
 
-from tuner_service.errors import SchemaVersionError
+from tuner_service.errors import SchemaMovedError, SchemaVersionError
 from tuner_service.storage import Database, check_schema, migrate
 from tuner_service.storage.migrate import alembic_config
 from tuner_service.storage.schema import metadata
@@ -115,3 +115,21 @@ def test_processes_that_migrate_at_once_take_turns(database_url: str) -> None:
     database = Database.open(database_url)
     check_schema(database)
     database.close()
+
+
+def test_a_running_process_writes_nothing_to_a_schema_that_moved(migrated: Database) -> None:
+    check_schema(migrated)
+    with migrated.write() as connection:  # as it was: this one writes
+        connection.execute(text("UPDATE tuner_studies SET name = name"))
+    migrator = Database.open(migrated.url)
+    with migrator.write() as connection:
+        moved = text("UPDATE tuner_alembic_version SET version_num = 'ffff'")
+        connection.execute(moved)
+    migrated._revisions_seen = float("-inf")  # what PostgreSQL is asked once a second
+    for _ in range(2):
+        with (
+            pytest.raises(SchemaMovedError, match=r"ffff.* while .* writes nothing"),
+            migrated.write() as connection,
+        ):
+            connection.execute(text("DELETE FROM tuner_studies"))
+    migrator.close()

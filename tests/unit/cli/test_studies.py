@@ -506,6 +506,21 @@ def test_trials_are_a_table_of_whole_words(
     ]
 
 
+def test_a_trial_that_diverged_is_not_called_pruned(
+    tuner: Tuner, service: FakeService, capsys: Shown
+) -> None:
+    kinds = ("diverged", "out_of_memory", "timeout")
+    service.study.trials = [
+        trial(at, "PRUNED") | {"failure": {"kind": kind, "message": "why"}}
+        for at, kind in enumerate(kinds)
+    ]
+    service.study.trials.append(trial(3, "PRUNED", value=0.1))
+    tuner("trials", "digits")
+    _, *rows = capsys.readouterr().out.splitlines()
+    words = [row[7:].split("  ")[0] for row in rows]
+    assert words == ["DIVERGED", "OUT OF MEMORY", "PRUNED", "PRUNED"]
+
+
 def test_markup_in_names_stays_text(tuner: Tuner, service: FakeService, capsys: Shown) -> None:
     service.study.name = "[red]x[/red]:smile:"
     tuner("list")

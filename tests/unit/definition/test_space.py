@@ -137,6 +137,16 @@ def test_domains(parameter: Any, inside: list[Any], outside: list[Any]) -> None:
     assert [value for value in outside if contains(parameter, value)] == []
 
 
+@pytest.mark.parametrize("low", [0.0, 1.0, 3e5])
+def test_the_values_of_a_fine_grid_are_in_it(low: float) -> None:
+    step = 1e-9
+    parameter = FloatParameter(**floats(low, low + 0.5, step=step))
+    places = [*range(0, 500_000_000, 7_654_321), 499_999_999]
+    assert [k for k in places if not contains(parameter, low + k * step)] == []
+    outside = [low + (k + 0.4) * step for k in places[:-1]]
+    assert [value for value in outside if contains(parameter, value)] == []
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     low=st.floats(allow_nan=False, allow_infinity=False),

@@ -67,6 +67,11 @@ def test_long_values_are_shown_short() -> None:
          "no effect with adam"),
         ({"training": {"epochs": 5, "early_stopping": {"patience": 5}}}, "has only 5"),
         ({"training": {"epochs": 5, "warmup_epochs": 9}}, "warm-up takes 9"),
+        ({"training": {"epochs": 5}, "pruner": {"type": "median", "warmup_steps": 5}},
+         "warmup_steps is 5, but a trial has only 5 epochs"),
+        ({"training": {"epochs": 9}, "pruner": {"type": "hyperband", "min_resource": 27}},
+         "min_resource is 27"),
+        ({"training": {"epochs": 4}, "pruner": {"type": "patience"}}, "patience is 5"),
         ({"budget": {"trials": 3, "timeout": "1m", "trial_timeout": "2m"}}, "no effect"),
     ],
 )  # fmt: skip

@@ -205,6 +205,13 @@ def test_the_words_for_a_gap_are_the_studys(tmp_path: Path) -> None:
     assert "line 2, column 'country' holds 'NA', which is read as empty" in said
 
 
+def test_a_number_that_stands_for_a_gap_is_one(tmp_path: Path) -> None:
+    text = lines("a,kind", [f"{-999 if at % 3 == 0 else at},{'xy'[at % 2]}" for at in range(20)])
+    inputs = read(tmp_path, text, gaps=["-999"], missing="drop_rows").rows.inputs
+    assert inputs[:, 0].tolist() == [at for at in range(20) if at % 3]
+    assert "holds '-999', which is read as empty" in refused(tmp_path, text, gaps=["-999"])
+
+
 def test_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
     kinds = ["crack", "None", "dent"]
     text = lines("x,kind", (f"{'' if i == 3 else i},{kinds[i % 3]}" for i in range(30)))
