@@ -17,7 +17,7 @@ Scalar = bool | int | float | str | None
 
 OptionType = Literal[
     "float", "int", "boolean", "string", "path", "paths", "column", "columns", "words",
-    "label", "weights", "any",
+    "label", "weights", "by_column", "orders", "any",
 ]  # fmt: skip
 
 LARGEST_INT = 2**53
@@ -38,7 +38,8 @@ class Option(BaseModel):
         type: `path` is a relative path inside a data directory, `paths` one or a list of them,
             `column` a column's name or position, `columns` a list of those, `words` a list of
             texts, `label` a class as the file spells it, `weights` the word `balanced` or a number
-            for each class.
+            for each class, `by_column` one of `choices` or a mapping of columns to them, `orders`
+            a mapping of columns to their texts in order.
         default: In force when the option is neither fixed nor searched.
         low: Lower end of the range; `low_open` leaves it out of the range. The same for `high`.
         choices: When not empty, the only values there are.
@@ -95,7 +96,7 @@ def coerce(option: Option, value: Any) -> Any:
         return value
     if option.type == "float":
         return float(value)
-    if isinstance(value, Mapping):
+    if option.type == "weights" and isinstance(value, Mapping):
         return {str(key): float(number) for key, number in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
@@ -104,6 +105,9 @@ def option_fault(option: Option, value: object) -> str | None:
     """Return a sentence saying why `value` does not fit the option, or None when it does."""
     if any(same_scalar(value, other) for other in option.also):
         return None
+    if option.type == "by_column" and isinstance(value, Mapping):
+        faults = (_choice_fault(option, choice) for choice in value.values())
+        return _mapping_fault(option, value) or next((f for f in faults if f is not None), None)
     if option.choices:
         return _choice_fault(option, value)
     return _CHECKS[option.type](option, value)
@@ -209,6 +213,27 @@ def _words_fault(option: Option, value: object) -> str | None:
     return next((fault for fault in faults if fault is not None), None)
 
 
+def _mapping_fault(option: Option, value: object) -> str | None:
+    if isinstance(value, Mapping) and 1 <= len(value) <= MAX_COLUMNS:
+        return None
+    return f"{option.name} must be a mapping of columns, but got {show(value)}"
+
+
+def _orders_fault(option: Option, value: object) -> str | None:
+    fault = _mapping_fault(option, value)
+    if fault is not None or not isinstance(value, Mapping):
+        return fault
+    for column, texts in value.items():
+        if not isinstance(texts, (list, tuple)) or len(texts) < 2:
+            return f"{option.name} of {column!r} must be a list of its texts, the least first"
+        fault = _words_fault(option, texts)
+        if fault is not None:
+            return fault
+        if len(set(texts)) < len(texts):
+            return f"{option.name} of {column!r} names a text twice"
+    return None
+
+
 def _label_fault(option: Option, value: object) -> str | None:
     return None if isinstance(value, (bool, int, float)) else _string_fault(option, value)
 
@@ -247,6 +272,8 @@ _CHECKS = {
     "columns": _columns_fault,
     "words": _words_fault,
     "label": _label_fault,
+    "by_column": _string_fault,
+    "orders": _orders_fault,
     "weights": _weights_fault,
     "any": _any_fault,
 }
@@ -273,6 +300,10 @@ def option_schema(option: Option) -> dict[str, Any]:
 
 
 def _domain_schema(option: Option) -> dict[str, Any]:
+    if option.type == "by_column":
+        choice = {"enum": list(option.choices)}
+        mapping = {"type": "object", "additionalProperties": choice, "minProperties": 1}
+        return {"anyOf": [choice, {**mapping, "maxProperties": MAX_COLUMNS}]}
     if option.choices:
         return {"enum": list(option.choices)}
     match option.type:
@@ -304,6 +335,11 @@ def _domain_schema(option: Option) -> dict[str, Any]:
             weight = {"type": "number", "minimum": 0}
             weights = {"type": "object", "additionalProperties": weight, "minProperties": 1}
             return {"anyOf": [{"const": BALANCED}, {**weights, "maxProperties": MAX_WEIGHTS}]}
+        case "orders":
+            words = {"type": "string", "maxLength": MAX_TEXT}
+            texts = {"type": "array", "items": words, "minItems": 2, "maxItems": MAX_WORDS}
+            texts |= {"uniqueItems": True}
+            return {"type": "object", "additionalProperties": texts, "minProperties": 1}
         case "any":
             return {"type": ["boolean", "number", "string", "null"]}
         case _:

@@ -173,10 +173,30 @@ _TABLE_OPTIONS = (
     ),
     Option(
         name="encode",
-        type="string",
-        choices=("one_hot", "ordinal"),
+        type="by_column",
+        choices=("one_hot", "ordinal", "frequency"),
         default="one_hot",
-        description="What a category becomes: a feature of its own, or its position among them.",
+        description="What a category becomes: a feature of its own, its position among them, or "
+        "its share of the training part's rows; for all columns, or for those that are named.",
+    ),
+    Option(
+        name="orders",
+        type="orders",
+        default=None,
+        also=(None,),
+        searchable=False,
+        description="Columns of categories that have an order, with their texts, the least first: "
+        "each becomes its position.",
+    ),
+    Option(
+        name="scale",
+        type="by_column",
+        choices=("standard", "minmax", "robust", "none"),
+        default=None,
+        also=(None,),
+        description="Columns of numbers to mean 0 and deviation 1, to the range 0 to 1, to median "
+        "0 and quartiles 1 apart, or as they are; for all columns, or for those that are named "
+        "(the others as standardize says). null: as standardize says.",
     ),
     Option(
         name="missing",

@@ -34,6 +34,9 @@ def check_dataset(context: CheckContext) -> None:
         context.add_unknown(("dataset", "name"), "data set", dataset.name, known)
         return
     _check_named(context, context.dataset, dataset.options, ("dataset",), own=("split",))
+    if isinstance(dataset.options.get("scale"), str) and "standardize" in dataset.options:
+        detail = "scale says what becomes of all columns of numbers; leave standardize out"
+        context.faults.add(("dataset", "standardize"), detail, code="conflict")
     _check_columns(context, dataset)
     _check_split(context, dataset.split)
 
@@ -76,6 +79,9 @@ def _check_columns(context: CheckContext, dataset: Dataset) -> None:
     named: dict[Path, Any] = {
         (key,): dataset.options.get(key) for key in ("target", "columns", "categorical")
     }
+    for key in ("encode", "orders", "scale"):
+        given = dataset.options.get(key)
+        named[(key,)] = list(given) if isinstance(given, Mapping) else None
     if dataset.split.by is not None:
         named["split", dataset.split.by] = dataset.split.column
     for place, given in named.items():

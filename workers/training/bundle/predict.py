@@ -492,6 +492,9 @@ def _categories(cells: Array, column: Mapping[str, Any]) -> Array:
     places = np.array([usual if _is_empty(cell) else found(cell) for cell in cells], dtype=int)
     if column["kind"] == "ordinal":
         return places[:, None].astype(np.float64)
+    if column["kind"] == "frequency":
+        shares: Array = np.array([*column["shares"], 0.0])[places]  # -1, of none: the last
+        return shares[:, None]
     hot: Array = places[:, None] == np.arange(len(place))
     return hot.astype(np.float64)
 

@@ -43,17 +43,20 @@ class TextColumn:
     """A column of categories: a feature each, or their position among them.
 
     Attributes:
-        kind: `one_hot` or `ordinal`.
+        kind: `one_hot`, `ordinal` or `frequency`.
         labels: Texts by the numbers that stand for them in the table as read.
-        categories: Those of the training part, ascending.
+        categories: Those of the training part, ascending; or all, in the study's order.
         fill: What an empty cell counts as; None: as no category. With `ordinal` it is also what a
             text counts as that the training part does not have.
+        shares: Of the training part's rows, by category, which `frequency` makes of them; a text
+            that it does not have has none.
     """
 
     kind: str
     labels: tuple[str, ...]
     categories: tuple[str, ...]
     fill: str | None
+    shares: tuple[float, ...] | None = None
 
     @property
     def width(self) -> int:
@@ -72,12 +75,18 @@ class TextColumn:
             found = np.where(empty, place.get(self.fill, -1), found)
         if self.kind == "ordinal":
             return found[:, None].astype(np.float64)
+        if self.shares is not None:
+            shares = np.array([*self.shares, 0.0])  # of no category, -1: the last
+            known: Array = shares[found][:, None]
+            return known
         hot: Array = found[:, None] == np.arange(len(self.categories))
         return hot.astype(np.float64)
 
     def described(self) -> dict[str, Any]:
         """Return the column as JSON, for new rows to be encoded alike."""
-        return {"kind": self.kind, "categories": list(self.categories), "fill": self.fill}
+        shares = {} if self.shares is None else {"shares": list(self.shares)}
+        described = {"kind": self.kind, "categories": list(self.categories), "fill": self.fill}
+        return {**described, **shares}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,7 @@ class Encoder:
             tuple(
                 _number(values[:, at], table)
                 if labels is None
-                else _text(values[:, at], labels, table, table.names[at])
+                else _text(values[:, at], labels, table, at)
                 for at, labels in enumerate(table.labels)
             )
         )
@@ -142,16 +151,28 @@ def _number(values: Array, table: Columns) -> NumberColumn:
     return NumberColumn(float(present[0] + (present - present[0]).mean()))
 
 
-def _text(values: Array, labels: tuple[str, ...], table: Columns, name: str) -> TextColumn:
+def _text(values: Array, labels: tuple[str, ...], table: Columns, at: int) -> TextColumn:
+    name, kind = table.names[at], table.encode[at]
     present = values[~np.isnan(values)].astype(np.int64)
     counts = np.bincount(present, minlength=len(labels))
     categories = tuple(label for label, count in zip(labels, counts, strict=True) if count)
-    if table.encode == "one_hot" and len(categories) > MAX_CATEGORIES:
+    if kind == "one_hot" and len(categories) > MAX_CATEGORIES:
         raise DataError(
             f"column {name!r} has {len(categories):,} different texts, more than "
-            f"{MAX_CATEGORIES:,}; leave it out of `columns`, or set encode to ordinal"
+            f"{MAX_CATEGORIES:,}; leave it out of `columns`, or set encode to ordinal or frequency"
         )
+    if name in table.orders:
+        categories = tuple(table.orders[name])
+        unknown = [label for label in labels if label not in categories]
+        if unknown:
+            raise DataError(
+                f"column {name!r} holds {unknown[0]!r}, which `orders` does not name: "
+                f"{', '.join(map(repr, categories[:20]))}"
+            )
     # The most frequent one; of several, the first.
     usual = labels[int(counts.argmax())] if len(present) else None
-    fills = table.missing in ("mean", "median") or table.encode == "ordinal"
-    return TextColumn(table.encode, labels, categories, usual if fills else None)
+    fills = table.missing in ("mean", "median") or kind == "ordinal"
+    shares = None
+    if kind == "frequency":
+        shares = tuple(float(count) / len(values) for count in counts if count)
+    return TextColumn(kind, labels, categories, usual if fills else None, shares)

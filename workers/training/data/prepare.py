@@ -4,6 +4,7 @@ What is fitted (means and deviations) is fitted on the training part alone.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
@@ -177,6 +178,8 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
     if names:
         _check_exact(raw, dtype)
     scaling = Scaling.none(train) if names else Scaling.fit(train, standardize=standardize)
+    if spec.options.get("scale") is not None:
+        scaling = scaling.by_feature(train, _treatments(spec.options["scale"], raw, encoder))
     if encoder is not None:
         scaling = scaling.only(encoder.scaled)  # zeros and ones of categories stay what they are
     target_scale = _target_scale(train, spec, request)
@@ -207,6 +210,26 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
         streamed=streamed,
         warnings=raw.warnings + (() if names or not standardize else _doubts(raw)),
     )
+
+
+def _treatments(
+    scale: str | Mapping[str, str], raw: RawData, encoder: Encoder | None
+) -> list[str | None]:
+    """Return how each feature [F] is scaled; None: as the study's `standardize` says.
+
+    Raises:
+        DataError: A column is named that is no input, or becomes a feature for each category.
+    """
+    columns = raw.columns or ()
+    widths = [column.width for column in encoder.columns] if encoder else [1] * len(columns)
+    kinds = [column.described()["kind"] for column in encoder.columns] if encoder else []
+    for name in scale if isinstance(scale, Mapping) else ():
+        if name not in columns:
+            raise DataError(f"{name!r} of `scale` is no input; those are {', '.join(columns[:20])}")
+        if kinds and kinds[columns.index(name)] == "one_hot":
+            raise DataError(f"{name!r} of `scale` holds categories, of which each is 0 or 1")
+    how = [scale.get(name) if isinstance(scale, Mapping) else scale for name in columns]
+    return [one for one, width in zip(how, widths, strict=True) for _ in range(width)]
 
 
 def _is_whole(raw: RawData) -> bool:

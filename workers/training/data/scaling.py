@@ -5,7 +5,7 @@
 Nothing here holds more than a chunk: the data may be larger than memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -117,6 +117,23 @@ class Scaling:
         """Return the scaling that leaves all features [F] but the chosen as they are."""
         return Scaling(np.where(chosen, self.mean, 0.0), np.where(chosen, self.deviation, 1.0))
 
+    def by_feature(self, part: Chosen, how: Sequence[str | None]) -> "Scaling":
+        """Return the scaling with other treatments of some features [F] of a table.
+
+        Args:
+            how: [F] minmax, robust, standard or none; None: as it is here.
+        """
+        mean, deviation = self.mean.copy(), self.deviation.copy()
+        chosen = [at for at, one in enumerate(how) if one is not None]
+        if not chosen:
+            return self
+        values = np.concatenate(
+            [chunk[:, chosen].astype(np.float64) for _, chunk in part.chunks()]
+        )  # [n, chosen]
+        for place, at in enumerate(chosen):
+            mean.flat[at], deviation.flat[at] = TREATMENTS[str(how[at])](values[:, place])
+        return Scaling(mean, deviation)
+
     def apply(self, inputs: Array, dtype: "np.dtype[Any]") -> Array:
         """Return scaled inputs, computed in float64 and rounded once."""
         scaled: Array = ((inputs.astype(np.float64) - self.mean) / self.deviation).astype(dtype)
@@ -128,6 +145,34 @@ def _one_each(part: Chosen, axes: tuple[int, ...]) -> Array:
     _, first = next(Chosen(part.rows, part.index[:1], part.encoder).chunks())
     kept = tuple(slice(1) if axis in axes else slice(None) for axis in range(1, first.ndim))
     return np.asarray(first[0][kept], np.float64)
+
+
+def _standard(values: Array) -> tuple[float, float]:
+    # As a distance from one of them, as above.
+    mean = values[0] + (values - values[0]).mean()
+    return mean, _spread(np.sqrt(np.square(values - mean).mean()))
+
+
+def _minmax(values: Array) -> tuple[float, float]:
+    return values.min(), _spread(values.max() - values.min())
+
+
+def _robust(values: Array) -> tuple[float, float]:
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return middle, _spread(high - low)
+
+
+def _spread(spread: float) -> float:
+    return spread or 1.0  # a constant column stays zero instead of NaN
+
+
+TREATMENTS: Mapping[str, Callable[[Array], tuple[float, float]]] = {
+    "standard": _standard,
+    "minmax": _minmax,
+    "robust": _robust,
+    "none": lambda values: (0.0, 1.0),
+}
+"""From a column of the training part to what is subtracted and what divides; as scikit-learn's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a source of data hands over, before splitting: arrays and what they mean."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,15 @@ class Columns:
         labels: [C] Texts by the numbers that stand for them; None for a column of numbers.
         missing: What becomes of empty cells: `refuse`, `drop_rows` (both: there are none any
             more), `mean`, `median` or `zero`.
-        encode: What becomes of text: `one_hot` or `ordinal`.
+        encode: [C] What becomes of text: `one_hot`, `ordinal` or `frequency`.
+        orders: Texts in their order, by the columns' names.
     """
 
     names: tuple[str, ...]
     labels: tuple[tuple[str, ...] | None, ...]
     missing: str
-    encode: str
+    encode: tuple[str, ...]
+    orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def plain(self) -> bool:

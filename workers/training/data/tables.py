@@ -12,7 +12,7 @@ Both kinds of file are read block by block; what a column is, is decided over al
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -386,7 +386,8 @@ class _Reader:
             self._chosen.inputs,
             labels,
             missing=self._missing,
-            encode=str(self._request.options.get("encode") or "one_hot"),
+            encode=self._encodings(labels),
+            orders=self._request.options.get("orders") or {},
         )
         targets, classes = (
             self._numbers(target) if self._request.targets == "numbers" else (self._classes(target))
@@ -404,6 +405,27 @@ class _Reader:
             missing=self._missing,
             beside=[one or "" for one in self._beside[:own]] if self._chosen.beside else None,
             warnings=tuple(doubt for doubt in (self._dropped(rows), *doubts) if doubt),
+        )
+
+    def _encodings(self, labels: Sequence[tuple[str, ...] | None]) -> tuple[str, ...]:
+        """Return what becomes of each column's texts.
+
+        Raises:
+            DataError: A column is named that holds no categories.
+        """
+        names, options = self._chosen.inputs, self._request.options
+        given, orders = options.get("encode") or "one_hot", options.get("orders") or {}
+        by_name = given if isinstance(given, Mapping) else {}
+        for option, named in (("encode", by_name), ("orders", orders)):
+            for name in named:
+                if name not in names or labels[names.index(name)] is None:
+                    told = "holds numbers; name it in `categorical`" if name in names else "is none"
+                    raise DataError(
+                        f"{name!r} of `{option}` must be an input of categories, but {told}"
+                    )
+        usual = "one_hot" if isinstance(given, Mapping) else str(given)
+        return tuple(
+            "ordinal" if name in orders else str(by_name.get(name, usual)) for name in names
         )
 
     def _numbers(self, target: Array) -> tuple[Array, None]:
