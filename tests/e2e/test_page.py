@@ -47,7 +47,8 @@ class Running:
             "resources": {"parallel_trials": TRIALS},
             **changes,
         }
-        httpx2.post(f"{self.url}/v1/studies", json=definition(**body)).raise_for_status()
+        address = f"{self.url}/v1/studies"
+        httpx2.post(address, json=definition(**body), timeout=60.0).raise_for_status()
 
     def study(self, name: str) -> Any:
         return httpx2.get(f"{self.url}/v1/studies/{name}").json()

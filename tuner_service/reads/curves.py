@@ -10,7 +10,6 @@ from sqlalchemy import Connection, func, select
 from tuner_service.definition import most_epochs
 from tuner_service.reads.charts import Curve, Curves, Threshold
 from tuner_service.reads.columns import TrialColumns
-from tuner_service.reads.filters import ordered
 from tuner_service.search.pruners.registry import sorted_percentile
 from tuner_service.storage import Database
 from tuner_service.storage.optuna_rows import INTERMEDIATE, read_intermediate
@@ -66,9 +65,7 @@ def _picked(columns: TrialColumns, numbers: Sequence[int]) -> list[int]:
     if numbers:
         wanted = set(numbers)
         return [place for place, number in enumerate(columns.number) if number in wanted]
-    down = "-value" if columns.maximizes else "value"
-    complete = columns.with_state("COMPLETE")
-    first = [*ordered(columns, complete, down)[:20], *columns.unfinished.values()]
+    first = [*columns.best(20), *columns.unfinished.values()]
     newest = range(len(columns) - 1, -1, -1)
     return sorted(list(dict.fromkeys([*first, *newest[:MOST_CURVES]]))[:MOST_CURVES])
 

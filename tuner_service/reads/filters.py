@@ -42,9 +42,39 @@ def matching(columns: TrialColumns, text: str) -> list[int]:
                 f"a filter's term must be name, operator and value, as in lr<1e-2, but got {term!r}"
             )
         column = _column(columns, found["name"])
-        fits = _test(found["sign"], found["value"], term)
-        places = [place for place in places if fits(column[place])]
+        places = _narrowed(places, column, found["sign"], found["value"])
     return list(places)
+
+
+def _narrowed(places: Sequence[int], column: Sequence[Any], sign: str, wanted: str) -> list[int]:
+    if sign in _ORDER:
+        compare, bound = _ORDER[sign], _number(wanted)
+        if bound is None:
+            raise InputError(f"{sign} needs a number after it, but got {wanted!r}")
+        return [
+            place
+            for place in places
+            if isinstance(value := column[place], (float, int)) and compare(value, bound)
+        ]
+    equal = _equality(wanted)
+    return _fitting(places, column, equal if sign != "!=" else lambda value: not equal(value))
+
+
+def _fitting(
+    places: Sequence[int], column: Sequence[Any], fits: Callable[[Any], bool]
+) -> list[int]:
+    """Ask once for each value there is: choices and states have few."""
+    known: dict[Any, bool] = {}
+    kept = []
+    for place in places:
+        value = column[place]
+        key = (value, type(value)) if isinstance(value, bool) else value
+        fit = known.get(key)
+        if fit is None:
+            fit = known[key] = fits(value)
+        if fit:
+            kept.append(place)
+    return kept
 
 
 def _terms(text: str) -> list[str]:
@@ -74,18 +104,6 @@ def _column(columns: TrialColumns, name: str) -> Sequence[Any]:
     raise InputError(f"a filter can name {known}, but got {name!r}")
 
 
-def _test(sign: str, wanted: str, term: str) -> Callable[[Any], bool]:
-    if sign in _ORDER:
-        compare, bound = _ORDER[sign], _number(wanted)
-        if bound is None:
-            raise InputError(f"{sign} needs a number after it, but got {term!r}")
-        return lambda value: isinstance(value, (int, float)) and compare(value, bound)
-    equal = _equality(wanted)
-    if sign == "!=":
-        return lambda value: not equal(value)
-    return equal
-
-
 def _equality(wanted: str) -> Callable[[Any], bool]:
     if wanted.lower() == _MISSING:
         return lambda value: value is None
@@ -111,6 +129,6 @@ def ordered(columns: TrialColumns, places: Sequence[int], sort: str) -> list[int
     down = sort.startswith("-")
     if sort.endswith("number"):
         return sorted(places, key=lambda place: columns.number[place], reverse=down)
-    valued = [(value, place) for place in places if (value := columns.value[place]) is not None]
-    sign = -1.0 if down else 1.0
-    return [place for _, place in sorted((sign * value, place) for value, place in valued)]
+    value = columns.value
+    valued = [place for place in places if value[place] is not None]
+    return sorted(valued, key=lambda place: value[place] or 0.0, reverse=down)

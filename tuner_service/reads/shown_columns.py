@@ -2,7 +2,7 @@
 
 from tuner_service.reads.charts import ColumnsView
 from tuner_service.reads.columns import TrialColumns
-from tuner_service.reads.filters import matching, ordered
+from tuner_service.reads.filters import matching
 
 
 def shown(columns: TrialColumns, most: int, text: str = "") -> ColumnsView:
@@ -34,8 +34,9 @@ def shown(columns: TrialColumns, most: int, text: str = "") -> ColumnsView:
 
 
 def _part(columns: TrialColumns, places: list[int], most: int) -> list[int]:
-    best = ordered(columns, places, "-value" if columns.maximizes else "value")[: min(100, most)]
-    running = [place for place in places if columns.state[place] == "RUNNING"]
+    best = columns.best(min(100, most), places)
+    fitting = set(places) if len(places) < len(columns) else columns.unfinished.values()
+    running = [place for place in columns.unfinished.values() if place in fitting]
     kept = dict.fromkeys([*best, *running][:most])
     room = most - len(kept)
     if room:
