@@ -198,11 +198,13 @@ class Stopped(RunEnd):
     Attributes:
         step: Of the checkpoint with `checkpoint`, else the last that was trained; None: none.
         values: What it had reached; None before its first epoch.
+        model: With `timeout`, of what it had reached, if that is among the best.
     """
 
     mode: StopMode
     step: int | None = None
     values: list[float] | None = None
+    model: str | None = None
     type: Literal["stopped"] = "stopped"
 
 

@@ -37,13 +37,13 @@ def finished(run: LeasedTrial, event: Finished, *, model: str | None) -> Finish:
     return _finish(run, event, "PRUNED", failure=failure)
 
 
-def stopped(run: LeasedTrial, event: Stopped) -> Outcome:
+def stopped(run: LeasedTrial, event: Stopped, *, model: str | None = None) -> Outcome:
     """Return the end of a trial that was asked to stop."""
     match event.mode:
         case "prune":
             return _finish(run, event, "PRUNED", values=_finite(event.values))
         case "timeout":
-            return timed_out(run, event)
+            return timed_out(run, event, model=model)
         case "checkpoint":
             return HandBack(run.lease, run.checkpoint_step if event.step is None else event.step)
         case "cancel":
@@ -56,7 +56,7 @@ def cancelled(run: LeasedTrial) -> Fail:
     return Fail(run.lease, run.trial_id, failure, blamed=False, retry=False)
 
 
-def timed_out(run: LeasedTrial, event: Stopped) -> Outcome:
+def timed_out(run: LeasedTrial, event: Stopped, *, model: str | None) -> Outcome:
     """Return the end of a trial whose time, or whose study's time, is over.
 
     What it reported stands, as PRUNED; one that reported nothing has no result to keep.
@@ -70,7 +70,8 @@ def timed_out(run: LeasedTrial, event: Stopped) -> Outcome:
     )
     if run.out_of_time and run.last_step is None:
         return Fail(run.lease, run.trial, failure, blamed=True, retry=False)
-    return _finish(run, event, "PRUNED", values=_finite(event.values), failure=failure)
+    values = _finite(event.values)
+    return _finish(run, event, "PRUNED", values=values, failure=failure, model=model)
 
 
 def failed(run: LeasedTrial, event: Failed, *, sole_suspect: bool) -> Outcome:

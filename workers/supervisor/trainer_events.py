@@ -93,7 +93,7 @@ class TrainerEvents:
     def _on_lost(self, run: LeasedTrial, event: Event) -> None:
         if isinstance(event, RunEnd):
             self._session.held.remove(run)
-        if isinstance(event, Finished):
+        if isinstance(event, Finished) or (isinstance(event, Stopped) and event.model is not None):
             self._session.discard_result(run, self._session.directory.relative(event.model))
 
     def _on_event(self, run: LeasedTrial, event: Event) -> None:
@@ -110,7 +110,8 @@ class TrainerEvents:
                 model = session.directory.relative(event.model)
                 session.close(run, outcomes.finished(run, event, model=model))
             case Stopped():
-                session.close(run, outcomes.stopped(run, event))
+                model = session.directory.relative(event.model)
+                session.close(run, outcomes.stopped(run, event, model=model))
             case Failed(sole_suspect=sole_suspect):
                 if sole_suspect is None:
                     sole_suspect = len(session.held.of(Phase.SENT, Phase.LOST)) == 1

@@ -190,4 +190,7 @@ def test_a_timeout_keeps_what_there_is(site: Site, keepers: list[TrainerRestarte
     trials = site.trials(study)
     assert trials
     assert {t.state for t in trials} == {"PRUNED"}
-    assert any(t.value is not None for t in trials)
+    best = max((t for t in trials if t.value is not None), key=lambda t: (t.value or 0, -t.number))
+    assert view.best_trial is not None
+    assert view.best_trial.number == best.number
+    assert {t.number for t in trials if t.has_model} == {best.number}

@@ -180,7 +180,8 @@ class Folds:
         stopped = next((event for event in last if isinstance(event, Stopped)), None)
         if stopped is not None:
             step = min(steps) if len(steps) == len(last) else None
-            return replace(stopped, record=record, values=means or None, step=step)
+            reached = means or None
+            return replace(stopped, record=record, values=reached, step=step, model=None)
         finished = [event for event in last if isinstance(event, Finished)]
         fold = self._representative(trial, finished, means[0])
         return replace(
@@ -211,7 +212,7 @@ class Folds:
 
 def _drop_models(trial: _FoldedTrial) -> None:
     for event in trial.ended.values():
-        if isinstance(event, Finished) and event.model is not None:
+        if isinstance(event, Finished | Stopped) and event.model is not None:
             Path(event.model).unlink(missing_ok=True)
 
 

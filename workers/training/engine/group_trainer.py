@@ -402,12 +402,12 @@ class GroupTrainer:
 
     def _stop_queued(self, run: TrialRun) -> None:
         scores: dict[str, Any] = {}
+        weights = (run.best if run.keeps_best else None) or run.state
         if run.stop == "checkpoint":
             self._save(run, run.state, run.best)
         elif run.stop != "cancel" and run.values is not None:
-            best = run.best if run.keeps_best else None
-            scores = self._end_scorer.score_weights(run, best or run.state)
-        self._emit_stopped(run, scores)
+            scores = self._end_scorer.score_weights(run, weights)
+        self._emit_stopped(run, scores, lambda: weights)
 
     def _stop_in_lane(self, lane: int, run: TrialRun) -> None:
         lanes = self._lanes
@@ -419,13 +419,17 @@ class GroupTrainer:
                 self._save(run, lanes.state(lane), lanes.best(lane))
             elif run.stop != "cancel" and run.values is not None:
                 scores = self._end_scorer.score(lanes, [lane])[lane]
-            self._emit_stopped(run, scores)
+            self._emit_stopped(run, scores, partial(lanes.result, lane))
             self._release(lane)
         except BaseException as error:  # noqa: BLE001  as in `turn`
             require_device(self.spec.device, error)
             self._fail(lane, run, failure_of(error, run.progress.epoch + 1))
 
-    def _emit_stopped(self, run: TrialRun, scores: Mapping[str, Any]) -> None:
+    def _emit_stopped(
+        self, run: TrialRun, scores: Mapping[str, Any], weights: Callable[[], LaneState | None]
+    ) -> None:
+        # A study that runs out of time before any trial ends has its best among these.
+        model = self._keeper.keep(run, weights) if run.stop == "timeout" else None
         self._events.append(
             Stopped(
                 run=run.id,
@@ -434,6 +438,7 @@ class GroupTrainer:
                 step=run.saved_step if run.stop == "checkpoint" else run.progress.epoch,
                 values=run.values,
                 record=final_record(run, self.spec.device, scores),
+                model=model,
                 **self._where(),
             )
         )

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 EVERY = -1
 """As `keep_models`: keep the model whatever its rank."""
 
-Rank = tuple[float, int]
-"""What decides which trial is better: the value (less is better), then the trial's number."""
+Rank = tuple[bool, float, int]
+"""What decides which trial is better: that it ran through, the value (less), then its number."""
 
 
 class ModelKeeper:
@@ -51,7 +51,8 @@ class ModelKeeper:
         direction, most = run.spec.objective[0][1], run.start.keep_models
         if path is None or values is None:
             return None
-        if most != EVERY and not self.ranks(run.start, values[0], direction):
+        rank = _rank(run.start, values[0], direction, stopped=run.stop is not None)
+        if most != EVERY and not self._takes(run.start, rank):
             return None
         tensors = {
             k: v for k, v in (weights() or {}).items() if k.startswith(("parameters/", "buffers/"))
@@ -62,15 +63,18 @@ class ModelKeeper:
         except OSError as error:  # a full disk costs the model, not the result
             logger.warning("no model of run %s: %s", run.id, error)
             if most != EVERY:
-                self.withdraw(run.start, values[0], direction)
+                self._best[run.start.study].remove(rank)
             return None
         return path
 
     def ranks(self, start: TrialStart, value: float, direction: Direction) -> bool:
         """Return whether the trial is among the best `keep_models` of its study, and count it."""
-        if math.isnan(value):
+        return self._takes(start, _rank(start, value, direction))
+
+    def _takes(self, start: TrialStart, rank: Rank) -> bool:
+        if math.isnan(rank[1]):
             return False
-        rank, best = _rank(start, value, direction), self._best[start.study]
+        best = self._best[start.study]
         # Counted whether its file can be written or not: `withdraw` takes it back if not.
         best.append(rank)
         best.sort()
@@ -82,9 +86,10 @@ class ModelKeeper:
         self._best[start.study].remove(_rank(start, value, direction))
 
 
-def _rank(start: TrialStart, value: float, direction: Direction) -> Rank:
-    # Less is better; then the lower number, which any worker finds alike.
-    return (-value if direction == "maximize" else value), start.number
+def _rank(start: TrialStart, value: float, direction: Direction, *, stopped: bool = False) -> Rank:
+    # Less is better; then the lower number, which any worker finds alike. One that ran out of time
+    # is a study's best only where none ran through.
+    return stopped, (-value if direction == "maximize" else value), start.number
 
 
 def describe(run: TrialRun) -> dict[str, Any]:

@@ -912,6 +912,25 @@ def test_models_are_kept_of_the_best_only(engine: Engine, tmp_path: Path) -> Non
     assert not (tmp_path / "model-3.safetensors").exists()
 
 
+@pytest.mark.parametrize("completes", [True, False], ids=["one ran through", "none did"])
+def test_a_trial_out_of_time_leaves_its_model_where_it_is_the_best(
+    engine: Engine, tmp_path: Path, completes: bool
+) -> None:
+    paths = [str(tmp_path / f"model-{trial}.safetensors") for trial in range(3)]
+    poor = spec(epochs=1, optimizer={"type": "adam", "learning_rate": 1e-6})
+    if completes:
+        run_all(engine, [start(0, poor, folder=tmp_path, model=paths[0], keep_models=1)])
+    engine.submit(start(1, ENDLESS, folder=tmp_path, model=paths[1], keep_models=1))
+    until(engine, reported(1, 2))
+    engine.stop(1, "timeout")
+    stopped = only(engine.advance(), 1, "stopped")
+    assert stopped.model == (None if completes else paths[1])
+    assert Path(paths[1]).exists() is not completes
+    # It stands in the way of no trial that runs through, however poor.
+    after = run_all(engine, [start(2, poor, folder=tmp_path, model=paths[2], keep_models=1)])
+    assert only(after, 2, "finished").model == (None if completes else paths[2])
+
+
 def test_a_retry_of_a_result_that_was_not_counted_leaves_its_model(
     engine: Engine, tmp_path: Path
 ) -> None:
