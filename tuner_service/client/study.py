@@ -243,6 +243,14 @@ class StudyHandle:
         body = {"points": [dict(point) for point in points]}
         return self._note(self._transport.post(f"{self._path()}/points", body))
 
+    def stop_trial(self, trial: int) -> StudyStatus:
+        """End a running trial at its next report, as PRUNED with the value it has then.
+
+        Raises:
+            ConflictError: It has ended.
+        """
+        return self._act(f"trials/{trial}/stop")
+
     def rerun(self, trial: int) -> StudyStatus:
         """Try a trial's parameters once more, with another seed."""
         return self._act(f"trials/{trial}/rerun")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from tuner_service.access.quotas import check_quota
 from tuner_service.definition.study import MAX_TAGS, TagKey
 from tuner_service.definition.types import Int, Seconds, Text
-from tuner_service.errors import ConflictError, InputError, UnavailableError
+from tuner_service.errors import ConflictError, InputError, NotFoundError, UnavailableError
 from tuner_service.lifecycle.counters import lock_rows, lock_study
 from tuner_service.lifecycle.ending import end_study, settle
 from tuner_service.lifecycle.slot_rows import insert_slots, slot_rows
@@ -28,7 +28,7 @@ from tuner_service.reads.views import StudyView
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
 from tuner_service.storage.postgres import Row
-from tuner_service.storage.schema import slots, studies
+from tuner_service.storage.schema import slots, studies, trials
 
 Action = Callable[[Connection, Row, float], None]
 
@@ -124,6 +124,34 @@ def add_points(
         except _RaisedMeanwhileError:
             continue
     raise UnavailableError(f"the budget of {ref!r} is fought over; try again")
+
+
+def stop_trial(db: Database, ref: str, number: int) -> StudyView:
+    """End a running trial at its next report, as PRUNED with the value that it has then.
+
+    Raises:
+        NotFoundError: There is no such study, or no such trial in it.
+        ConflictError: The trial has ended.
+    """
+
+    def stop(connection: Connection, row: Row, now: float) -> None:
+        del now
+        mine = trials.c.study_id == row["id"], trials.c.number == number
+        found = connection.execute(select(trials).where(*mine)).mappings().first()
+        if found is None:
+            raise NotFoundError(f"study {row['name']!r} has no trial {number} of its own")
+        if found["state"] != "RUNNING":
+            raise ConflictError(
+                f"only a running trial can be stopped, but trial {number} is {found['state']}"
+            )
+        connection.execute(
+            update(slots)
+            .where(slots.c.id == found["slot_id"], slots.c.trial_id == found["trial_id"])
+            .values(stop_trial_id=found["trial_id"])
+        )
+        _set(connection, row)
+
+    return _change(db, ref, stop)
 
 
 @dataclass(frozen=True, slots=True)

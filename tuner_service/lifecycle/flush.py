@@ -218,10 +218,18 @@ def _close(unit: FlushTransaction, leases: Mapping[Key, Lease]) -> Flushed:
         studies = lock_rows(unit.connection, studies)  # as they stand now
     reasons = {study_id: _stop_reason(row, unit.now) for study_id, row in studies.items()}
     stop = {
-        key: reason for key in unit.held if (reason := reasons[leases[key].study_id]) is not None
+        key: reason
+        for key, row in unit.held.items()
+        if (reason := reasons[leases[key].study_id] or _asked(row)) is not None
     }
     lost = set(leases) - set(unit.held) - unit.done
     return Flushed(unit.started, lost, stop, unit.drop_models)
+
+
+def _asked(slot: Row) -> str | None:
+    """Return whether somebody stops the slot's trial; an earlier attempt's stop is none of this."""
+    asked = slot["stop_trial_id"]
+    return "asked" if asked is not None and asked == slot["trial_id"] else None
 
 
 def _stop_reason(study: Row, now: float) -> str | None:

@@ -183,7 +183,7 @@ class Flushed:
         lost: Keys of leases that are no longer this worker's: drop their trials, write no more.
         stop: Keys of leases still held, whose study asks them to stop, with the reason:
             `cancelled` (throw away), `paused` (checkpoint and hand back), `timeout` (finish as
-            PRUNED with what there is).
+            PRUNED with what there is), `asked` (somebody stops this trial: the same).
         drop_models: Relative paths of model files that no kept trial refers to any more.
     """
 

@@ -1,6 +1,6 @@
 // One trial, beside the page: its values, curve, log and levers.
 
-import { code, h, replace } from "./dom.js";
+import { code, confirmed, h, replace } from "./dom.js";
 import { act, get, send, text } from "./api.js";
 import { WORDS, duration, number } from "./format.js";
 import { param, set } from "./place.js";
@@ -102,6 +102,8 @@ function levers(page, shown) {
   const button = (words, onclick) => h("button", { type: "button", onclick }, words);
   const ended = ["cancelled", "failed"].includes(page.study.state);
   return [
+    shown.state === "RUNNING" && button("Stop, keep value", () => confirmed("Stop this trial?", "It ends as pruned at its next report, with the value it has then.", "Stop it",
+      () => act("It stops at its next report", () => send("POST", `${address}/stop`)))),
     shown.state !== "RUNNING" && !ended && page.study.definition.sampler?.type !== "grid" && button("Run again",
       () => act("Its parameters are tried once more, with another seed", () => send("POST", `${address}/rerun`))),
     button("Clone point", () => location.assign(`/submit?from=${encodeURIComponent(page.name)}&trial=${shown.number}`)),

@@ -114,6 +114,7 @@ slots = Table(
     Column("not_before", Double, nullable=False, server_default=text("0")),
     Column("failure_kind", String(32), nullable=True),
     Column("failure_message", Text, nullable=True),
+    Column("stop_trial_id", Integer, nullable=True),  # the trial that somebody asked to stop
     UniqueConstraint("study_id", "number"),
     Index("ix_tuner_slots_open", "study_id", "state", "number"),
     Index("ix_tuner_slots_leases", "state", "lease_expires_at"),

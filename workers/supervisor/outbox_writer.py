@@ -17,6 +17,7 @@ _STOPS: dict[str, StopMode] = {
     "cancelled": "cancel",
     "paused": "checkpoint",
     "timeout": "timeout",
+    "asked": "prune",
 }
 
 

@@ -8,16 +8,18 @@ import httpx2
 import optuna
 import pytest
 from optuna.storages import RDBStorage
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from tests.integration.api.conftest import served
 from tests.integration.api.test_api import definition
 from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
-from tuner_service.lifecycle.messages import Batch, Fail, Finish, Report, Start
+from tuner_service.lifecycle.messages import Batch, Fail, Finish, Lease, Report, Start
 from tuner_service.reads.views import Failure
 from tuner_service.settings import Settings
 from tuner_service.storage import Database
+from tuner_service.storage.schema import slots
 
 TRIALS, EPOCHS = 30, 4
 SPACE = {
@@ -267,3 +269,35 @@ def test_a_grid_takes_no_points(client: TestClient) -> None:
     assert client.post("/v1/studies", json=body).status_code == 202
     answer = client.post("/v1/studies/grid/points", json={"points": [{"optimizer": "sgd"}]})
     assert answer.status_code == 422
+
+
+def test_a_running_trial_is_stopped_and_keeps_its_value(
+    client: TestClient, settings: Settings, study: str
+) -> None:
+    page = client.get(f"/v1/studies/{study}/trials?state=RUNNING").json()["items"]
+    number, other = page[0]["number"], page[1]["number"]
+    assert client.post(f"/v1/studies/{study}/trials/{number}/stop").status_code == 200
+    db = Database.open(settings.resolved_database_url)
+    leases = {n: held_lease(db, client, study, n) for n in (number, other)}
+    batch = Batch(renew=list(leases.values()))
+    told = flush(db, worker_id="w", batch=batch, lease_seconds=60.0, settings=settings)
+    assert told.stop == {leases[number].key: "asked"}
+    ended = Finish(leases[number], page[0]["trial_id"], "PRUNED", None, {})
+    flush(db, worker_id="w", batch=Batch(finishes=[ended]), lease_seconds=60.0, settings=settings)
+    db.close()
+    trial = client.get(f"/v1/studies/{study}/trials/{number}").json()
+    assert (trial["state"], trial["value"]) == ("PRUNED", value_of(trial["parameters"], EPOCHS))
+    refused = client.post(f"/v1/studies/{study}/trials/{number}/stop")
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert client.post(f"/v1/studies/{study}/trials/999/stop").status_code == 404
+
+
+def held_lease(db: Database, client: TestClient, study: str, number: int) -> Lease:
+    """Return the lease under which a trial runs."""
+    trial = client.get(f"/v1/studies/{study}/trials/{number}").json()
+    with db.read() as connection:
+        row = connection.execute(select(slots).where(slots.c.trial_id == trial["trial_id"])).one()
+    return Lease(
+        row.id, row.fencing_token, row.study_id, row.number, row.parameters, None,
+        row.trial_id, number, None, row.attempts, False,
+    )  # fmt: skip

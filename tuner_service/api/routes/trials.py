@@ -14,6 +14,7 @@ from tuner_service.api.http.openapi import errors
 from tuner_service.api.http.responses import json_answer, study_answer
 from tuner_service.api.routes.studies import Cursor, Limit, Ref, Text, tried
 from tuner_service.api.service import ServiceDep
+from tuner_service.lifecycle import change
 from tuner_service.reads import trials
 from tuner_service.reads.filters import MOST_CHARACTERS, matching, ordered
 from tuner_service.reads.studies import get_study
@@ -78,6 +79,22 @@ def get_trial(
 ) -> Response:
     """Return one trial with everything known of it."""
     return json_answer(trials.get_trial(service.db, study, number))
+
+
+@router.post(
+    "/trials/{number}/stop",
+    response_model=StudyView,
+    responses=errors(404, 409, 422),
+    summary="Stop a running trial and keep its value",
+)
+def stop_trial(
+    service: ServiceDep,
+    _: CallerDep,
+    study: Ref,
+    number: Annotated[int, Path(description="The trial's number.", ge=0, le=MAX_NUMBER)],
+) -> Response:
+    """End it at its next report as PRUNED, with the value that it has then."""
+    return study_answer(change.stop_trial(service.db, study, number))
 
 
 @router.post(
