@@ -172,6 +172,15 @@ _TABLE_OPTIONS = (
         description="Input columns of numbers that are categories; columns of text always are.",
     ),
     Option(
+        name="weight",
+        type="column",
+        default=None,
+        also=(None,),
+        searchable=False,
+        description="Column of numbers by which each row's training loss is multiplied; no input. "
+        "null: rows count alike.",
+    ),
+    Option(
         name="encode",
         type="by_column",
         choices=("one_hot", "ordinal", "frequency"),

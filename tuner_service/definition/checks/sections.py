@@ -77,7 +77,7 @@ def _check_columns(context: CheckContext, dataset: Dataset) -> None:
         context.faults.add(("dataset", "header"), detail, code="conflict")
         return
     named: dict[Path, Any] = {
-        (key,): dataset.options.get(key) for key in ("target", "columns", "categorical")
+        (key,): dataset.options.get(key) for key in ("target", "weight", "columns", "categorical")
     }
     for key in ("encode", "orders", "scale"):
         given = dataset.options.get(key)

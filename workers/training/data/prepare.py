@@ -73,6 +73,7 @@ class PreparedData:
         data_hash: SHA-256 over the arrays as read, before splitting.
         streamed: Inputs lie in files, and come to the device batch by batch.
         warnings: What is likely a mistake in the data, in sentences.
+        weights: [n] Of the training part's rows in the training loss; None: they count alike.
         weighted: The training part's targets with the rows' weights, by the classes' weights.
     """
 
@@ -87,6 +88,7 @@ class PreparedData:
     data_hash: str
     streamed: bool = False
     warnings: tuple[str, ...] = ()
+    weights: Tensor | None = None
     weighted: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
 
     @property
@@ -208,8 +210,26 @@ def prepare(spec: DatasetSpec, request: Request, *, dtype: torch.dtype) -> Prepa
         | {"target": target_scale.described() if target_scale else None},
         data_hash=_hash(raw),
         streamed=streamed,
+        weights=_weights(raw, train, room.device, dtype),
         warnings=raw.warnings + (() if names or not standardize else _doubts(raw)),
     )
+
+
+def _weights(
+    raw: RawData, train: Chosen, device: torch.device, dtype: torch.dtype
+) -> Tensor | None:
+    """Return the training part's weights [n], of which the mean is 1.
+
+    Raises:
+        DataError: All are 0.
+    """
+    if raw.weights is None:
+        return None
+    weights = raw.weights[train.index]
+    if not weights.any():
+        raise DataError("all rows of the training part have the weight 0")
+    # So that a learning rate means the same whatever the unit of the weights.
+    return torch.from_numpy(weights / weights.mean()).to(device=device, dtype=dtype)
 
 
 def _treatments(
@@ -379,4 +399,8 @@ def _hash(raw: RawData) -> str:
                 digest.update(np.ascontiguousarray(array[start : start + step]).data)
     if raw.table is not None:
         digest.update(repr(raw.table.labels).encode())
+    if raw.beside is not None:
+        digest.update(repr(raw.beside).encode())
+    if raw.weights is not None:
+        digest.update(np.ascontiguousarray(raw.weights).data)
     return digest.hexdigest()

@@ -91,6 +91,7 @@ class RawData:
         missing: What becomes of a table's empty cells.
         images: Size and mode that images were brought to.
         beside: [n] What the split's column holds of the rows to be split, as text.
+        weights: [n] What multiplies each row's training loss; None: rows count alike.
         warnings: What is likely a mistake in the data, in sentences.
     """
 
@@ -103,6 +104,7 @@ class RawData:
     missing: str | None = None
     images: Mapping[str, Any] | None = None
     beside: Sequence[str] | None = None
+    weights: Array | None = None
     warnings: tuple[str, ...] = ()
 
 

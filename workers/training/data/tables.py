@@ -168,6 +168,7 @@ class Chosen:
     inputs: tuple[str, ...]
     declared: frozenset[str]
     beside: str | None
+    weight: str | None
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -176,10 +177,9 @@ class Chosen:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Those, and what the split goes by."""
-        if self.beside is None or self.beside in self.used:
-            return self.used
-        return (*self.used, self.beside)
+        """Those, and what the split and the rows' weights go by."""
+        others = (self.beside, self.weight)
+        return tuple(dict.fromkeys((*self.used, *(name for name in others if name is not None))))
 
 
 def _column(names: Sequence[str], wanted: ColumnName) -> str:
@@ -198,7 +198,12 @@ def _chosen(names: Sequence[str], request: Request) -> Chosen:
     beside = None if request.column is None else _column(names, request.column)
     if beside == target:
         raise DataError(f"the target {target!r} cannot be what the split goes by")
-    inputs = list(dict.fromkeys(inputs)) or [n for n in names if n not in (target, beside)]
+    named = request.options.get("weight")
+    weight = None if named is None else _column(names, named)
+    if weight in (target, *inputs):
+        raise DataError(f"the rows' weight {weight!r} is the target or an input, too")
+    apart = (target, beside, weight)
+    inputs = list(dict.fromkeys(inputs)) or [name for name in names if name not in apart]
     if target in inputs:
         raise DataError(f"the target {target!r} is among the input columns")
     if not inputs:
@@ -207,7 +212,7 @@ def _chosen(names: Sequence[str], request: Request) -> Chosen:
     unused = sorted(declared - set(inputs))
     if unused:
         raise DataError(f"{unused[0]!r} of `categorical` is no input column")
-    return Chosen(target, tuple(inputs), frozenset(declared), beside)
+    return Chosen(target, tuple(inputs), frozenset(declared), beside, weight)
 
 
 def _check_same(names: Sequence[str], first: Sequence[str], used: Sequence[str]) -> None:
@@ -271,6 +276,8 @@ class _Reader:
         self._inputs = _Inputs(request.room, len(chosen.inputs), rows)
         self._targets: list[Array] = []
         self._beside: list[str | None] = []
+        self._weights: list[Array] = []
+        self._weight = self._reads(chosen.weight, False) if chosen.weight else None
         self._own: int | None = None  # rows before those of the test files
         self._rows = 0
         self._words: Counter[str] = Counter()  # gaps of the rows that were left out
@@ -283,7 +290,7 @@ class _Reader:
 
     def begin_file(self) -> None:
         """Take what follows for another file."""
-        for column in (*self._columns, self._target):
+        for column in (*self._columns, self._target, *([self._weight] if self._weight else [])):
             column.begin_file()
 
     def add(self, block: Block) -> None:
@@ -299,8 +306,10 @@ class _Reader:
         self._rows += len(target)
         beside = block.texts(self._chosen.beside) if self._chosen.beside else []
         self._check_beside(block, beside)
+        weights = self._weighed(block, len(target))
         if self._missing == "drop_rows":
             whole = ~(np.isnan(inputs).any(axis=1) | np.isnan(target))
+            weights = weights[whole]
             beside = [text for text, kept in zip(beside, whole, strict=False) if kept]
             inputs, target = self._whole_rows(block, inputs, target)
         else:
@@ -309,10 +318,32 @@ class _Reader:
         self._inputs.append(inputs)
         self._targets.append(target)
         self._beside += beside
+        self._weights.append(weights)
 
     def begin_test(self) -> None:
         """Take what follows for the test part."""
         self._own = sum(map(len, self._targets))
+
+    def _weighed(self, block: Block, rows: int) -> Array:
+        """Return the rows' weights [n]; ones where the study names none.
+
+        Raises:
+            DataError: One is empty, below 0, or no number.
+        """
+        name = self._chosen.weight
+        if name is None or self._weight is None:
+            return np.ones(rows)
+        weights = block.take(self._weight, name)
+        if self._weight.is_text:
+            raise DataError(f"column {name!r} holds texts, but the rows' weights must be numbers")
+        wrong = np.flatnonzero(~(weights >= 0))
+        if len(wrong):
+            row = int(wrong[0])
+            raise DataError(
+                f"{block.place(row, name)} is {weights[row]}, but the rows' weights must be "
+                "numbers from 0 on"
+            )
+        return weights
 
     def _check_beside(self, block: Block, beside: Sequence[str | None]) -> None:
         if self._chosen.beside and None in beside:
@@ -403,6 +434,7 @@ class _Reader:
             columns=self._chosen.inputs,
             table=None if table.plain else table,
             missing=self._missing,
+            weights=np.concatenate(self._weights)[:own] if self._chosen.weight else None,
             beside=[one or "" for one in self._beside[:own]] if self._chosen.beside else None,
             warnings=tuple(doubt for doubt in (self._dropped(rows), *doubts) if doubt),
         )

@@ -147,19 +147,25 @@ def weighted_targets(spec: TrialSpec, data: PreparedData) -> Tensor | None:
     Raises:
         DataError: The weights do not fit the data, or the loss is a module's own.
     """
-    if spec.class_weight is None and spec.pos_weight is None:
+    by_class: tuple[float, ...] = ()
+    if spec.class_weight is not None or spec.pos_weight is not None:
+        by_class = class_weights(spec, data)
+    elif data.weights is None:
         return None
     if spec.loss not in LOSSES:
         raise DataError(
-            "class_weight and pos_weight do not reach a loss that the network's module brings; "
-            "weigh its rows there, and leave them out"
+            "weight, class_weight and pos_weight do not reach a loss that the network's module "
+            "brings; weigh its rows there, and leave them out"
         )
-    by_class = class_weights(spec, data)
-    targets = data.train.targets
     if by_class not in data.weighted:
-        classes = targets if targets.dim() == 1 else targets[:, 0].long()
-        weights = torch.tensor(by_class, dtype=dtype_of(spec.precision), device=targets.device)
-        data.weighted[by_class] = with_weights(targets, weights[classes])
+        targets, dtype = data.train.targets, dtype_of(spec.precision)
+        weights = data.weights
+        if weights is None:
+            weights = torch.ones(len(targets), dtype=dtype, device=targets.device)
+        if by_class:
+            classes = targets if targets.dim() == 1 else targets[:, 0].long()
+            weights = weights * torch.tensor(by_class, dtype=dtype, device=targets.device)[classes]
+        data.weighted[by_class] = with_weights(targets, weights)
     return data.weighted[by_class]
 
 

@@ -202,3 +202,19 @@ def test_no_validation_part_beside_a_test_part(by: dict[str, str]) -> None:
     assert len(found.validation) == 0
     assert np.union1d(found.train, found.test).tolist() == list(range(ROWS))
     assert len(found.test) == pytest.approx(24, abs=5)
+
+
+def test_another_column_to_split_by_is_other_data(tmp_path: Path) -> None:
+    table(tmp_path)
+    hashes = set()
+    for column in ("day", "owner"):
+        hashes.add(load(described({"by": "group", "column": column}), tmp_path).data_hash)
+    hashes.add(
+        load(
+            described(
+                {"by": "group", "column": "owner"}, columns=None, categorical=["day"], weight="x"
+            ),
+            tmp_path,
+        ).data_hash
+    )
+    assert len(hashes) == 3

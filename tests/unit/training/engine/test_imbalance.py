@@ -102,6 +102,50 @@ def test_a_class_that_is_not_there_is_refused_by_name(folder: Path) -> None:
         load(trial("yes").dataset.model_dump(), folder)
 
 
+def weighed(folder: Path, *, twice: bool, **changes: Any) -> list[float]:
+    """Return training losses where every third row counts double, by its weight or as two rows.
+
+    Other rows fill the validation and the test part.
+    """
+    lines = ["a,b,c,kind,part,w"]
+    for n, (row, kind) in enumerate(zip(X.tolist(), KIND, strict=True)):
+        double = n % 3 == 0
+        cells = ",".join([*map(str, row), kind])
+        lines += [f"{cells},train,{1 + double}"] * (2 if twice and double else 1)
+        if n < 9:
+            lines += [f"{cells},validation,1", f"{cells},test,1"]
+    (folder / "w.csv").write_text("\n".join(lines))
+    data = dataset(
+        "csv", {"by": "part", "column": "part", "stratify": False}, path="w.csv", target="kind",
+        columns=["a", "b", "c"], standardize=False, weight=None if twice else "w",
+    )  # fmt: skip
+    optimizer = {"type": "sgd", "learning_rate": 0.5}
+    one = trial(dataset=data, batch_size="full", precision="float64", optimizer=optimizer,
+                **changes)  # fmt: skip
+    engine = Engine("cpu", settings=EngineSettings(data_dirs=(folder,), threads=1))
+    events = run_all(engine, [start(1, one, folder=folder)])
+    return [event.record["train_loss"] for event in of(events, 1, "reported")]
+
+
+@pytest.mark.parametrize("changes", [{}, {"class_weight": {"churned": 3.0}}])
+def test_a_weight_of_two_is_a_row_that_stands_there_twice(
+    folder: Path, changes: dict[str, Any]
+) -> None:
+    by_weight = weighed(folder, twice=False, **changes)
+    assert by_weight == pytest.approx(weighed(folder, twice=True, **changes), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [("-1", "is -1.0, but the rows' weights"), ("much", "text 'much'|holds texts"), ("", "is nan")],
+)
+def test_a_weight_that_is_none_is_refused(tmp_path: Path, cell: str, said: str) -> None:
+    rows = "".join(f"{n},{cell if n == 3 else 1},{'ab'[n % 2]}\n" for n in range(20))
+    (tmp_path / "t.csv").write_text(f"x,w,kind\n{rows}")
+    with pytest.raises(DataError, match=said):
+        load(dataset("csv", path="t.csv", target="kind", weight="w"), tmp_path)
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
 @pytest.mark.parametrize("positive", ["churned", "stays"])
 def test_a_bundle_keeps_the_threshold_that_its_record_is_of(
