@@ -225,6 +225,20 @@ def test_the_levers_move_the_study(page: Page, running: Running) -> None:
     assert running.study("empty")["progress"]["total"] == 9
 
 
+def test_a_running_trial_is_stopped_and_an_ended_one_run_again(
+    page: Page, running: Running
+) -> None:
+    before = running.study("mixed")["progress"]["total"]
+    number = httpx2.get(f"{running.url}/v1/studies/mixed/trials?state=RUNNING").json()["items"][1]
+    page.goto(f"{running.url}/studies/mixed?trial={number['number']}")
+    page.get_by_role("button", name="Stop, keep value").click()
+    page.get_by_role("button", name="Stop it").click()
+    expect(page.get_by_role("status")).to_have_text("It stops at its next report")
+    page.goto(f"{running.url}/studies/mixed?trial=0")
+    page.get_by_role("button", name="Run again").click()
+    expect(page.locator(".stats")).to_contain_text(f"of {before + 1}")
+
+
 def test_two_objectives_have_a_front(page: Page, running: Running) -> None:
     page.goto(f"{running.url}/studies/two?objective=train_loss")
     expect(page.get_by_role("heading", name="Pareto front")).to_be_visible()

@@ -197,6 +197,14 @@ def fitted(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> li
     return [Text(top[:width], style="bold"), *(Text(line[:width]) for line in body)]
 
 
+def thinned(values: Sequence[float]) -> list[float]:
+    """Return as many of the values as a sparkline holds, evenly, the first and last among them."""
+    last = len(values) - 1
+    if last < _SPARKLINE:
+        return list(values)
+    return [values[round(i * last / (_SPARKLINE - 1))] for i in range(_SPARKLINE)]
+
+
 def sparkline(values: Sequence[float]) -> str:
     """Return the last values as a line of blocks."""
     last = list(values)[-_SPARKLINE:]

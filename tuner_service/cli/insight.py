@@ -46,10 +46,12 @@ def _curves(found: Trial) -> list[tuple[str, str]]:
         for name, value in record.items():
             if isinstance(value, (int, float)) and name not in ("step", "epoch"):
                 columns.setdefault(name, []).append(value)
-    return [
-        (name, f"{frame.sparkline(values)}  {show.number(values[0])} to {show.number(values[-1])}")
-        for name, values in columns.items()
-    ]
+    return [(name, _curve(values)) for name, values in columns.items()]
+
+
+def _curve(values: list[float]) -> str:
+    ends = f"{show.number(values[0])} to {show.number(values[-1])}"
+    return f"{frame.sparkline(frame.thinned(values))}  {ends}"
 
 
 def compare(

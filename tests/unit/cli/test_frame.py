@@ -101,6 +101,7 @@ def test_a_sparkline_goes_as_the_values_do() -> None:
     assert frame.sparkline([0.0, 1.0, 2.0, 7.0]) == "▁▂▃█"
     assert frame.sparkline([3.0, 3.0]) == "▄▄"
     assert frame.sparkline([]) == ""
+    assert frame.sparkline(frame.thinned([*range(1000)])) == "▁▂▂▃▄▄▅▅▆▇▇█"
 
 
 if __name__ == "__main__":
