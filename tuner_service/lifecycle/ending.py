@@ -10,6 +10,7 @@ from tuner_service.lifecycle.foreign_trials import adopt, ended_outside, without
 from tuner_service.lifecycle.results import INFEASIBLE, Result, write_results
 from tuner_service.reads.states import ACTIVE, TIMEOUT, paused_seconds, timed_out
 from tuner_service.reads.views import Failure
+from tuner_service.storage import optuna_rows
 from tuner_service.storage.postgres import Row
 from tuner_service.storage.schema import epochs, slots, studies, trials, workers
 
@@ -96,6 +97,7 @@ def end_study(
     ).rowcount
     tally.move(study["id"], "open", "cancelled", cancelled)
     tally.write(connection)
+    _end_enqueued(connection, study, now=now)
     connection.execute(
         update(studies)
         .where(studies.c.id == study["id"], studies.c.state == study["state"])
@@ -137,6 +139,17 @@ def _prune(
     for slot in waiting:
         tally.move(slot["study_id"], "open", "done")
         tally.add(slot["study_id"], "trials_pruned")
+
+
+def _end_enqueued(connection: Connection, study: Row, *, now: float) -> None:
+    """End the trials that another Optuna program enqueued, which no worker takes up.
+
+    They would be WAITING for ever, and a sampler of Optuna counts such trials as under way.
+    """
+    ended = optuna_rows.end_waiting(connection, study["optuna_study_id"], now=now)
+    said = "no worker takes up what enqueue_trial adds; name points under `enqueue` of a definition"
+    attrs = [(trial_id, "failure_message", said) for trial_id in ended]
+    optuna_rows.set_attrs(connection, optuna_rows.USER_ATTRS, attrs)
 
 
 def _throw_away(connection: Connection, waiting: Sequence[Row], *, now: float) -> None:

@@ -38,7 +38,7 @@ class TrialView(View):
     Attributes:
         foreign: Another Optuna program added it: no slot of the budget is behind it, no worker
             takes it up, and it does not count for the study's best. One that was enqueued
-            elsewhere stays WAITING.
+            elsewhere is WAITING until the study ends, and FAIL then.
         latest: Of a running trial: what it said of its last epoch.
     """
 

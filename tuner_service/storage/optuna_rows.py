@@ -63,6 +63,15 @@ _COUNTED: Final = (
     .select_from(TRIALS)
     .where(TRIALS.c.study_id == bindparam("study"))
 )
+_WAITING_ENDED: Final = (
+    update(TRIALS)
+    .where(TRIALS.c.study_id == bindparam("study"), TRIALS.c.state == TrialState.WAITING)
+    .values(
+        state=TrialState.FAIL,
+        datetime_complete=bindparam("now", type_=TRIALS.c.datetime_complete.type),
+    )
+    .returning(TRIALS.c.trial_id)
+)
 _FINISHED: Final = (
     update(TRIALS)
     .where(
@@ -277,6 +286,12 @@ def finish_trials(
     ids = integers(connection, trial_ids)
     values = {"ids": ids, "ended": state, "now": utc(now)}
     return set(connection.execute(_FINISHED, values).scalars())
+
+
+def end_waiting(connection: Connection, study_id: int, *, now: float) -> list[int]:
+    """Move those trials of a study to FAIL that another program enqueued; return their ids."""
+    values = {"study": study_id, "now": utc(now)}
+    return list(connection.execute(_WAITING_ENDED, values).scalars())
 
 
 def set_values(connection: Connection, values: Sequence[tuple[int, Sequence[float]]]) -> None:

@@ -191,6 +191,22 @@ def test_a_retry_takes_over_the_curve_up_to_its_checkpoint(db: Database, hand: H
     assert trial.intermediate_values == pytest.approx({1: 0.1, 2: 0.2})
 
 
+def test_what_plain_optuna_enqueued_does_not_wait_for_ever(db: Database, hand: Hand) -> None:
+    study = submitted(db, budget={"trials": 1})
+    with plain_optuna(db.url) as storage:
+        optuna.load_study(study_name=study.name, storage=storage).enqueue_trial({"x": 1.0})
+    lease, trial_id = hand.claim_and_start()
+    assert [t.state for t in list_trials(db, study.id).items] == ["WAITING", "RUNNING"]
+    hand.flush(finishes=[Finish(lease, trial_id, "COMPLETE", (0.5,), {})])
+    assert get_study(db, study.id).state == "completed"
+    enqueued, ours = list_trials(db, study.id).items
+    assert (enqueued.state, enqueued.foreign, ours.state) == ("FAIL", True, "COMPLETE")
+    with plain_optuna(db.url) as storage:
+        told = optuna.load_study(study_name=study.name, storage=storage).trials[0].user_attrs
+    assert "under `enqueue` of a definition" in told["failure_message"]
+    check_invariants(db, settings=SETTINGS)
+
+
 def test_kept_models_are_the_best_ones(db: Database, hand: Hand) -> None:
     study = submitted(db, training={"epochs": 1, "keep_models": 2})
     dropped: list[str] = []

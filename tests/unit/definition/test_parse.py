@@ -18,7 +18,13 @@ from tests.unit.definition.builders import (
     searching,
     the_fault,
 )
-from tuner_service.definition import Limits, ModuleDescription, Option, parse_definition
+from tuner_service.definition import (
+    Limits,
+    ModuleDescription,
+    Option,
+    load_yaml,
+    parse_definition,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,17 @@ def test_values_that_json_or_a_database_cannot_hold_are_refused(value: Any) -> N
 @pytest.mark.parametrize("key", [1, None, True, "a\x00", "\ud800", ("a",)])
 def test_keys_must_be_plain_text(key: Any) -> None:
     assert the_fault({**definition(), key: 1}).code == "bad_key"
+
+
+def test_a_merge_key_is_named() -> None:
+    text = """
+learning_rate: &p {type: float, low: 1e-5, high: 1e-1, log: true}
+weight_decay: {<<: *p, high: 1e-2}
+"""
+    fault = the_fault({**definition(), "parameters": load_yaml(text)})
+    assert fault.pointer == "/parameters/weight_decay"
+    assert fault.detail.startswith("`<<` would merge mappings in YAML 1.1")
+    assert "write the keys out" in fault.detail
 
 
 def test_depth_and_size_are_bounded() -> None:

@@ -19,6 +19,11 @@ MAX_STRING = 4096
 MAX_CHARACTERS = 1_000_000
 INT_BOUND = 2**63
 
+MERGED = (
+    "`<<` would merge mappings in YAML 1.1, which is not read here: write the keys out, or use the "
+    "alias for the whole mapping"
+)
+
 _STRUCK = object()
 _ALLOWED = str.maketrans("", "", "\t\u2028\u2029")
 
@@ -63,6 +68,8 @@ class _Copy:
             detail = f"a definition is at most {MAX_DEPTH} levels deep"
             return self._strike(path, detail, "too_deep")
         if isinstance(value, Mapping):
+            if "<<" in value:  # what it lacks is no fault beside this one
+                return self._strike(path, MERGED, "bad_key")
             return self.mapping(value, path)
         if isinstance(value, (list, tuple)):
             items = (self._value(item, (*path, i)) for i, item in enumerate(value))
@@ -96,6 +103,8 @@ class _Copy:
 def _key_fault(key: object) -> str | None:
     if not isinstance(key, str):
         return f"keys must be text, but got {show_kind(key)}"
+    if key == "<<":
+        return MERGED
     fault = _text_fault(key)
     return f"a key {fault}" if fault else None
 
