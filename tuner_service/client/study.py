@@ -4,12 +4,14 @@ import io
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from html import escape
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2
 
+from tuner_service.client import figures
 from tuner_service.client.answers import StudyStatus, Trial
 from tuner_service.client.errors import NoResultError, ServiceError, WaitTimeoutError
 from tuner_service.client.feed import TrialFeed
@@ -20,6 +22,7 @@ from tuner_service.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
 HOLD_SECONDS = 30.0  # how long the service holds one question before it answers "unchanged"
 PAGE = 200
@@ -43,6 +46,19 @@ class StudyHandle:
 
     def __repr__(self) -> str:
         return f"StudyHandle(name={self.name!r}, id={self.id!r}, state={self._last.state!r})"
+
+    def _repr_html_(self) -> str:
+        """Return how the study stands, for a notebook; names are text in it."""
+        status = self._last
+        best = status.best_trial
+        rows = [
+            ("state", status.state + (f" ({status.reason})" if status.reason else "")),
+            ("trials", f"{status.progress.finished} of {status.progress.total}"),
+            *([("best", f"{best.value} (trial {best.number})")] if best else []),
+            *(sorted(best.params.items()) if best else []),
+        ]
+        cells = "".join(f"<tr><th>{escape(n)}</th><td>{escape(str(v))}</td></tr>" for n, v in rows)
+        return f"<table><caption>{escape(self.name)}</caption>{cells}</table>"
 
     @property
     def last_status(self) -> StudyStatus:
@@ -217,6 +233,22 @@ class StudyHandle:
         """Return how much each parameter matters; empty while too few trials are complete."""
         found = self._transport.get(f"{self._path()}/importances").json()
         return dict(found["importances"])
+
+    def plot_history(self) -> "Figure":
+        """Return values by trial and the best so far, as a Plotly figure."""
+        return figures.figure(figures.history(self.columns()))
+
+    def plot_curves(self, metric: str | None = None) -> "Figure":
+        """Return what trials reported by epoch and the pruner's threshold, as a Plotly figure."""
+        return figures.figure(figures.curves(self.curves(metric)))
+
+    def plot_parallel(self) -> "Figure":
+        """Return parallel coordinates of the complete trials, as a Plotly figure."""
+        return figures.figure(figures.parallel(self.columns()))
+
+    def plot_importances(self) -> "Figure":
+        """Return how much each parameter matters, as a Plotly figure."""
+        return figures.figure(figures.importances(self.importances()))
 
     def coverage(self) -> dict[str, Any]:
         """Say what became of every grid point (or slot), naming the failed ones."""
