@@ -76,7 +76,12 @@ def result(trial: Trial) -> str:
 
 
 def state_word(trial: Trial) -> str:
-    """Return a trial's state; one that no pruner stopped is called what it is: diverged."""
+    """Return a trial's state: diverged, where no pruner stopped it; foreign, where it is not ours.
+
+    A foreign trial is never the study's best, whatever its value beside the others.
+    """
+    if trial.data.get("foreign"):
+        return f"{trial.state} (foreign)"
     kind = str((trial.data.get("failure") or {}).get("kind"))
     return INFEASIBLE.get(kind, trial.state) if trial.state == "PRUNED" else trial.state
 

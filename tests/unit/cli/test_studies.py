@@ -506,7 +506,7 @@ def test_trials_are_a_table_of_whole_words(
     ]
 
 
-def test_a_trial_that_diverged_is_not_called_pruned(
+def test_a_trial_is_called_what_it_is_not_pruned_or_the_studys(
     tuner: Tuner, service: FakeService, capsys: Shown
 ) -> None:
     kinds = ("diverged", "out_of_memory", "timeout")
@@ -515,10 +515,11 @@ def test_a_trial_that_diverged_is_not_called_pruned(
         for at, kind in enumerate(kinds)
     ]
     service.study.trials.append(trial(3, "PRUNED", value=0.1))
+    service.study.trials.append(trial(4, value=0.9) | {"foreign": True})
     tuner("trials", "digits")
     _, *rows = capsys.readouterr().out.splitlines()
     words = [row[7:].split("  ")[0] for row in rows]
-    assert words == ["DIVERGED", "OUT OF MEMORY", "PRUNED", "PRUNED"]
+    assert words == ["DIVERGED", "OUT OF MEMORY", "PRUNED", "PRUNED", "COMPLETE (foreign)"]
 
 
 def test_markup_in_names_stays_text(tuner: Tuner, service: FakeService, capsys: Shown) -> None:
