@@ -6,6 +6,7 @@ import { axes, dots, extent, hover, line, robust, scale, steps } from "./plot.js
 import { nothing } from "./parts.js";
 
 const SHADES = 7;
+const MOST_THREADS = 500;
 const HEIGHT = (width) => (width < 480 ? 260 : innerWidth > 2000 ? 440 : 340);
 
 export function drawCurves(holder, width, found, { best, direction, pick, chosen }) {
@@ -54,7 +55,9 @@ export function drawHistory(holder, width, columns, { objective, pick }) {
   const plot = axes({ width, height, label: `${metric} of ${there.length} trials`,
     x: { domain: extent(columns.number), label: "trial", whole: true }, y: { domain: robust(there.map(([value]) => value)) } });
   const place = ([value, i]) => [plot.X(columns.number[i]), clamp(plot, plot.Y(value))];
-  const of = (state) => there.filter(([, i]) => columns.state[i] === state).map(place);
+  const inside = ([value]) => value >= plot.Y.domain[0] && value <= plot.Y.domain[1];
+  const beyond = there.filter((one) => !inside(one)).length;
+  const of = (state) => there.filter((one) => columns.state[one[1]] === state && inside(one)).map(place);
   plot.plot.append(dots(of("PRUNED"), "pruned"), dots(of("COMPLETE"), "complete"));
   let best = null;
   const record = [];
@@ -65,8 +68,9 @@ export function drawHistory(holder, width, columns, { objective, pick }) {
   if (record.length) plot.plot.append(steps([...record, [plot.width - 12, record[record.length - 1][1]]], "best"));
   const failed = columns.state.map((state, i) => [state, i]).filter(([state]) => state === "FAIL");
   plot.plot.append(dots(failed.map(([, i]) => [plot.X(columns.number[i]), plot.height - plot.bottom]), "failed"));
-  holder.append(plot.svg, legend([["best", `best so far ${arrow(direction)}`], ["complete", "complete"], ["pruned", "pruned"], failed.length && ["failed", "failed"]]));
-  hover(holder, plot.svg, there.map((one) => [...place(one), `#${columns.number[one[1]]} ${WORDS[columns.state[one[1]]]} · ${number(one[0])}`, columns.number[one[1]]]), pick);
+  holder.append(plot.svg, legend([["best", `best so far ${arrow(direction)}`], ["complete", "complete"], ["pruned", "pruned"], failed.length && ["failed", "failed"],
+    beyond && ["none", `${beyond} beyond the scale`]]));
+  hover(holder, plot.svg, there.filter(inside).map((one) => [...place(one), `#${columns.number[one[1]]} ${WORDS[columns.state[one[1]]]} · ${number(one[0])}`, columns.number[one[1]]]), pick);
 }
 
 // One axis of a parameter or objective: where each trial lies on it, in pixels; null: n/a.
@@ -109,7 +113,8 @@ export function drawParallel(holder, width, columns, { importances, objective, b
   const svg = s("svg", { width: span, height, viewBox: `0 0 ${span} ${height}`, role: "img", "aria-label": "parallel coordinates of all trials" });
   const groups = Array.from({ length: SHADES + 1 }, () => []);
   const colour = shade(columns, objective);
-  columns.number.forEach((_, i) => {
+  const drawn = threads(columns, colour);
+  drawn.forEach((i) => {
     const d = list.map((one, k) => {
       const value = k < order.length ? columns.parameters[one.name][i] : (columns.values[objective] || [])[i];
       const y = one.at(value);
@@ -121,7 +126,17 @@ export function drawParallel(holder, width, columns, { importances, objective, b
   list.forEach((one, k) => svg.append(axisMarks(one, X(k), top, bottom, rail, importances[one.name], k === order.length, columns.parameters[one.name])));
   list.forEach((one, k) => k < order.length && brushing(svg, one, X(k), top, bottom, brush));
   holder.append(h("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Parallel coordinates" }, svg),
-    h("p", { className: "dim small" }, "Drag along an axis to filter all of this page. The bar above a parameter is its importance; the rail below is n/a."));
+    h("p", { className: "dim small" }, "Drag along an axis to filter all of this page. The bar above a parameter is its importance; the rail below is n/a.",
+      drawn.length < columns.number.length ? ` Drawn are ${drawn.length} of ${number(columns.total)}: some of the best, and some of the others.` : ""));
+}
+
+// Which trials are drawn: more than some hundred would be one surface.
+function threads(columns, colour) {
+  const all = columns.number.map((_, i) => i);
+  if (all.length <= MOST_THREADS) return all;
+  const thinned = (some, most) => some.filter((_, k) => k % Math.ceil(some.length / most) === 0);
+  const top = all.filter((i) => colour(i) === SHADES - 1);
+  return [...thinned(all.filter((i) => colour(i) < SHADES - 1), (MOST_THREADS * 4) / 5), ...thinned(top, MOST_THREADS / 5)];
 }
 
 function axisMarks(one, x, top, bottom, rail, importance, isValue, column) {
@@ -184,7 +199,7 @@ export function drawScatter(holder, width, columns, { x, y, objective, pick }) {
   const point = (i) => [a.at(column(x)[i]) + (a.names ? spread(i, 0) : 0), b.at(column(y)[i]) + (b.names ? spread(i, 1) : 0)];
   for (let level = -1; level < SHADES; level++) {
     const some = found.filter((i) => colour(i) === level);
-    if (some.length) svg.append(dots(some.map(point), `big shade${level}`));
+    if (some.length) svg.append(dots(some.map(point), `${found.length > 1000 ? "" : "big "}shade${level}`));
   }
   holder.append(svg, h("p", { className: "dim small" }, `Darker is better ${arrow(columns.directions[objective])} ${columns.metrics[objective]}; grey has no value.`));
   hover(holder, svg, found.map((i) => [...point(i), `#${columns.number[i]} · ${x} ${number(column(x)[i])} · ${y} ${number(column(y)[i])} · ${number((columns.values[objective] || [])[i])}`, columns.number[i]]), pick);
