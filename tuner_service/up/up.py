@@ -98,6 +98,7 @@ def _run(services: Services, settings: Settings, parent_pipe: int, workers: str)
     if not _await_api(services, settings, parent_pipe):
         return
     url = address(settings)
+    say(f"  Page        {url}")
     say(f"  API         {url}  (description: {url}/docs)")
     say(f"  Dashboard   {url}/dashboard")
     say(f"  Workers     {workers}, starting")
