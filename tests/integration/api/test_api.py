@@ -17,6 +17,7 @@ from tuner_service import dashboard
 from tuner_service.access.keys import create_key, revoke_key
 from tuner_service.api.app import create_app
 from tuner_service.api.http import rates
+from tuner_service.api.routes import events
 from tuner_service.api.server import bind
 from tuner_service.lifecycle.claim import claim
 from tuner_service.lifecycle.flush import flush
@@ -364,6 +365,7 @@ def test_no_address_is_without_its_guard(
 ) -> None:
     """Every operation that there is: without a key, with one that may only read, with one gone."""
     monkeypatch.setattr(rates, "WRONG_KEYS_AT_ONCE", 1000.0)
+    monkeypatch.setattr(events, "STREAM_SECONDS", 0.0)  # else a list that is followed has no end
     db = Database.open(open_settings.resolved_database_url)
     _, reader = create_key(db, "reader", ["read"])
     gone, revoked = create_key(db, "gone")

@@ -179,12 +179,12 @@ def test_cancel_ends_what_runs(site: Site, keepers: list[TrainerRestarter]) -> N
     assert {t.state for t in site.trials(study)} == {"FAIL"}
 
 
-def test_a_timeout_keeps_what_there_is(site: Site, keepers: list[TrainerRestarter]) -> None:
+def test_a_timeout_keeps_what_there_is(site: Site, launch: Callable[[], TrainerRestarter]) -> None:
     definition = sampled(
         "study", "random", 8, training={"epochs": 100_000}, budget={"timeout": 1.5}
     )
     study = site.submit(definition)
-    site.supervisor(keepers[0]).serve()
+    site.supervisor(launch()).serve()
     view = site.study(study)
     assert (view.state, view.reason) == ("completed", "timeout")
     trials = site.trials(study)

@@ -157,6 +157,7 @@ def test_the_compiling_child_finds_the_module(folder: Path, tmp_path: Path) -> N
         lanes=2,
         rows=8,
         features={},
+        built_for=(4,),
         inputs=((16, 4), "float32"),
         targets=((16,), "int64"),
         modules=str(folder),

@@ -248,6 +248,7 @@ def test_metrics_and_data_of_a_module_are_known_by_name(tmp_path: Path) -> None:
     assert trial.metrics == ("margin", "accuracy")
     assert trial.dataset.options == {
         "rows": 30, "task": "classification", "standardize": True, "target_scale": None,
+        "positive": None,
     }  # fmt: skip
     wrong = {
         **good,
