@@ -22,6 +22,10 @@ from tests.servers import (
 from tuner_service.storage import Database, migrate
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
+# As in the Makefile, for whoever runs pytest by hand: a fork of a process whose libraries have
+# threads hangs in them. Before anything imports torch.
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:

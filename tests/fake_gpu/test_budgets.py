@@ -9,6 +9,7 @@ from tests.fake_gpu import device
 from tests.unit.training import lanes
 from workers.training.steps.fused.executors import Traced
 from workers.training.steps.fused.step import FusedStep
+from workers.training.steps.plain import PlainStep
 
 K = 16
 MLP = {"type": "mlp", "hidden_layers": 2, "hidden_units": 16}
@@ -41,6 +42,20 @@ def test_waits_and_launches_of_a_step():
     assert (steps, waits) == (12, 0)
     assert launches / steps <= LAUNCHES_OF_A_STEP
     assert few[1] <= WAITS_OF_A_SLICE
+
+
+def test_a_plain_step_waits_for_nothing_where_rows_are_augmented():
+    waits = []
+    for rows in (64, 256):
+        network = {"type": "cnn", "channels": 4, "conv_layers": 1, "hidden_units": 8}
+        spec = lanes.group(network, rows=rows, precision="float32", shape=(1, 8, 8))
+        step = PlainStep(spec)
+        step.put(0, lanes.hyper(random_flip=0.5, random_crop=1), None)
+        orders = torch.arange(rows, device=spec.device).expand(1, -1)
+        device.native.reset()
+        step.train_epoch(orders, torch.full((1, spec.steps), 0.01, dtype=torch.float64))
+        waits.append(sum(device.waits().values()))
+    assert waits[1] == waits[0]
 
 
 def test_waits_of_lanes_that_come_in_together():

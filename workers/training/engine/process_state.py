@@ -10,8 +10,9 @@ import os
 import resource
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 
@@ -21,6 +22,19 @@ PATCHED = 71
 LIMITED = 70  # the exit code of a process that cannot have its limits back
 LIMITED_SAYS = b"A module lowered a limit of the process for good (setrlimit).\n"
 _STREAMS = (1, 2)  # standard output and error
+# What torch computes with, read and set; a device is set only where one is in use.
+_CUDNN = torch.backends.cudnn
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (lambda: _CUDNN.allow_tf32, partial(setattr, _CUDNN, "allow_tf32")),
+    (lambda: _CUDNN.benchmark, partial(setattr, _CUDNN, "benchmark")),
+    (lambda: _CUDNN.deterministic, partial(setattr, _CUDNN, "deterministic")),
+    (lambda: _gpu(), torch.cuda.set_device),
+)
 _LIMITS = (
     resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_DATA,
     resource.RLIMIT_STACK, resource.RLIMIT_NPROC, resource.RLIMIT_CPU,
@@ -46,9 +60,8 @@ class ProcessStateGuard:
             PatchedTorchError: It has replaced functions of torch: what it did with them counts
                 for nothing.
         """
-        dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
         device = torch.get_default_device()
-        threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        settings = [read() for read, _ in _SETTINGS]
         streams = sys.stdout, sys.stderr
         mask, depth = os.umask(0o077), sys.getrecursionlimit()
         os.umask(mask)
@@ -59,16 +72,11 @@ class ProcessStateGuard:
                 os._exit(0)  # a fork that came out here would be a second trainer
             if self._directory is not None:
                 os.fchdir(self._directory)
-            if torch.get_default_dtype() is not dtype:
-                torch.set_default_dtype(dtype)
             if torch.get_default_device() != device:
                 torch.set_default_device(None)  # the trainer sets none
-            if torch.is_grad_enabled() != gradients:
-                torch.set_grad_enabled(gradients)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            if torch.are_deterministic_algorithms_enabled() != exact:
-                torch.use_deterministic_algorithms(exact)
+            for (read, write), before in zip(_SETTINGS, settings, strict=True):
+                if before is not None and read() != before:
+                    write(before)
             os.umask(mask)
             if sys.getrecursionlimit() != depth:
                 sys.setrecursionlimit(depth)
@@ -108,6 +116,12 @@ def end_patched(error: PatchedTorchError) -> NoReturn:
     with contextlib.suppress(OSError):
         os.write(2, f"{error}\n".encode())
     os._exit(PATCHED)
+
+
+def _gpu() -> int | None:
+    """Return the number of the GPU in use; None before any is: to ask would start one."""
+    begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.cuda.current_device() if begun else None
 
 
 def _open_directory() -> int | None:

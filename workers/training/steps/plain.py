@@ -190,9 +190,10 @@ def _inputs(rows: Tensor, hyper: LaneHyper, step: int) -> Tensor:
         return rows
 
     # As tensors, the fused step's types: a Python number would round the probability otherwise.
+    # Filled in on the device: a copy of `torch.tensor` there would be waited for at every step.
     def number(value: float) -> Tensor:
         kind = torch.float64 if isinstance(value, float) else torch.int64
-        return torch.tensor(value, dtype=kind, device=rows.device)
+        return torch.full((), value, dtype=kind, device=rows.device)
 
     return augmented(
         rows,

@@ -94,6 +94,9 @@ STATE = {
     "threads": "torch.set_num_threads(3)",
     "deterministic": "torch.use_deterministic_algorithms(True)",
     "device": "torch.set_default_device('meta')",
+    "products": "torch.set_float32_matmul_precision('medium')",
+    "convolutions": "torch.backends.cudnn.benchmark = True",
+    "exact": "torch.backends.cudnn.deterministic = True",
     "cwd": "os.chdir('/')",
     "gone": "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')",
     "stdout": "sys.stdout.close()",
@@ -195,6 +198,8 @@ def state() -> tuple[object, ...]:
         torch.are_deterministic_algorithms_enabled(), Path.cwd(), sys.stdout, sys.stdout.closed,
         os.fstat(1).st_ino, torch.get_default_device(), sys.getrecursionlimit(), umask(),
         resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_STACK),
+        torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
     )  # fmt: skip
 
 
