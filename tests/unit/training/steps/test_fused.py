@@ -128,6 +128,14 @@ def test_single_precision_stays_close_over_fifty_steps():
     assert_lanes_equal_plain(spec, hypers, epochs=10, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+def test_fused_trials_are_close_to_plain_trials_in_half_precision(family, norm):
+    shape = (1, 6, 6) if family == "cnn" else (10,)
+    spec = lanes.group({"type": family, "norm": norm}, precision="bfloat16", shape=shape)
+    assert_lanes_equal_plain(spec, [lanes.hyper(), lanes.hyper(seed=2)], epochs=2, tolerance=0.02)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 def test_compiled_trials_equal_plain_trials():
     # No short last batch, which is a program of its own: the class below compiles such.

@@ -311,6 +311,18 @@ def prepare(template: nn.Module, features: Features) -> nn.Module:
     return template
 
 
+def with_wide_norms(template: nn.Module) -> nn.Module:
+    """Have the template normalise in its parameters' type, whatever autocast made of the inputs.
+
+    Autocast leaves norms alone, whose kernels take bfloat16 beside float32; what vmap makes of them
+    does not.
+    """
+    for part in template.modules():
+        if isinstance(part, _BatchNorm | nn.LayerNorm | nn.GroupNorm):
+            part.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    return template
+
+
 def couples_rows(template: nn.Module) -> bool:
     """Whether a row's output depends on the batch's other rows, so that none may be added."""
     return any(isinstance(part, _BatchNorm) for part in template.modules())

@@ -34,6 +34,7 @@ from workers.training.steps.fused.program import (
     StepInputs,
     couples_rows,
     prepare,
+    with_wide_norms,
 )
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
 from workers.training.steps.plain import precision
@@ -81,6 +82,8 @@ class FusedStep:
         self._dtype = dtype_of(group.precision)
         self._loss = row_losses(group.train_loss)
         self._template = self._built(group.network).to(device=group.device, dtype=self._dtype)
+        if group.precision == "bfloat16":
+            with_wide_norms(self._template)
         self._eval_module = copy.deepcopy(self._template).eval()
         # Nothing is known of a user's network: it may couple rows in any way.
         user_module = networks.NETWORKS[str(group.network["type"])].user_module
