@@ -7,6 +7,7 @@
     logs/STUDY/SLOT-ATTEMPT.log             what a trial prints
     logs/service/, logs/trainers/           what the processes print
     datasets/                               data; `tuner_service.datasets.store` has the uploads
+    programs/PROJECT/tuner.yaml             programs that `tuner run` has registered
     gpus/UUID.lock                          held by the trainer that has this GPU
     deleted/STUDY                           an empty file: the study was deleted
     *.lock                                  held by the process that may be the only one
@@ -53,6 +54,11 @@ class DataDirectory:
     def datasets(self) -> Path:
         """Return the folder of data."""
         return self.root / "datasets"
+
+    @property
+    def programs(self) -> Path:
+        """Return the folder of registered programs."""
+        return self.root / "programs"
 
     @property
     def gpus(self) -> Path:

@@ -32,8 +32,9 @@ LOOP_SECONDS = 60.0
 
 def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Return the answer about a definition."""
-    modules = offers_of(options.modules).read()
-    uploads = DatasetStore(DataDirectory(options.data_dir).datasets, max_bytes=0).all()
+    directory = DataDirectory(options.data_dir)
+    modules = offers_of(options.modules, directory.programs).read()
+    uploads = DatasetStore(directory.datasets, max_bytes=0).all()
     try:
         definition = parse_definition(
             data,
@@ -50,6 +51,7 @@ def run(data: Any, options: argparse.Namespace) -> dict[str, Any]:
                 resolve_user_loop(definition, point),
                 device=device,
                 modules_dir=options.modules,
+                programs=(directory.programs,),
                 timeout_seconds=LOOP_SECONDS,
             )
         else:

@@ -30,6 +30,8 @@ from tuner_service.definition.catalogue import DATASETS, METRICS, NETWORKS
 from tuner_service.definition.options import Option
 from tuner_service.definition.user_modules import NOT_OFFERED, RefusedModule, described_parameters
 from tuner_service.errors import DefinitionError, Fault, SettingsError
+from tuner_service.programs import ProjectError
+from workers import program_folders
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +90,12 @@ class ModuleFolder:
 
     Attributes:
         brought: What there is beside them: samplers and pruners of installed packages.
+        programs: Directories of projects, whose commands are offered as training loops.
     """
 
     directory: Path | None
     brought: FolderContents = FolderContents({}, ())
+    programs: tuple[Path, ...] = ()
     _seen: tuple[tuple[str, int, int], ...] | None = None
 
     def changed(self) -> FolderContents | None:
@@ -120,7 +124,21 @@ class ModuleFolder:
                 reason = error.detail if isinstance(error, ModuleFaultError) else str(error)
                 refused.append(RefusedModule(file=file, reason=reason))
                 logger.warning("module %s %s%s", file, NOT_OFFERED, reason)
+        self._read_programs(sound, refused)
         return FolderContents({**sound, **self.brought.sound}, (*refused, *self.brought.refused))
+
+    def _read_programs(
+        self, sound: dict[str, ModuleDescription], refused: list[RefusedModule]
+    ) -> None:
+        for project in program_folders.project_files(self.programs):
+            try:
+                found = program_folders.described(project)
+            except (ProjectError, OSError) as error:
+                file = f"{project.parent.name}/{project.name}"
+                refused.append(RefusedModule(file=file, reason=str(error)))
+                logger.warning("module %s %s%s", file, NOT_OFFERED, error)
+            else:
+                sound |= {one.name: one for one in found if one.name not in sound}
 
     def _sources(self) -> Iterator[tuple[str, Path]]:
         if self.directory is not None:
@@ -128,7 +146,9 @@ class ModuleFolder:
         yield from installed_sources().items()
 
     def _stamps(self) -> Iterator[tuple[str, int, int]]:
-        for _, path in self._sources():
+        programs = program_folders.project_files(self.programs)
+        files = [file for project in programs for file in program_folders.files_of(project)]
+        for path in (*(path for _, path in self._sources()), *files):
             try:
                 stat = path.stat()
             except OSError:  # deleted a moment ago
@@ -137,16 +157,22 @@ class ModuleFolder:
 
 
 def open_folder(
-    directory: Path | None, brought: FolderContents = FolderContents({}, ())
+    directory: Path | None,
+    brought: FolderContents = FolderContents({}, ()),
+    programs: tuple[Path, ...] = (),
 ) -> ModuleFolder:
     """Return the modules of a directory, if one is named, and of the installed packages.
+
+    Args:
+        programs: Directories of projects beside it; the directory itself may hold some, too.
 
     Raises:
         SettingsError: There is no such directory.
     """
     if directory is not None and not directory.is_dir():
         raise SettingsError(f"TUNER_MODULES_DIR must name a directory, but got {str(directory)!r}")
-    return ModuleFolder(directory, brought)
+    folders = () if directory is None else (directory,)
+    return ModuleFolder(directory, brought, (*folders, *programs))
 
 
 def sources(directory: Path) -> list[Path]:

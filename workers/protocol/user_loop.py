@@ -1,8 +1,8 @@
 """The messages between the trainer and the process of one training loop, as JSON lines.
 
 trainer → process   LoopOrder first; then StopLoop · AllowStep
-process → trainer   LoopStarted · LoopReport · LoopSaved; at last LoopFinished, LoopStopped or
-                    LoopFailed
+process → trainer   LoopStarted · LoopReport · LoopSaved · LoopAlive; at last
+                    LoopFinished, LoopStopped, LoopPruned or LoopFailed
 """
 
 from dataclasses import dataclass, field
@@ -14,12 +14,35 @@ from workers.protocol.messages import RunFailureKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramOrder:
+    """A program that is run as the loop.
+
+    Attributes:
+        arguments: Of the process, filled in.
+        metrics: Metric -> pattern of a line of output.
+        parameters: All of the trial's, which the program also finds in a file and a variable.
+        folder: The attempt's own, for that file, for what is reported to a file, and for outputs.
+        mark: Stands in the environment of the program and of all that it starts.
+    """
+
+    arguments: list[str]
+    directory: str
+    metrics: dict[str, str]
+    environment: dict[str, str]
+    parameters: dict[str, Any]
+    folder: str
+    mark: str
+    source_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoopOrder:
     """What to run.
 
     Attributes:
         module: Path of the file whose `train` is called.
-        objectives: How many values it must give.
+        program: What is run in place of it.
+        objectives: The names of the values that it must give.
         report_log: The file of what was reported.
         reported: The last step that is known of an earlier process.
         model: Where the draft of a model goes; None keeps none.
@@ -27,7 +50,7 @@ class LoopOrder:
 
     module: str
     parameters: dict[str, Any]
-    objectives: int
+    objectives: list[str]
     device: str
     seed: int
     threads: int
@@ -36,6 +59,7 @@ class LoopOrder:
     prunable: bool
     reported: int | None
     model: str | None
+    program: ProgramOrder | None = None
     type: Literal["order"] = "order"
 
 
@@ -84,6 +108,13 @@ class LoopSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopAlive:
+    """A program runs, though it may have nothing to report for long."""
+
+    type: Literal["alive"] = "alive"
+
+
+@dataclass(frozen=True, slots=True)
 class LoopFinished:
     """The loop returned; its values."""
 
@@ -122,4 +153,6 @@ class LoopFailed:
 
 
 LoopEnd = LoopFinished | LoopStopped | LoopPruned | LoopFailed
-LoopMessage = Annotated[LoopStarted | LoopReport | LoopSaved | LoopEnd, Field(discriminator="type")]
+LoopMessage = Annotated[
+    LoopStarted | LoopReport | LoopSaved | LoopAlive | LoopEnd, Field(discriminator="type")
+]

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import IO
 import psutil
 
 from tuner_service.files import private_folder
+from workers import marked
 from workers.protocol.codec import COMMANDS, TRAINER_MESSAGES
 from workers.protocol.messages import Command, Ready, TrainerMessage
 from workers.protocol.pipes import spawn
@@ -117,6 +119,7 @@ class TrainerProcess:
         for process in family:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        marked.end_marked(marked.TRAINER, self._mark)
         self._outgoing.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(wait_seconds)
@@ -153,13 +156,15 @@ class TrainerProcess:
         return _UNREADABLE.sub("\ufffd", text).strip()
 
     def _spawn(self, command: TrainerCommand) -> tuple[IO[bytes], IO[bytes]]:
+        self._mark = secrets.token_hex(16)  # in the environment of all that it starts
+        environment = {**command.environment, marked.TRAINER: self._mark}
         with command.log_path.open("ab") as log:
             with contextlib.suppress(OSError):
                 fcntl.flock(log, fcntl.LOCK_SH)  # held by what inherits it, until all of that ends
             self._process, commands, events = spawn(
-                command.arguments, stdout=log, stderr=log, env=dict(command.environment)
+                command.arguments, stdout=log, stderr=log, env=environment
             )
-        self._watcher = _watch(self._process.pid)
+        self._watcher = _watch(self._process.pid, self._mark)
         return commands, events
 
     def _write(self, pipe: IO[bytes]) -> None:
@@ -179,8 +184,8 @@ class TrainerProcess:
         self._inbox.put(None)
 
 
-def _watch(trainer: int) -> "subprocess.Popen[bytes]":
-    arguments = (str(os.getpid()), str(trainer), str(STOPPED_SECONDS))
+def _watch(trainer: int, mark: str) -> "subprocess.Popen[bytes]":
+    arguments = (str(os.getpid()), str(trainer), str(STOPPED_SECONDS), marked.__file__, mark)
     return subprocess.Popen(  # noqa: S603  # our own interpreter and file
         [sys.executable, "-I", "-S", watcher.__file__, *arguments],
         stdin=subprocess.PIPE,

@@ -188,7 +188,7 @@ class Worker:
             queue=self.queue,
             device=trainer.ready.device,
             lanes=trainer.ready.lanes,
-            modules=offers_of(worker_settings.modules_dir),
+            modules=offers_of(worker_settings.modules_dir, settings.directory.programs),
         )
         self._heartbeat = Heartbeat(
             register,
@@ -206,7 +206,9 @@ class Worker:
             is no directory of modules where one was named.
             UnavailableError: The database cannot be reached.
         """
-        offers_of(worker_settings.modules_dir)  # what is wrong with it is said at the start
+        offers_of(
+            worker_settings.modules_dir, settings.directory.programs
+        )  # what is wrong with it is said at the start
         settings.directory.prepare()
         worker_id = new_worker_id()
         db = Database.open(settings.resolved_database_url)

@@ -262,6 +262,7 @@ def main(arguments: Sequence[str], commands: Commands) -> None:
     loops = UserLoopPool(
         str(device),
         modules_dir=options.modules,
+        programs=(DataDirectory(options.data_dir).programs,),
         keeper=ModelKeeper(),
         capacity=options.loops,
         threads=options.threads,

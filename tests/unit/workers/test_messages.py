@@ -62,7 +62,7 @@ EVENTS = [
     Failed(run=RUN, failure=RunFailure("user_code", "no", 2, "traceback"), sole_suspect=False),
 ]
 ORDER = LoopOrder(
-    module="m.py", parameters={"x": 1}, objectives=1, device="cpu", seed=2, threads=1,
+    module="m.py", parameters={"x": 1}, objectives=["x"], device="cpu", seed=2, threads=1,
     checkpoint_dir="c", report_log="r", prunable=False, reported=None, model=None,
 )  # fmt: skip
 

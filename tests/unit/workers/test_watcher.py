@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from workers import marked
 from workers.supervisor import watcher
 
 SUPERVISOR = """
@@ -43,8 +44,24 @@ def test_an_orphan_whose_code_holds_the_interpreter_is_killed(tmp_path: Path) ->
     until(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
 
 
+DAEMON = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True); "
+
+
+def test_what_left_the_group_of_an_orphan_ends_with_it(tmp_path: Path) -> None:
+    code = SUPERVISOR.replace("os.write(1,", DAEMON + "os.write(1,")
+    arguments = [sys.executable, "-c", code, str(tmp_path / "log")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=Path.cwd()) as supervisor:
+        assert supervisor.stdout is not None
+        trainer = psutil.Process(int(supervisor.stdout.readline()))
+        (daemon,) = (one for one in trainer.children() if one.name() == "sleep")
+        supervisor.kill()
+    until(lambda: not daemon.is_running() or daemon.status() == psutil.STATUS_ZOMBIE)
+
+
 def watch(supervisor: int, trainer: int, *, stopped_seconds: float) -> "subprocess.Popen[bytes]":
-    arguments = (str(supervisor), str(trainer), str(stopped_seconds))
+    arguments = (
+        str(supervisor), str(trainer), str(stopped_seconds), marked.__file__, "none"
+    )  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-I", "-S", watcher.__file__, *arguments], stdin=subprocess.PIPE
     )

@@ -126,7 +126,12 @@ class _Batch:
 
 
 def preflight_user_loop(
-    spec: UserLoopSpec, *, device: torch.device, modules_dir: Path | None, timeout_seconds: float
+    spec: UserLoopSpec,
+    *,
+    device: torch.device,
+    modules_dir: Path | None,
+    timeout_seconds: float,
+    programs: Sequence[Path] = (),
 ) -> Findings:
     """Run a training loop up to its first report.
 
@@ -140,6 +145,7 @@ def preflight_user_loop(
         loops = UserLoopPool(
             str(device),
             modules_dir=modules_dir,
+            programs=programs,
             keeper=ModelKeeper(),
             stop_seconds=2.0,
             progress_seconds=timeout_seconds,

@@ -37,6 +37,7 @@ from workers.protocol.user_loop import (
     LoopStarted,
     LoopStopped,
 )
+from workers.training.user_loops.program import Program, ProgramFailedError
 from workers.training.user_loops.report_log import ReportLog
 from workers.training.user_loops.trial import DivergedError, Trial, numbers
 
@@ -128,13 +129,18 @@ def run(order: LoopOrder, channel: MessageWriter[LoopMessage], commands: Command
     trial: Trial | None = None
     pid = os.getpid()
     try:
-        source = path.read_bytes()
-        channel.say(LoopStarted(hashlib.sha256(source).hexdigest()[:12]))
-        seed(order.seed)
-        train = load(path, source)
-        seed(order.seed)  # again: the module may have drawn, or imported torch only now
-        named = arguments(train, order.parameters)
-        _set_threads(order.threads)  # after the module, which imports torch if anything does
+        train: Callable[..., Any]
+        if order.program is not None:
+            source, train, named = b"", Program(order.program, order.objectives), {}
+            channel.say(LoopStarted(order.program.source_hash[:12]))
+        else:
+            source = path.read_bytes()
+            channel.say(LoopStarted(hashlib.sha256(source).hexdigest()[:12]))
+            seed(order.seed)
+            train = load(path, source)
+            seed(order.seed)  # again: the module may have drawn, or imported torch only now
+            named = arguments(train, order.parameters)
+            _set_threads(order.threads)  # after the module, which imports torch if anything does
         trial = Trial(
             named or order.parameters,
             device=order.device,
@@ -147,7 +153,7 @@ def run(order: LoopOrder, channel: MessageWriter[LoopMessage], commands: Command
             say=channel.say,
         )
         commands.attach(trial)
-        message: LoopEnd = _ended(trial, train(trial, **named), order.objectives)
+        message: LoopEnd = _ended(trial, train(trial, **named), len(order.objectives))
     except DivergedError as error:
         message = LoopFailed(kind="diverged", message=str(error), step=error.step)
     except BaseException as error:  # noqa: BLE001  whatever a loop raises is its trial's failure
@@ -187,11 +193,15 @@ def _stopped(trial: Trial) -> LoopStopped:
 def _failed(error: BaseException, trial: Trial | None) -> LoopEnd:
     if trial is not None and not trial.stopping and _is_pruned(error):
         return LoopPruned(trial.metrics)
-    text = "".join(traceback.format_exception(error))
+    is_program = isinstance(error, ProgramFailedError)  # our traceback tells nothing of it
+    text = "" if is_program else "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
     if trial is not None and trial.stopping:  # raising is as good a way to stop as returning
         return _stopped(trial)
+    if is_program:
+        step = trial.step if trial is not None else None
+        return LoopFailed(kind="user_code", message=str(error), step=step)
     name = type(error).__name__
     memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
     return LoopFailed(

@@ -9,10 +9,12 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tuner_service.definition.trial_spec import UserLoopSpec
+from tuner_service.programs import ProjectError
 from workers.protocol.messages import (
     Checkpointed,
     Event,
@@ -42,6 +44,7 @@ from workers.protocol.user_loop import (
 from workers.training.trials.best_models import ModelKeeper
 from workers.training.user_loops.fork_server import ForkServer
 from workers.training.user_loops.process import UserLoopProcess
+from workers.training.user_loops.program_order import ordered
 from workers.training.user_loops.run import (
     UserLoopRun,
     checkpoint_dir,
@@ -61,7 +64,8 @@ class UserLoopPool:
 
     Args:
         device: What the loops are told to train on.
-        modules_dir: Where the modules lie.
+        modules_dir: Where the modules lie, and perhaps projects with programs.
+        programs: Where more of those lie.
         keeper: Decides whose model is kept.
         capacity: How many run at once.
         threads: Of torch in each process.
@@ -76,6 +80,7 @@ class UserLoopPool:
         device: str,
         *,
         modules_dir: Path | None,
+        programs: Sequence[Path] = (),
         keeper: ModelKeeper,
         capacity: int = 1,
         threads: int | None = None,
@@ -89,6 +94,7 @@ class UserLoopPool:
         self.keeper = keeper
         self._device = device
         self._modules_dir = modules_dir
+        self._programs = (*(() if modules_dir is None else (modules_dir,)), *programs)
         self._threads = threads or 1
         self._stop_seconds = stop_seconds
         self._progress_seconds = progress_seconds
@@ -173,13 +179,13 @@ class UserLoopPool:
 
     def _begin(self, start: TrialStart, events: list[Event]) -> None:
         spec = UserLoopSpec.model_validate(start.spec)
-        path = None if self._modules_dir is None else self._modules_dir / f"{spec.module}.py"
-        if path is None or not path.is_file():
-            said = f"this worker has no module {spec.module!r}; start it with --modules DIR"
-            events.append(Failed(run=start.run, failure=RunFailure("user_code", said)))
-            return
         try:
-            run = self._started(start, spec, path)
+            order = self._order(start, spec)
+            run = self._started(start, spec, order)
+        except (LookupError, ProjectError) as error:
+            failure = RunFailure("user_code", str(error))
+            events.append(Failed(run=start.run, failure=failure))
+            return
         except OSError as error:  # no disk, no process, no descriptor: not the loop's doing
             said = f"The training loop could not be started: {error}"
             events.append(Failed(run=start.run, failure=RunFailure("worker_lost", said)))
@@ -187,21 +193,39 @@ class UserLoopPool:
         self._runs[run.id] = run
         events.append(Started(run=run.id, backend="plain"))
 
-    def _started(self, start: TrialStart, spec: UserLoopSpec, path: Path) -> UserLoopRun:
-        reported, values = prepare(start)
-        order = LoopOrder(
+    def _order(self, start: TrialStart, spec: UserLoopSpec) -> LoopOrder:
+        """Return what to run.
+
+        Raises:
+            LookupError: This worker does not have it.
+            ProjectError: The program's project is not what it must be.
+        """
+        program = None
+        path = None if self._modules_dir is None else self._modules_dir / f"{spec.module}.py"
+        if "." in spec.module:
+            path, program = ordered(self._programs, start, spec, device=self._device)
+        elif path is None or not path.is_file():
+            raise LookupError(
+                f"this worker has no module {spec.module!r}; start it with --modules DIR"
+            )
+        return LoopOrder(
             module=str(path),
+            program=program,
             parameters=spec.parameters,
-            objectives=len(spec.objective),
+            objectives=[name for name, _ in spec.objective],
             device=self._device,
             seed=spec.seed,
             threads=self._threads,
             checkpoint_dir=str(checkpoint_dir(start)),
             report_log=str(report_log_path(start)),
             prunable=start.prunable,
-            reported=reported,
+            reported=None,
             model=_draft(start),
         )
+
+    def _started(self, start: TrialStart, spec: UserLoopSpec, order: LoopOrder) -> UserLoopRun:
+        reported, values = prepare(start)
+        order = replace(order, reported=reported)
         process = UserLoopProcess(
             order, fork_server=self._fork_server, log=start.log, wake=self._wake
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from workers import marked
 from workers.protocol.codec import LOOP_COMMANDS, LOOP_MESSAGES
 from workers.protocol.user_loop import LoopCommand, LoopMessage, LoopOrder
 from workers.training.trials.log import TrialLog
@@ -44,6 +45,7 @@ class UserLoopProcess:
         self._wake = wake
         self._inbox: queue.Queue[LoopMessage] = queue.Queue(MAX_UNREAD)
         self._ended = False
+        self._mark = None if order.program is None else order.program.mark
         self._process, commands, events, output = fork_server.start()
         self._commands = commands
         self._threads = [
@@ -129,6 +131,8 @@ class UserLoopProcess:
     def _end_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        if self._mark is not None:  # a program may leave its group
+            marked.end_marked(marked.TRIAL, self._mark)
 
     def _read(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError), pipe:

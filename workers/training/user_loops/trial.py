@@ -17,6 +17,7 @@ from typing import Any
 from tuner_service.json_values import finite
 from workers.protocol.user_loop import (
     AllowStep,
+    LoopAlive,
     LoopCommand,
     LoopMessage,
     LoopReport,
@@ -176,6 +177,10 @@ class Trial:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._is_waiting())
             return self._stopping
+
+    def alive(self) -> None:
+        """Say that the trial goes on; a loop that says nothing for long is taken for hung."""
+        self._say(LoopAlive())
 
     def save_model(self, model: Any) -> None:
         """Keep weights as the trial's model: a `torch.nn.Module`, or tensors by name.

@@ -1,0 +1,212 @@
+"""A program as a training loop: started, heard, told to stop, and ended with all that it started.
+
+It runs in the group of this process, which is the trial's own. What it prints goes on to the
+trial's log; values are found there and in the file that `tuner_trial.report` writes.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from tuner_service import tuner_trial
+from tuner_service.files import private_folder
+from tuner_service.processes import how_it_ended
+from workers.marked import TRIAL
+from workers.protocol.user_loop import ProgramOrder
+from workers.training.user_loops.program_values import (
+    Found,
+    NoNumberError,
+    OutputReader,
+    json_report,
+)
+from workers.training.user_loops.trial import Trial
+
+LOOK_SECONDS: Final = 0.1  # between looks at the report file and at what the trainer says
+SAVED_SECONDS: Final = 2.0  # between looks for checkpoints, and signs of life
+PARAMETERS, REPORTS, OUTPUTS, HELPER = "parameters.json", "reports.jsonl", "outputs", "helper"
+LAST_BYTES: Final = 2000  # of output, that a failure quotes
+LAST_LINES: Final = 5
+_CHUNK: Final = 1 << 16
+
+
+class ProgramFailedError(Exception):
+    """The program failed, or gave no value; the message has its last lines."""
+
+
+class Program:
+    """A program's run, called as a module's `train` is.
+
+    Args:
+        objectives: Names of the values that every report must have.
+    """
+
+    def __init__(self, order: ProgramOrder, objectives: Sequence[str]) -> None:
+        self._order = order
+        self._objectives = list(objectives)
+        self._reader = OutputReader(objectives, order.metrics)
+        self._last: deque[bytes] = deque(maxlen=64)
+        self._values: dict[str, float] = {}
+        self._step = -1
+        self._reports = b""
+        self._reports_at = 0
+
+    def __call__(self, trial: Trial) -> None:
+        """Run it to its end, or until it is to stop.
+
+        Raises:
+            DivergedError: A value is no finite number.
+            ProgramFailedError: It failed, or gave no value.
+        """
+        # All of the group get it, this process, too; a handler, unlike "ignore", ends with exec.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = self._started(trial)
+        try:
+            self._follow(process, trial)
+            code = process.wait()
+        except NoNumberError as error:
+            raise ProgramFailedError(f"{error}{self._quoted()}") from error
+        finally:
+            if process.poll() is None:
+                process.kill()  # the rest of its group ends with this process
+        if trial.stopping:
+            return
+        if code != 0:
+            raise ProgramFailedError(f"The program {how_it_ended(code)}.{self._quoted()}")
+        if trial.last_value is None:
+            raise ProgramFailedError(self._no_value())
+
+    def _started(self, trial: Trial) -> "subprocess.Popen[bytes]":
+        order, folder = self._order, Path(self._order.folder)
+        parameters = json.dumps(order.parameters)
+        folder.joinpath(PARAMETERS).write_text(parameters, encoding="utf-8")
+        private_folder(folder / HELPER)
+        shutil.copy(str(tuner_trial.__file__), folder / HELPER)
+        path = [order.environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
+        ours = {
+            TRIAL: order.mark,
+            "TUNER_PARAMETERS": parameters,
+            "TUNER_PARAMETERS_FILE": str(folder / PARAMETERS),
+            "TUNER_REPORTS": str(folder / REPORTS),
+            "TUNER_CHECKPOINT_DIR": str(trial.checkpoint_dir),
+            "TUNER_OUTPUT_DIR": str(folder / OUTPUTS),
+            "PYTHONPATH": os.pathsep.join([str(folder / HELPER), *filter(None, path)]),
+            "TUNER_SEED": str(trial.seed),
+            "TUNER_DEVICE": trial.device,
+        }
+        if trial.device == "cpu":
+            ours["CUDA_VISIBLE_DEVICES"] = ""
+        buffering = {"PYTHONUNBUFFERED": "1"}  # else a value is seen when the program ends
+        environment = {**os.environ, **buffering, **order.environment, **ours}
+        try:
+            return subprocess.Popen(  # noqa: S603  what an operator's tuner.yaml is for
+                order.arguments,
+                cwd=order.directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        except FileNotFoundError as error:
+            if not Path(order.directory).is_dir():
+                raise ProgramFailedError(f"There is no directory {order.directory}.") from error
+            missing = f"The command {order.arguments[0]!r} was not found"
+            raise ProgramFailedError(f"{missing}, in {order.directory} or on PATH.") from error
+        except (OSError, ValueError) as error:
+            raise ProgramFailedError(f"The program could not be started: {error}") from error
+
+    def _follow(self, process: "subprocess.Popen[bytes]", trial: Trial) -> None:
+        """Hear the program until it has ended; ask it once to stop, if it is to."""
+        output = process.stdout
+        if output is None:
+            raise TypeError("the program has no pipe")
+        poll, asked, saved_at = select.poll(), False, time.monotonic()
+        poll.register(output.fileno(), select.POLLIN)
+        is_open = True
+        while is_open or process.poll() is None:
+            # What it left running may hold its output: its own end is what counts.
+            ended = process.poll() is not None
+            ready = poll.poll(0 if ended else LOOK_SECONDS * 1000) if is_open else []
+            if not is_open:
+                time.sleep(LOOK_SECONDS)
+            if ready:
+                chunk = os.read(output.fileno(), _CHUNK)
+                is_open = bool(chunk)
+                self._hear(chunk, trial)
+            elif ended:
+                is_open = False
+            self._read_reports(trial)
+            if time.monotonic() - saved_at > SAVED_SECONDS and not trial.stopping:
+                saved_at = time.monotonic()
+                trial.alive()
+                trial.should_prune()
+            if trial.stopping and not asked:
+                asked = True
+                os.killpg(0, signal.SIGTERM)  # the trainer kills what does not hear it
+        for found in self._reader.end():
+            self._take(found, trial)
+        self._read_reports(trial)
+
+    def _hear(self, chunk: bytes, trial: Trial) -> None:
+        self._last.append(chunk[-LAST_BYTES:])
+        with contextlib.suppress(OSError):
+            os.write(1, chunk)
+        for found in self._reader.feed(chunk):
+            self._take(found, trial)
+
+    def _read_reports(self, trial: Trial) -> None:
+        for found in self._reported():
+            self._take(found, trial)
+
+    def _reported(self) -> Iterator[Found]:
+        """Yield what was written to the report file since the last look."""
+        try:
+            with Path(self._order.folder, REPORTS).open("rb") as file:
+                file.seek(self._reports_at)
+                said = file.read()
+        except OSError:
+            return
+        self._reports_at += len(said)
+        *lines, self._reports = (self._reports + said).split(b"\n")
+        for line in lines:
+            found = json_report(line.decode("utf-8", "replace"))
+            if found is not None:
+                yield found
+
+    def _take(self, found: Found, trial: Trial) -> None:
+        """Report when all objectives are known; other metrics go along with the next report."""
+        others = {k: v for k, v in found.values.items() if k not in self._objectives}
+        if others:
+            trial.log_metrics(others)
+        self._values |= {k: v for k, v in found.values.items() if k in self._objectives}
+        if trial.stopping or any(name not in self._values for name in self._objectives):
+            return
+        values = [self._values.pop(name) for name in self._objectives]
+        said = found.step
+        self._step = said if said is not None and said > self._step else self._step + 1
+        trial.report(self._step, values)
+        trial.should_prune()
+
+    def _no_value(self) -> str:
+        names = " and ".join(self._objectives)
+        patterns = [
+            f"the pattern {self._order.metrics[name]!r} matched no line"
+            for name in self._objectives
+            if name in self._order.metrics
+        ]
+        how = "; ".join(patterns) or f"no line said `{self._objectives[0]}=0.5` or the like"
+        return f"The program ended without a value of {names}: {how}.{self._quoted()}"
+
+    def _quoted(self) -> str:
+        text = b"".join(self._last)[-LAST_BYTES:].decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
+        return f" Its last lines: {' | '.join(lines)}" if lines else " It printed nothing."
