@@ -7,6 +7,7 @@ r"""A project: a folder with programs that train, and a `tuner.yaml` that names 
         parameters: {batch_size: 32}                         # defaults of what a study leaves out
         environment: {OMP_NUM_THREADS: "1"}
         directory: ../elsewhere                              # by default the project's folder
+        in_project: true                                     # else each trial runs in a copy
 
 Each command is a training loop to a study, by the name `PROJECT.COMMAND`. It is started without a
 shell; `{name}` is filled in, `{{` and `}}` stand for braces.
@@ -50,7 +51,9 @@ class ProgramCommand(BaseModel):
         run: The arguments, with placeholders.
         metrics: Metric -> pattern of a line of output, with a group `value` and perhaps `step`.
         parameters: Defaults of placeholders.
-        directory: Where it is started; relative to the project's folder.
+        directory: Where its files lie; relative to the project's folder.
+        in_project: It is started there. Else each trial has a working directory of its own, with
+            the project's folders as links and its files as copies.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +64,7 @@ class ProgramCommand(BaseModel):
     parameters: dict[str, Scalar] = {}
     environment: dict[str, str] = {}
     directory: str = "."
+    in_project: bool = False
 
     @field_validator("run", mode="before")
     @classmethod

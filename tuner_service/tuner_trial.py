@@ -8,6 +8,7 @@
 In a trial this module can be imported by every Python program. The standard library only.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -63,27 +64,27 @@ def exit_on_stop() -> None:
 
 def lightning_callback() -> Any:
     """Return a callback for Lightning's Trainer, which reports after each validation."""
-    from lightning.pytorch.callbacks import Callback  # type: ignore[import-not-found] # noqa: PLC0415
+    base = importlib.import_module("lightning.pytorch.callbacks").Callback
 
-    class Report(Callback):  # type: ignore[misc]
-        def on_validation_end(self, trainer: Any, module: Any) -> None:
-            if not trainer.sanity_checking:
-                report(trainer.current_epoch, **_numbers(trainer.callback_metrics))
+    def on_validation_end(_: Any, trainer: Any, module: Any) -> None:
+        del module
+        if not trainer.sanity_checking:
+            report(trainer.current_epoch, **_numbers(trainer.callback_metrics))
 
-    return Report()
+    return type("Report", (base,), {"on_validation_end": on_validation_end})()
 
 
 def transformers_callback() -> Any:
     """Return a callback for Hugging Face's Trainer, which reports after each evaluation."""
-    from transformers import TrainerCallback  # type: ignore[import-not-found] # noqa: PLC0415
+    base = importlib.import_module("transformers").TrainerCallback
 
-    class Report(TrainerCallback):  # type: ignore[misc]
-        def on_evaluate(
-            self, args: Any, state: Any, control: Any, metrics: Any = None, **more: Any
-        ) -> None:
-            report(state.global_step, **_numbers(metrics or {}))
+    def on_evaluate(
+        _: Any, args: Any, state: Any, control: Any, metrics: Any = None, **more: Any
+    ) -> None:
+        del args, control, more
+        report(state.global_step, **_numbers(metrics or {}))
 
-    return Report()
+    return type("Report", (base,), {"on_evaluate": on_evaluate})()
 
 
 def _numbers(metrics: Any) -> dict[str, float]:

@@ -48,3 +48,15 @@ def _environment(process: int) -> list[bytes]:
             return file.read().split(b"\0")
     except OSError:
         return []
+
+
+def family_of(process: int) -> list[int]:
+    """Return the processes below this one, the nearest first."""
+    found = [process]
+    for one in found:  # grows as it goes
+        try:
+            with open(f"/proc/{one}/task/{one}/children", "rb") as file:
+                found += map(int, file.read().split())
+        except OSError:
+            continue
+    return found[1:]

@@ -21,12 +21,16 @@ class ProgramOrder:
         arguments: Of the process, filled in.
         metrics: Metric -> pattern of a line of output.
         parameters: All of the trial's, which the program also finds in a file and a variable.
-        folder: The attempt's own, for that file, for what is reported to a file, and for outputs.
+        directory: The project's, whose files are brought into `working_dir`.
+        working_dir: The trial's own, for what it writes; where it runs, too, but with `in_project`.
+        folder: The attempt's own, for that file, and for what is reported to a file.
         mark: Stands in the environment of the program and of all that it starts.
     """
 
     arguments: list[str]
     directory: str
+    working_dir: str
+    in_project: bool
     metrics: dict[str, str]
     environment: dict[str, str]
     parameters: dict[str, Any]

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from workers.priority import weigh_session
 from workers.protocol.codec import LOOP_COMMANDS, LOOP_MESSAGES
+from workers.protocol.messages import RunFailureKind
 from workers.protocol.pipes import MessageWriter
 from workers.protocol.user_loop import (
     LoopCommand,
@@ -201,7 +202,9 @@ def _failed(error: BaseException, trial: Trial | None) -> LoopEnd:
         return _stopped(trial)
     if is_program:
         step = trial.step if trial is not None else None
-        return LoopFailed(kind="user_code", message=str(error), step=step)
+        memory = isinstance(error, ProgramFailedError) and error.memory
+        kind: RunFailureKind = "out_of_memory" if memory else "user_code"
+        return LoopFailed(kind=kind, message=str(error), step=step)
     name = type(error).__name__
     memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
     return LoopFailed(

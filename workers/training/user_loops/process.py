@@ -122,11 +122,8 @@ class UserLoopProcess:
 
     def resident_bytes(self) -> int:
         """Return the memory that it holds; 0 where the system does not tell."""
-        try:
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        except (OSError, IndexError, ValueError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        below = marked.family_of(self.pid) if self._mark is not None else []
+        return sum(map(_resident_bytes, (self.pid, *below)))
 
     def _end_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -143,6 +140,14 @@ class UserLoopProcess:
                     self._wake()
         self._process.wait(DRAIN_SECONDS)  # its end is what there is to see now
         self._wake()
+
+
+def _resident_bytes(process: int) -> int:
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _log(pipe: IO[bytes], path: str | None) -> None:

@@ -6,6 +6,7 @@ trial's log; values are found there and in the file that `tuner_trial.report` wr
 
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -19,27 +20,42 @@ from typing import Final
 
 from tuner_service import tuner_trial
 from tuner_service.files import private_folder
+from tuner_service.layout import workers_path
 from tuner_service.processes import how_it_ended
 from workers.marked import TRIAL
 from workers.protocol.user_loop import ProgramOrder
+from workers.training.user_loops.program_place import ProgramDirectory
 from workers.training.user_loops.program_values import (
+    REPORTED,
     Found,
     NoNumberError,
     OutputReader,
     json_report,
 )
-from workers.training.user_loops.trial import Trial
+from workers.training.user_loops.tracker_files import TrackerFiles
+from workers.training.user_loops.trial import DivergedError, Trial
 
 LOOK_SECONDS: Final = 0.1  # between looks at the report file and at what the trainer says
 SAVED_SECONDS: Final = 2.0  # between looks for checkpoints, and signs of life
-PARAMETERS, REPORTS, OUTPUTS, HELPER = "parameters.json", "reports.jsonl", "outputs", "helper"
+TRACKER_SECONDS: Final = 1.0  # between looks at trackers' files
+LAST_TRACKER_SECONDS: Final = 60.0  # for what is in them when the program has ended
+PARAMETERS, REPORTS, HELPER = "parameters.json", "reports.jsonl", "helper"
 LAST_BYTES: Final = 2000  # of output, that a failure quotes
 LAST_LINES: Final = 5
+OUT_OF_MEMORY: Final = ("OutOfMemoryError: ", "MemoryError: ", "CUDA out of memory")
 _CHUNK: Final = 1 << 16
 
 
 class ProgramFailedError(Exception):
-    """The program failed, or gave no value; the message has its last lines."""
+    """The program failed, or gave no value; the message has its last lines.
+
+    Attributes:
+        memory: It ran out of memory.
+    """
+
+    def __init__(self, message: str, *, memory: bool = False) -> None:
+        self.memory = memory
+        super().__init__(message)
 
 
 class Program:
@@ -55,6 +71,9 @@ class Program:
         self._reader = OutputReader(objectives, order.metrics)
         self._last: deque[bytes] = deque(maxlen=64)
         self._values: dict[str, float] = {}
+        self._ranks: dict[str, int] = {}
+        self._trackers = TrackerFiles(Path(order.working_dir))
+        self._tracked_at = time.monotonic()
         self._step = -1
         self._reports = b""
         self._reports_at = 0
@@ -69,10 +88,31 @@ class Program:
         # All of the group get it, this process, too; a handler, unlike "ignore", ends with exec.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        place = self._place()
+        try:
+            self._run(trial)
+        finally:
+            if place is not None:
+                place.tidy()
+
+    def _place(self) -> ProgramDirectory | None:
+        directory = Path(self._order.directory)
+        if self._order.in_project:
+            private_folder(Path(self._order.working_dir))
+            return None
+        try:
+            return ProgramDirectory(Path(self._order.working_dir), directory)
+        except FileNotFoundError as error:
+            if not directory.is_dir():
+                raise ProgramFailedError(f"There is no directory {directory}.") from error
+            raise
+
+    def _run(self, trial: Trial) -> None:
         process = self._started(trial)
         try:
             self._follow(process, trial)
             code = process.wait()
+            self._read_trackers(trial, last=True)
         except NoNumberError as error:
             raise ProgramFailedError(f"{error}{self._quoted()}") from error
         finally:
@@ -81,7 +121,10 @@ class Program:
         if trial.stopping:
             return
         if code != 0:
-            raise ProgramFailedError(f"The program {how_it_ended(code)}.{self._quoted()}")
+            quoted = self._quoted()
+            memory = any(words in quoted for words in OUT_OF_MEMORY)
+            said = f"The program {how_it_ended(code)}.{quoted}"
+            raise ProgramFailedError(said, memory=memory)
         if trial.last_value is None:
             raise ProgramFailedError(self._no_value())
 
@@ -98,27 +141,27 @@ class Program:
             "TUNER_PARAMETERS_FILE": str(folder / PARAMETERS),
             "TUNER_REPORTS": str(folder / REPORTS),
             "TUNER_CHECKPOINT_DIR": str(trial.checkpoint_dir),
-            "TUNER_OUTPUT_DIR": str(folder / OUTPUTS),
-            "PYTHONPATH": os.pathsep.join([str(folder / HELPER), *filter(None, path)]),
+            "TUNER_OUTPUT_DIR": order.working_dir,
+            "PYTHONPATH": os.pathsep.join([str(folder / HELPER), *_modules_of(path)]),
             "TUNER_SEED": str(trial.seed),
             "TUNER_DEVICE": trial.device,
         }
         if trial.device == "cpu":
             ours["CUDA_VISIBLE_DEVICES"] = ""
         buffering = {"PYTHONUNBUFFERED": "1"}  # else a value is seen when the program ends
-        environment = {**os.environ, **buffering, **order.environment, **ours}
+        # Ours are started so; a script is to find the modules beside it.
+        theirs = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+        environment = {**theirs, **buffering, **order.environment, **ours}
         try:
             return subprocess.Popen(  # noqa: S603  what an operator's tuner.yaml is for
                 order.arguments,
-                cwd=order.directory,
+                cwd=order.directory if order.in_project else order.working_dir,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
         except FileNotFoundError as error:
-            if not Path(order.directory).is_dir():
-                raise ProgramFailedError(f"There is no directory {order.directory}.") from error
             missing = f"The command {order.arguments[0]!r} was not found"
             raise ProgramFailedError(f"{missing}, in {order.directory} or on PATH.") from error
         except (OSError, ValueError) as error:
@@ -145,10 +188,11 @@ class Program:
             elif ended:
                 is_open = False
             self._read_reports(trial)
+            self._read_trackers(trial)
             if time.monotonic() - saved_at > SAVED_SECONDS and not trial.stopping:
                 saved_at = time.monotonic()
                 trial.alive()
-                trial.should_prune()
+                trial.note_saved()
             if trial.stopping and not asked:
                 asked = True
                 os.killpg(0, signal.SIGTERM)  # the trainer kills what does not hear it
@@ -167,6 +211,22 @@ class Program:
         for found in self._reported():
             self._take(found, trial)
 
+    def _read_trackers(self, trial: Trial, *, last: bool = False) -> None:
+        """Look at trackers' files, unless the operator's patterns say where the values are."""
+        now = time.monotonic()
+        if all(name in self._order.metrics for name in self._objectives):
+            return
+        if not last and now - self._tracked_at < TRACKER_SECONDS:
+            return
+        while True:
+            found = list(self._trackers.news())
+            for one in found:
+                self._take(one, trial)
+            self._tracked_at = time.monotonic()
+            # Each look reads a bounded part of a file.
+            if not last or not found or self._tracked_at - now > LAST_TRACKER_SECONDS:
+                return
+
     def _reported(self) -> Iterator[Found]:
         """Yield what was written to the report file since the last look."""
         try:
@@ -180,21 +240,36 @@ class Program:
         for line in lines:
             found = json_report(line.decode("utf-8", "replace"))
             if found is not None:
+                found.rank = REPORTED
                 yield found
 
     def _take(self, found: Found, trial: Trial) -> None:
         """Report when all objectives are known; other metrics go along with the next report."""
-        others = {k: v for k, v in found.values.items() if k not in self._objectives}
-        if others:
-            trial.log_metrics(others)
-        self._values |= {k: v for k, v in found.values.items() if k in self._objectives}
+        for name, value in found.values.items():
+            if name not in self._objectives:
+                with contextlib.suppress(ValueError):  # more than a step may have
+                    trial.log_metrics({name: value})
+            elif found.rank >= self._ranks.get(name, 0):
+                self._values[name], self._ranks[name] = value, found.rank
         if trial.stopping or any(name not in self._values for name in self._objectives):
             return
         values = [self._values.pop(name) for name in self._objectives]
         said = found.step
+        if said is not None and found.is_new and said <= self._step:
+            self._correct(values, said, trial)
+            return
         self._step = said if said is not None and said > self._step else self._step + 1
         trial.report(self._step, values)
-        trial.should_prune()
+
+    def _correct(self, values: list[float], step: int, trial: Trial) -> None:
+        """Take values of a step that is no new one: a bar that is drawn again, a second source.
+
+        They are no part of the curve, but the last of them is the result.
+        """
+        bad = next((value for value in values if not math.isfinite(value)), None)
+        if bad is not None:
+            raise DivergedError(bad, step)
+        trial.last_value = values
 
     def _no_value(self) -> str:
         names = " and ".join(self._objectives)
@@ -210,3 +285,9 @@ class Program:
         text = b"".join(self._last)[-LAST_BYTES:].decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
         return f" Its last lines: {' | '.join(lines)}" if lines else " It printed nothing."
+
+
+def _modules_of(paths: Sequence[str | None]) -> list[str]:
+    """Return where Python looks for modules, without where ours lie."""
+    found = [one for path in paths if path for one in path.split(os.pathsep)]
+    return [one for one in found if one and one != str(workers_path())]

@@ -11,7 +11,7 @@ from tuner_service.programs import directory_of, project_hash
 from workers.program_folders import find_command
 from workers.protocol.messages import TrialStart
 from workers.protocol.user_loop import ProgramOrder
-from workers.training.user_loops.program import OUTPUTS, PARAMETERS
+from workers.training.user_loops.program import PARAMETERS
 from workers.training.user_loops.run import checkpoint_dir
 
 
@@ -34,22 +34,34 @@ def ordered(
     path, command = found
     folder = Path(f"{start.checkpoint}.program")
     shutil.rmtree(folder, ignore_errors=True)  # of another attempt
-    private_folder(folder / OUTPUTS)
+    private_folder(folder)
+    working = working_dir(start)
+    if start.resume is None:
+        shutil.rmtree(working, ignore_errors=True)  # of a process that left no checkpoint
     given = {
         "seed": str(spec.seed),
         "device": device,
         "checkpoint_dir": str(checkpoint_dir(start)),
-        "output_dir": str(folder / OUTPUTS),
+        "output_dir": str(working),
         "parameters_file": str(folder / PARAMETERS),
     }
     parameters = {**command.parameters, **spec.parameters}
     return path, ProgramOrder(
         arguments=command.filled(spec.parameters, given),
         directory=str(directory_of(path, command)),
+        working_dir=str(working),
+        in_project=command.in_project,
         metrics=command.metrics,
         environment=command.environment,
         parameters=parameters,
         folder=str(folder),
         mark=secrets.token_hex(16),
         source_hash=project_hash(path, command),
+    )
+
+
+def working_dir(start: TrialStart) -> Path:
+    """Return where the program runs, which is where it writes; it stays with the study's logs."""
+    return Path(f"{start.checkpoint}.files" if start.log is None else start.log).with_suffix(
+        ".files"
     )

@@ -10,6 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+SAID, TRACKED, AS_JSON, MATCHED, REPORTED = range(1, 6)
+"""How sure a value is what was meant: in a line of output, in a tracker's file, in a line of JSON,
+where the operator's pattern says, or by `tuner_trial`."""
+
 MAX_LINE: Final = 1 << 16  # of what is searched for values; longer lines are cut
 _NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?|[-+]?(?:nan|inf(?:inity)?)"
 _STEP: Final = re.compile(r"(?i)\b(?:epoch|step|iter(?:ation)?)\b\W{0,3}(\d+)")
@@ -27,10 +31,14 @@ class Found:
     Attributes:
         step: None: it does not say.
         values: Metric -> number, of those that were asked for and, of JSON, all others.
+        rank: How sure it is; of two that speak of one metric the surer counts.
+        is_new: The step was said with the values; else it is that of a line before.
     """
 
     step: int | None = None
     values: dict[str, float] = field(default_factory=dict)
+    rank: int = SAID
+    is_new: bool = True
 
 
 class OutputReader:
@@ -46,6 +54,7 @@ class OutputReader:
         self._patterns |= {
             name: _default_pattern(name) for name in objectives if name not in patterns
         }
+        self._asked = frozenset(patterns)
         self._step: int | None = None
         self._torn = b""
 
@@ -72,7 +81,7 @@ class OutputReader:
         if as_json is not None:
             yield as_json
             return
-        found = Found(self._step)
+        found = Found(self._step, is_new=said is not None)
         for name, pattern in self._patterns.items():
             match = pattern.search(line)
             if match is None:
@@ -82,8 +91,10 @@ class OutputReader:
             if text is None:
                 continue
             found.values[name] = number(name, text)
+            if name in self._asked:
+                found.rank = MATCHED
             if groups.get("step"):
-                found.step = int(number("step", groups["step"]))
+                found.step, found.is_new = int(number("step", groups["step"])), True
         if found.values:
             yield found
 
@@ -101,7 +112,7 @@ def json_report(line: str) -> Found | None:
     numbers = {str(key): float(one) for key, one in said.items() if _is_number(one)}
     step = next((int(numbers[key]) for key in _STEP_KEYS if key in numbers), None)
     values = {key: one for key, one in numbers.items() if key not in _STEP_KEYS}
-    return Found(step, values) if values else None
+    return Found(step, values, rank=AS_JSON) if values else None
 
 
 def number(name: str, text: str) -> float:

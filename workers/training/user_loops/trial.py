@@ -172,11 +172,15 @@ class Trial:
         after a grace time.
         """
         self._refuse_forks()
-        if self.has_saved():
-            self._say(LoopSaved())
+        self.note_saved()
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._is_waiting())
             return self._stopping
+
+    def note_saved(self) -> None:
+        """Say so if there is something new in the checkpoint directory."""
+        if self.has_saved():
+            self._say(LoopSaved())
 
     def alive(self) -> None:
         """Say that the trial goes on; a loop that says nothing for long is taken for hung."""
