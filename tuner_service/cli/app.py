@@ -12,6 +12,7 @@ from tuner_service.cli import (
     data,
     doctor,
     insight,
+    run_program,
     service,
     show,
     studies,
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "up": service.up,
+    "run": run_program.run,
     "doctor": doctor.doctor,
     "submit": submit.submit,
     "validate": submit.validate,
