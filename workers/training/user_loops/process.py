@@ -117,7 +117,13 @@ class UserLoopProcess:
 
     def kill(self) -> None:
         """End it, and what it started, at once."""
+        running = self._mark is not None and self._process.poll() is None
+        # Before it ends: those are its own only now that left its group and its environment.
+        family = marked.family_of(self.pid) if running else []
         self._end_group()
+        for one in family:
+            with contextlib.suppress(OSError):
+                os.kill(one, signal.SIGKILL)
         self._process.wait(5.0)
 
     def resident_bytes(self) -> int:

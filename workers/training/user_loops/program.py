@@ -5,6 +5,7 @@ trial's log; values are found there and in the file that `tuner_trial.report` wr
 """
 
 import contextlib
+import ctypes
 import json
 import math
 import os
@@ -22,8 +23,9 @@ from tuner_service import tuner_trial
 from tuner_service.files import private_folder
 from tuner_service.layout import workers_path
 from tuner_service.processes import how_it_ended
-from workers.marked import TRIAL
+from workers.marked import TRIAL, family_of
 from workers.protocol.user_loop import ProgramOrder
+from workers.training.trials.log import MAX_BYTES
 from workers.training.user_loops.program_place import ProgramDirectory
 from workers.training.user_loops.program_values import (
     REPORTED,
@@ -43,6 +45,8 @@ PARAMETERS, REPORTS, HELPER = "parameters.json", "reports.jsonl", "helper"
 LAST_BYTES: Final = 2000  # of output, that a failure quotes
 LAST_LINES: Final = 5
 OUT_OF_MEMORY: Final = ("OutOfMemoryError: ", "MemoryError: ", "CUDA out of memory")
+FAMILY_SECONDS: Final = 2.0
+_SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER
 _CHUNK: Final = 1 << 16
 
 
@@ -74,6 +78,7 @@ class Program:
         self._ranks: dict[str, int] = {}
         self._trackers = TrackerFiles(Path(order.working_dir))
         self._tracked_at = time.monotonic()
+        self._room = MAX_BYTES + 1  # one more than a log holds: so it says that it is cut
         self._step = -1
         self._reports = b""
         self._reports_at = 0
@@ -88,10 +93,13 @@ class Program:
         # All of the group get it, this process, too; a handler, unlike "ignore", ends with exec.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_SUBREAPER, 1)  # what loses its parent becomes this one's child
         place = self._place()
         try:
             self._run(trial)
         finally:
+            _end_family()
             if place is not None:
                 place.tidy()
 
@@ -117,7 +125,7 @@ class Program:
             raise ProgramFailedError(f"{error}{self._quoted()}") from error
         finally:
             if process.poll() is None:
-                process.kill()  # the rest of its group ends with this process
+                process.kill()
         if trial.stopping:
             return
         if code != 0:
@@ -202,8 +210,11 @@ class Program:
 
     def _hear(self, chunk: bytes, trial: Trial) -> None:
         self._last.append(chunk[-LAST_BYTES:])
+        part = chunk[: self._room]
+        self._room -= len(part)
         with contextlib.suppress(OSError):
-            os.write(1, chunk)
+            while part:
+                part = part[os.write(1, part) :]
         for found in self._reader.feed(chunk):
             self._take(found, trial)
 
@@ -285,6 +296,19 @@ class Program:
         text = b"".join(self._last)[-LAST_BYTES:].decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
         return f" Its last lines: {' | '.join(lines)}" if lines else " It printed nothing."
+
+
+def _end_family() -> None:
+    """Kill what the program has started, also what has left its group and its environment."""
+    deadline = time.monotonic() + FAMILY_SECONDS
+    while (family := family_of(os.getpid())) and time.monotonic() < deadline:
+        for one in family:
+            with contextlib.suppress(OSError):
+                os.kill(one, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.005)
 
 
 def _modules_of(paths: Sequence[str | None]) -> list[str]:

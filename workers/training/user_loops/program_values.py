@@ -55,6 +55,7 @@ class OutputReader:
             name: _default_pattern(name) for name in objectives if name not in patterns
         }
         self._asked = frozenset(patterns)
+        self._telling = None if patterns else _telling(objectives)
         self._step: int | None = None
         self._torn = b""
 
@@ -64,7 +65,12 @@ class OutputReader:
         Raises:
             NoNumberError: A pattern found something else.
         """
-        *lines, torn = re.split(rb"[\r\n]", self._torn + chunk)
+        text = self._torn + chunk
+        if self._telling is not None and not self._telling.search(text):
+            # A flood of lines that say nothing: looked through at once, not line by line.
+            self._torn = text[max(text.rfind(b"\n"), text.rfind(b"\r")) + 1 :][:MAX_LINE]
+            return
+        *lines, torn = re.split(rb"[\r\n]", text)
         self._torn = torn[:MAX_LINE]
         for line in lines:
             yield from self._line(line[:MAX_LINE].decode("utf-8", "replace"))
@@ -126,6 +132,12 @@ def number(name: str, text: str) -> float:
         return float(above) / (float(below) if below else 1.0)
     except (ValueError, ZeroDivisionError) as error:
         raise NoNumberError(f"the pattern of {name} found {text!r}, which is no number") from error
+
+
+def _telling(objectives: Sequence[str]) -> re.Pattern[bytes]:
+    """Return what is in every line that can say a value or a step."""
+    words = [re.escape(name.split("_")[-1].encode()) for name in objectives]
+    return re.compile(rb"(?i)\{|epoch|step|iter|" + b"|".join(words))
 
 
 def _default_pattern(name: str) -> re.Pattern[str]:

@@ -147,6 +147,8 @@ STUBBORN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 subprocess.Popen(["sleep", "300"], start_new_session=True)
+bare = subprocess.Popen(["sleep", "300"], start_new_session=True, env={})
+open("bare", "w").write(str(bare.pid))
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
@@ -168,12 +170,27 @@ def test_nothing_of_a_program_outlives_its_trial(tmp_path: Path, deed: str) -> N
     mark = held.process._mark
     assert mark is not None
     assert len(marked_by(mark)) >= 3
+    bare = int((tmp_path / "1.files" / "bare").read_text())
     if deed == "stop":
         trials.stop(RunId(1), "cancel")
     else:
         os.kill(held.process.pid, 9)
     assert until(trials, ends())[-1].type == ("stopped" if deed == "stop" else "failed")
     assert not marked_by(mark)
+    if deed == "kill":  # from outside, who had neither mark nor group is nobody's any more
+        os.kill(bare, 9)
+    else:
+        assert has_ended(bare)
+
+
+def has_ended(process: int) -> bool:
+    try:
+        psutil.Process(process).wait(5.0)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 def marked_by(mark: str) -> list[int]:
