@@ -6,6 +6,7 @@ trial's log; values are found there and in the file that `tuner_trial.report` wr
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import math
 import os
@@ -45,9 +46,10 @@ PARAMETERS, REPORTS, HELPER = "parameters.json", "reports.jsonl", "helper"
 LAST_BYTES: Final = 2000  # of output, that a failure quotes
 LAST_LINES: Final = 5
 OUT_OF_MEMORY: Final = ("OutOfMemoryError: ", "MemoryError: ", "CUDA out of memory")
+FLOOD_SECONDS: Final = 0.002
 FAMILY_SECONDS: Final = 2.0
 _SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 20  # also what the pipe holds, if the system lets it
 
 
 class ProgramFailedError(Exception):
@@ -180,6 +182,8 @@ class Program:
         output = process.stdout
         if output is None:
             raise TypeError("the program has no pipe")
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _CHUNK)
         poll, asked, saved_at = select.poll(), False, time.monotonic()
         poll.register(output.fileno(), select.POLLIN)
         is_open = True
@@ -193,6 +197,8 @@ class Program:
                 chunk = os.read(output.fileno(), _CHUNK)
                 is_open = bool(chunk)
                 self._hear(chunk, trial)
+                if len(chunk) < _CHUNK and not ended:
+                    time.sleep(FLOOD_SECONDS)  # lines by the thousand are one look's, not one each
             elif ended:
                 is_open = False
             self._read_reports(trial)
