@@ -71,6 +71,11 @@ class DataDirectory:
         return self.root / "logs" / "service"
 
     @property
+    def run_lock(self) -> Path:
+        """Return the lock that those share for whose time a service runs."""
+        return self.root / "run.lock"
+
+    @property
     def up_lock(self) -> Path:
         """Return the lock of `tuner up`."""
         return self.root / "up.lock"

@@ -16,13 +16,13 @@ import typer
 
 from tuner_service import extras
 from tuner_service.cli import show
+from tuner_service.cli.codes import DETACHED
 from tuner_service.cli.options import ApiKey, AsJson, DataDir, Url, connect
 from tuner_service.cli.service import settings_of
 from tuner_service.cli.watch import watch_to_end
 from tuner_service.client import (
     DEFAULT_URL,
     ApiError,
-    ConnectionFailedError,
     StudyHandle,
     TunerClient,
 )
@@ -115,6 +115,11 @@ def run(
     with _service(settings, url, api_key, parallel or os.cpu_count() or 1) as (client, address):
         handle = _submit(client, definition, started=address != url)
         code = _follow(handle, address, written, seed, as_json=as_json)
+        if code == DETACHED and address != url:
+            show.err.print(
+                "A service that was started for `tuner run` ends with it: the study stands still "
+                "then, and goes on at the next `tuner up` or `tuner run`."
+            )
     raise typer.Exit(code)
 
 
@@ -133,20 +138,20 @@ def _follow(handle: StudyHandle, url: str, written: Any, seed: int | None, *, as
 def _service(
     settings: Any, url: str, api_key: str | None, loops: int
 ) -> Iterator[tuple[TunerClient, str]]:
-    """Yield a client of the service that is there, or of one that is started for this command."""
+    """Yield a client of the service that is there, or of one that is started for this command.
+
+    Without another URL it is the one of the data directory, where the program is registered.
+    """
     from tuner_service.up.embedded import embedded  # noqa: PLC0415 - brings SQLAlchemy
 
-    try:
-        client = connect(url, api_key)
-    except ConnectionFailedError:
-        if url != DEFAULT_URL:
-            raise
-    else:
-        with closing(client):
+    if url != DEFAULT_URL:
+        with closing(connect(url, api_key)) as client:
             yield client, url
         return
-    show.err.print("No service is running; one is started for this command.")
-    with embedded(settings, loops=loops) as address, closing(connect(address, api_key)) as client:
+    with (
+        embedded(settings, loops=loops, say=show.err.print) as address,
+        closing(connect(address, api_key)) as client,
+    ):
         yield client, address
 
 

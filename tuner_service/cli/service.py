@@ -44,6 +44,7 @@ def up(
     ] = None,
     device: Device = "auto",
     modules: Modules = None,
+    until_released: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run API, dashboard and workers on this machine until Ctrl-C."""
     extras.require("all", "`tuner up`")
@@ -56,6 +57,7 @@ def up(
         workers=workers,
         device=device,
         say=_say,
+        until_released=until_released,
     )
 
 

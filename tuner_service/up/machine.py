@@ -129,8 +129,25 @@ def only_one(settings: Settings) -> Iterator[None]:
         yield
 
 
+def tell_address(settings: Settings, url: str) -> None:
+    """Write beside the process's id where the service of the data directory is."""
+    settings.directory.up_lock.write_text(f"{os.getpid()} {url}", encoding="ascii")
+
+
+def running_address(settings: Settings) -> str | None:
+    """Return where the `tuner up` of the data directory is; None: there is none, or not yet."""
+    lock = settings.directory.up_lock
+    with locked(lock, shared=True, wait=False) as free:
+        if free:
+            return None
+    with contextlib.suppress(OSError):
+        return lock.read_text(encoding="ascii").partition(" ")[2] or None
+    return None
+
+
 def _taken(lock: Path, data_dir: Path) -> str:
+    process = lock.read_text().partition(" ")[0] or "unknown"
     return (
-        f"`tuner up` runs already on {data_dir} (process {lock.read_text().strip() or 'unknown'}). "
+        f"`tuner up` runs already on {data_dir} (process {process}). "
         "Stop it with Ctrl-C where it runs, or choose another directory with --data-dir."
     )

@@ -25,10 +25,12 @@ from tuner_service.layout import worker_environment
 from tuner_service.reads.workers import list_workers
 from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
+from tuner_service.up.embedded import stop_when_released
 from tuner_service.up.machine import (
     default_workers,
     free_port,
     only_one,
+    tell_address,
     usable_gpus,
     visible_gpus,
 )
@@ -43,7 +45,14 @@ class StartError(TunerError):
     code = "start_failed"
 
 
-def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> None:
+def up(
+    settings: Settings,
+    *,
+    workers: int | None,
+    device: str,
+    say: Say,
+    until_released: Path | None = None,
+) -> None:
     """Run the whole service until a signal ends it.
 
     Args:
@@ -51,6 +60,7 @@ def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> Non
         workers: How many; None means one per GPU, or per core but at most four.
         device: auto, cpu or cuda.
         say: Prints one line.
+        until_released: A lock that others share; the service ends when none of them is left.
 
     Raises:
         SettingsError: The port or the data directory is taken, or an API key is needed
@@ -66,6 +76,9 @@ def up(settings: Settings, *, workers: int | None, device: str, say: Say) -> Non
         count = default_workers(gpus) if workers is None else workers
         services = Services(_members(settings, gpus, count), say, settings.grace_seconds)
         with _signals(services.request_stop), services.held() as parent_pipe:
+            tell_address(settings, address(settings))
+            if until_released is not None:
+                stop_when_released(until_released, services.request_stop)
             if keys_reason:
                 say(f"Every caller needs an API key: {keys_reason}.")
             _run(services, settings, parent_pipe, _device_words(gpus, count))
