@@ -21,6 +21,7 @@ from tests.unit.training.builders import (
 from workers.training.engine.engine import Engine, EngineSettings
 from workers.training.nets import networks
 from workers.training.nets.losses import LOSSES
+from workers.training.steps.fused.executors import Traced
 from workers.training.steps.fused.recipe import Recipe
 from workers.training.steps.select import BackendSelector
 from workers.training.trials.checkpoints import read_tensors
@@ -139,6 +140,39 @@ def test_it_runs_plain_with_the_reason_where_vmap_does_not(folder: Path, tmp_pat
     final = only(events, 1, "finished")
     assert final.backend == "plain"
     assert "random" in final.backend_reason
+
+
+LSTM_NET = """
+from torch import nn
+
+class Last(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, outputs)
+
+    def forward(self, x):
+        return self.head(self.lstm(x.unsqueeze(1))[0][:, -1])
+
+def build(inputs, outputs):
+    return Last(outputs)
+"""
+
+
+def test_torchs_recurrent_layers_are_never_traced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def traced(*_: object) -> None:
+        raise AssertionError("it was traced")
+
+    monkeypatch.setattr(Traced, "runnable", traced)
+    write(folder, LSTM_NET)
+    trials = [spec(network=net(), fuse=True, seed=t) for t in (1, 2)]
+    events = run_all(
+        engine(folder, steps=BackendSelector(torch.device("cpu"), compile=False)),
+        [start(t, s, folder=tmp_path) for t, s in enumerate(trials)],
+    )
+    said = "torch trains a LSTM layer for one trial at a time only"
+    assert only(events, 1, "finished").backend_reason == said
 
 
 def test_the_compiling_child_finds_the_module(folder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ CPU_ORDER_BYTES = 1 << 30
 GPU_ORDER_SHARE = 0.2  # of the free memory
 ORDER_BYTES = 32  # of a row's place in an epoch: the number itself, and what it is drawn with
 KEPT_ROWS = 2
+EVALUATION_BYTES = 6 << 20  # of what one layer puts out, for all lanes
+FEWEST_ROWS = 16  # of an evaluation: fewer are all overhead
 
 
 def capacity(device: torch.device) -> int:
@@ -63,6 +65,35 @@ def native_sizes(group: GroupSpec) -> tuple[int, int]:
 def _lanes_of_orders(group: GroupSpec, room: int) -> int:
     """Return for how many lanes there is room for the order of an epoch's rows."""
     return _power(room // (ORDER_BYTES * group.rows))
+
+
+def evaluation_rows(module: nn.Module, rows: Tensor, most: int, lanes: int = 1) -> int:
+    """Return how many rows to evaluate at once on a CPU: what one layer puts out stays in a cache.
+
+    Measured: with all rows at once a residual network took 2.4 times as long, a CNN 1.6 times.
+
+    Args:
+        rows: [N, …], of which the first are sent through the module, in evaluation mode.
+        most: Rows that are enough for any network.
+        lanes: How many networks take each row.
+    """
+    largest = max(rows[:1].numel(), 1)
+    given = rows[:KEPT_ROWS]
+
+    def note(_: nn.Module, __: object, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel() // len(given))
+
+    leaves = [part for part in module.modules() if next(part.children(), None) is None]
+    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+    try:
+        with torch.no_grad():
+            module(given)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(FEWEST_ROWS, min(most, EVALUATION_BYTES // (4 * largest * lanes)))
 
 
 def kept_numbers(module: nn.Module, inputs: networks.InputShape) -> int:

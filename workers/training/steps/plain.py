@@ -15,6 +15,7 @@ from workers.training.nets.losses import row_losses
 from workers.training.nets.sequences import use_torch_kernels
 from workers.training.optim import plain
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
+from workers.training.steps.lane_budget import evaluation_rows
 from workers.training.steps.step import LaneHyper, LaneState
 
 EVALUATION_ROWS = 4096  # rows of one forward pass: bounds the activations of image networks
@@ -208,6 +209,8 @@ def forward(module: nn.Module, inputs: Tensor, device: torch.device) -> Tensor:
     """Return [rows, …] outputs on the device, in evaluation mode, without gradients, by chunks."""
     module.eval()
     chunk = networks.rows_at_once(module, EVALUATION_ROWS)
+    if device.type == "cpu" and len(inputs):
+        chunk = evaluation_rows(module, inputs, chunk)
     with torch.no_grad():
         parts = torch.split(inputs, chunk)
         return torch.cat([_full(module(part.to(device))) for part in parts])

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from workers.training.nets import networks
 from workers.training.steps import lane_budget
@@ -291,7 +292,7 @@ class BackendSelector:
         return FusionDecision(refusal) if mixes_networks(group.network) else None
 
     def _fused(self, group: GroupSpec, wanted: int) -> FusionDecision:
-        untraceable = _untraceable(group)
+        untraceable = _untraceable(group) or _unbatched(group)
         if untraceable is not None:
             return FusionDecision(untraceable)
         small, full = lane_budget.group_sizes(group)
@@ -354,3 +355,15 @@ def _untraceable(group: GroupSpec) -> str | None:
     """Return why vmap is not to take the network on rows of this shape; native code may."""
     family = networks.NETWORKS.get(str(group.network["type"]))
     return family.refuses(group.inputs) if family is not None else None
+
+
+def _unbatched(group: GroupSpec) -> str | None:
+    """Return why a network is not to be tried: torch has no rule to run its layers for many lanes.
+
+    To find that out by tracing takes seconds, and ends in the plain step.
+    """
+    module = networks.build(group.network, inputs=group.inputs, outputs=group.outputs)
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            return f"torch trains a {type(part).__name__} layer for one trial at a time only"
+    return None

@@ -101,6 +101,15 @@ def test_large_activations_make_groups_small():
     assert (short, long) == (32, 2)
 
 
+def test_an_evaluation_holds_what_a_layer_puts_out_in_the_caches():
+    rows = torch.zeros(3, 10)
+    wide = nn.Sequential(nn.Linear(10, 12_288), nn.ReLU(), nn.Linear(12_288, 2))
+    assert lane_budget.evaluation_rows(wide, rows, 4096) == 128
+    assert lane_budget.evaluation_rows(wide, rows, 4096, lanes=4) == 32
+    assert lane_budget.evaluation_rows(wide, rows, 4096, lanes=64) == lane_budget.FEWEST_ROWS
+    assert lane_budget.evaluation_rows(nn.Linear(10, 2), rows, 4096) == 4096
+
+
 def test_kept_numbers_are_those_of_the_backward_pass():
     linear = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
     assert lane_budget.kept_numbers(linear, (5,)) == 5 + 7

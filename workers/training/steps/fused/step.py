@@ -37,6 +37,7 @@ from workers.training.steps.fused.program import (
     with_wide_norms,
 )
 from workers.training.steps.groups import GroupSpec, dtype_of, without_dropout
+from workers.training.steps.lane_budget import evaluation_rows
 from workers.training.steps.plain import precision
 from workers.training.steps.step import LaneHyper, LaneState
 
@@ -209,7 +210,7 @@ class FusedStep:
     def _by_chunks(self, inputs: Tensor) -> Tensor:
         state = self._stacked.of_lanes
         if self._chunk == 0:
-            self._chunk = self._evaluation_rows()
+            self._chunk = self._evaluation_rows(inputs)
         while True:
             try:
                 parts = [self._outputs(state, part) for part in torch.split(inputs, self._chunk)]
@@ -219,11 +220,11 @@ class FusedStep:
                     raise
             self._chunk //= 2  # here, where what the failed try held is gone
 
-    def _evaluation_rows(self) -> int:
+    def _evaluation_rows(self, inputs: Tensor) -> int:
         """Return the rows of one forward pass: by the caches of a CPU, by the memory of a GPU."""
         if self._group.device.type == "cpu":
-            rows = networks.rows_at_once(self._eval_module, EVALUATION_ROWS)
-            return max(1, rows // self.lanes)
+            rows = max(1, networks.rows_at_once(self._eval_module, EVALUATION_ROWS) // self.lanes)
+            return min(rows, evaluation_rows(self._eval_module, inputs, rows, self.lanes))
         module = self._built(self._group.network)
         row = lane_budget.kept_numbers(module, self._group.row) * self._dtype.itemsize
         room = int(free_on_gpu(self._group.device) * EVALUATION_SHARE)
