@@ -98,7 +98,7 @@ def best_of_ours(function: Function, space: Space, seed: int, at_once: int) -> f
     open_trials: deque[tuple[int, float]] = deque()
     best = math.inf
     for number in range(1, TRIALS + 1):
-        params = search.ask(history, slot=number, fixed={})
+        params = search.ask(history, slot=number - 1, fixed={})
         history.start(number, params)
         open_trials.append((number, function(params)))
         if len(open_trials) == at_once:

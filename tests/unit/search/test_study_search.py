@@ -119,6 +119,51 @@ def test_proposals_have_what_applies_and_lie_in_the_domain(space: Space, seed: i
         history.merge([stored(slot + 1, params, distributions=by_name, value=float(slot % 4))])
 
 
+def asked_many(space: Space, count: int, running: int) -> list[tuple[Any, ...]]:
+    """Ask while `running` trials are open, and return the points."""
+    search = TpeSearch(space, seed=1, maximize=False, startup_trials=4, candidates=24)
+    history, points = History(distributions(space)), []
+    for slot in range(count):
+        params = search.ask(history, slot=slot, fixed={})
+        history.start(slot + 1, params)
+        points.append(tuple(params.values()))
+        done = slot + 1 - running
+        if done > 0:
+            history.finish(done, "COMPLETE", (float(sum(points[done - 1][:2])),))
+    return points
+
+
+@pytest.mark.parametrize("running", [0, 8])
+def test_no_point_is_tried_twice_while_there_are_others(running: int) -> None:
+    ours = space_of(
+        minimizing(
+            parameters={
+                "batch_size": {"type": "int", "low": 1, "high": 6},
+                "hidden_units": {"type": "int", "low": 1, "high": 6},
+            }
+        )
+    )
+    startup = 4 + running
+    points = asked_many(ours, 20 + startup, running)
+    assert len(set(points[startup:])) == 20
+    assert not set(points[:startup]) & set(points[startup:])
+
+
+def test_what_a_wide_study_draws_beyond_its_first_trials_is_spread_evenly() -> None:
+    share = {"label_smoothing": {"type": "float", "low": 0, "high": 0.5}}
+    ours = space_of(minimizing(parameters=share))
+    drawn = [point[0] for point in asked_many(ours, 32, 40)]
+    assert drawn[:4] == [draw(ours, seed=1, slot=slot)["label_smoothing"] for slot in range(4)]
+    assert sorted(int(32 * value) for value in drawn[16:]) == list(range(16))
+
+
+def test_a_space_that_is_used_up_is_asked_on() -> None:
+    two = {"batch_size": {"type": "categorical", "choices": [16, 32]}}
+    points = asked_many(space_of(minimizing(parameters=two)), 12, 0)
+    assert len(points) == 12
+    assert set(points) == {(16,), (32,)}
+
+
 def test_an_enqueued_points_values_stand_and_decide_what_applies() -> None:
     worker = Worker(minimizing(), {})
     for slot in range(30):

@@ -12,6 +12,7 @@ from typing import Any, Final, assert_never
 
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
+from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -24,6 +25,8 @@ from tuner_service.definition.grid import grid_points
 from tuner_service.definition.space import Space
 from tuner_service.search.distributions import distributions
 
+_EVEN: Final = 16  # slots of one block
+_EVEN_STREAM: Final = 2  # apart from a slot's own draws, and from TPE's
 _PROBES: Final = 1 << 40  # beyond every slot: the draws of `spread_points` are none of the study's
 
 
@@ -32,15 +35,34 @@ def slot_generator(seed: int, slot: int) -> Generator:
     return Generator(PCG64(SeedSequence((seed, slot))))
 
 
+def _even_places(seed: int, slot: int, count: int) -> NDArray[np.float64]:
+    """Return [count] places of a slot: of each `_EVEN` slots in a row, one in each such part.
+
+    A Latin hypercube of each block of slots: whichever parameter matters, its range is covered.
+    """
+    block, at_place = divmod(slot, _EVEN)
+    generator = Generator(PCG64(SeedSequence((seed, block, _EVEN_STREAM))))
+    parts = generator.permuted(np.tile(np.arange(_EVEN), (count, 1)), axis=1)
+    within = generator.random((count, _EVEN))
+    return np.asarray((parts[:, at_place] + within[:, at_place]) / _EVEN)
+
+
 def draw(
-    space: Space, *, seed: int, slot: int, fixed: Mapping[str, Any] | None = None
+    space: Space,
+    *,
+    seed: int,
+    slot: int,
+    fixed: Mapping[str, Any] | None = None,
+    evenly: bool = False,
 ) -> dict[str, Any]:
     """Return parameters drawn uniformly from the space (log-uniformly where `log` says so).
 
     Args:
         fixed: Values that stand, from an enqueued point; may be partial.
+        evenly: Spread over the space together with the slots before and after.
     """
-    places = slot_generator(seed, slot).random(len(space.parameters))
+    count = len(space.parameters)
+    places = _even_places(seed, slot, count) if evenly else slot_generator(seed, slot).random(count)
     by_name = distributions(space)
     fixed = fixed or {}
     params: dict[str, Any] = {}

@@ -19,8 +19,10 @@ _STREAM: Final = 1
 class TpeSearch:
     """Multivariate TPE with one objective; conditional parameters are grouped.
 
-    Proposals are those of Optuna 5.0's `TPESampler(multivariate=True, constant_liar=True)`, with
-    `group=True` for a space with conditions, from the same trials and the same random numbers.
+    The estimator is that of Optuna 5.0's `TPESampler(multivariate=True, constant_liar=True)`, with
+    `group=True` for a space with conditions. What is asked of it differs: what a
+    wide study draws beyond its first trials is spread evenly, and in a space without conditions a
+    point that a trial has already is passed over while there are others.
     The draws of a slot come from (study seed, slot number).
     """
 
@@ -47,7 +49,9 @@ class TpeSearch:
         """
         self._catch_up(history)
         if self._trials.finished < self._startup_trials:
-            return draw(self._space, seed=self._seed, slot=slot, fixed=fixed)
+            # A wide study asks more of them: those are spread evenly.
+            wide = slot >= self._startup_trials
+            return draw(self._space, seed=self._seed, slot=slot, fixed=fixed, evenly=wide)
         rng = RandomState(PCG64(SeedSequence((self._seed, slot, _STREAM))))
         proposals = self._proposals(rng)
         params: dict[str, Any] = {}
@@ -68,7 +72,9 @@ class TpeSearch:
     def _proposals(self, rng: RandomState) -> dict[str, Proposal]:
         proposals: dict[str, Proposal] = {}
         for group in self._groups():
-            proposal = self._trials.pair(group).propose(rng, self._candidates)
+            proposal = self._trials.pair(group).propose(
+                rng, self._candidates, unseen=not self._space.conditional
+            )
             proposals.update(dict.fromkeys(group, proposal))
         return proposals
 

@@ -8,17 +8,19 @@ what is asked meanwhile keeps away from them.
 
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.random import RandomState
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 
 from tuner_service.search.samplers.tpe.gaussian import Floats
 from tuner_service.search.samplers.tpe.mixture import Mixture, Vector
 
 MOST_BELOW: Final = 25
+_MOST_DRAWS: Final = 4  # of so many times the candidates, before a point is proposed again
 
 Rank = tuple[int, float, float]
 """Sorts finished trials from best to worst."""
@@ -135,21 +137,46 @@ class GoodAndBad:
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
         self.space = dict(space)
         self.below, self.above = Mixture(space), Mixture(space)
+        self._repeats = all(_repeats(distribution) for distribution in space.values())
+        self._vectors: dict[int, Vector] = {}
+        self._seen: Counter[Vector] = Counter()
 
     def put(self, key: int, params: Mapping[str, Any], *, below: bool) -> None:
         """Add a trial to one of the two."""
         vector = self._vector(params)
-        if vector is not None:
-            (self.below if below else self.above).put(key, vector)
+        if vector is None:
+            return
+        (self.below if below else self.above).put(key, vector)
+        if self._repeats:
+            self._vectors[key] = vector
+            self._seen[vector] += 1
 
     def discard(self, key: int) -> None:
         """Take a trial out of whichever it is in."""
         self.below.discard(key)
         self.above.discard(key)
+        vector = self._vectors.pop(key, None)
+        if vector is not None:
+            self._seen[vector] -= 1
+            if not self._seen[vector]:
+                del self._seen[vector]
 
-    def propose(self, rng: RandomState, count: int) -> "Proposal":
-        """Draw `count` candidates from the good trials' mixture."""
-        return Proposal(self, self.below.sample(rng, count))
+    def propose(self, rng: RandomState, count: int, *, unseen: bool = False) -> "Proposal":
+        """Draw `count` candidates from the good trials' mixture.
+
+        Args:
+            unseen: Pass over points that a trial has, unless many draws find no other. The same
+                point trained once more from the same seed would teach nothing.
+        """
+        drawn = self.below.sample(rng, count)
+        if not (unseen and self._repeats):
+            return Proposal(self, drawn)
+        for _ in range(_MOST_DRAWS):
+            fresh = [point for point in drawn if tuple(point.tolist()) not in self._seen]
+            if fresh:
+                return Proposal(self, np.array(fresh))
+            drawn = self.below.sample(rng, count)
+        return Proposal(self, drawn)
 
     def _vector(self, params: Mapping[str, Any]) -> Vector | None:
         try:
@@ -184,6 +211,11 @@ class Proposal:
                 for (name, distribution), value in zip(self._pair.space.items(), best, strict=True)
             }
         return self._best[name]
+
+
+def _repeats(distribution: BaseDistribution) -> bool:
+    """Return whether two draws may be the same value by more than a freak of chance."""
+    return not (isinstance(distribution, FloatDistribution) and distribution.step is None)
 
 
 def partition(signatures: Iterator[frozenset[str]]) -> list[frozenset[str]]:
