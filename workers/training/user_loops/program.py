@@ -30,6 +30,7 @@ from workers.training.trials.log import MAX_BYTES
 from workers.training.user_loops.program_place import ProgramDirectory
 from workers.training.user_loops.program_values import (
     REPORTED,
+    SAID,
     Found,
     NoNumberError,
     OutputReader,
@@ -41,6 +42,7 @@ from workers.training.user_loops.trial import DivergedError, Trial
 LOOK_SECONDS: Final = 0.1  # between looks at the report file and at what the trainer says
 SAVED_SECONDS: Final = 2.0  # between looks for checkpoints, and signs of life
 TRACKER_SECONDS: Final = 1.0  # between looks at trackers' files
+HOLD_SECONDS: Final = 150.0  # that a line waits for a tracker's file, which may say it better
 LAST_TRACKER_SECONDS: Final = 60.0  # for what is in them when the program has ended
 PARAMETERS, REPORTS, HELPER = "parameters.json", "reports.jsonl", "helper"
 LAST_BYTES: Final = 2000  # of output, that a failure quotes
@@ -79,7 +81,9 @@ class Program:
         self._values: dict[str, float] = {}
         self._ranks: dict[str, int] = {}
         self._trackers = TrackerFiles(Path(order.working_dir))
-        self._tracked_at = time.monotonic()
+        self._tracked_at = -math.inf
+        self._held: list[Found] = []
+        self._held_since = math.inf
         self._room = MAX_BYTES + 1  # one more than a log holds: so it says that it is cut
         self._step = -1
         self._reports = b""
@@ -123,6 +127,7 @@ class Program:
             self._follow(process, trial)
             code = process.wait()
             self._read_trackers(trial, last=True)
+            self._let_go(trial)
         except NoNumberError as error:
             raise ProgramFailedError(f"{error}{self._quoted()}") from error
         finally:
@@ -261,6 +266,35 @@ class Program:
                 yield found
 
     def _take(self, found: Found, trial: Trial) -> None:
+        """Take what was said, at once or, of a mere line, when no tracker says it."""
+        if found.rank == SAID and self._is_to_wait(found, trial):
+            self._held.append(found)
+        else:
+            self._count(found, trial)
+
+    def _is_to_wait(self, found: Found, trial: Trial) -> bool:
+        """Whether a tracker may say what this line says, exactly and with its own steps."""
+        unsure = [name for name in found.values if self._ranks.get(name, 0) <= SAID]
+        if not any(name in self._objectives for name in unsure):
+            return False
+        if self._tracked_at < 0:
+            self._read_trackers(trial)
+        if not self._trackers.found:
+            return False
+        now = time.monotonic()
+        self._held_since = min(self._held_since, now)
+        if now - self._held_since < HOLD_SECONDS:
+            return True
+        self._let_go(trial)
+        return False
+
+    def _let_go(self, trial: Trial) -> None:
+        """Take the lines that waited."""
+        held, self._held = self._held, []
+        for one in held:
+            self._count(one, trial)
+
+    def _count(self, found: Found, trial: Trial) -> None:
         """Report when all objectives are known; other metrics go along with the next report."""
         for name, value in found.values.items():
             if name not in self._objectives:
@@ -268,6 +302,8 @@ class Program:
                     trial.log_metrics({name: value})
             elif found.rank >= self._ranks.get(name, 0):
                 self._values[name], self._ranks[name] = value, found.rank
+                if found.rank > SAID:
+                    self._held.clear()
         if trial.stopping or any(name not in self._values for name in self._objectives):
             return
         values = [self._values.pop(name) for name in self._objectives]

@@ -16,7 +16,7 @@ where the operator's pattern says, or by `tuner_trial`."""
 
 MAX_LINE: Final = 1 << 16  # of what is searched for values; longer lines are cut
 _NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?|[-+]?(?:nan|inf(?:inity)?)"
-_STEP: Final = re.compile(r"(?i)\b(?:epoch|step|iter(?:ation)?)\b\W{0,3}(\d+)")
+_STEP: Final = re.compile(r"(?i)\b(?:epoch|step|iter(?:ation)?)\b\W{0,4}(\d+)")
 _STEP_KEYS: Final = ("step", "epoch", "iteration", "global_step")
 
 
@@ -142,7 +142,9 @@ def _telling(objectives: Sequence[str]) -> re.Pattern[bytes]:
 
 def _default_pattern(name: str) -> re.Pattern[str]:
     words = r"[\s_/-]".join(re.escape(word) for word in name.split("_"))
-    return re.compile(rf"(?i)(?<![\w/]){words}['\"]?\s*[:=]?\s*(?P<value>{_NUMBER})(?!\w|\.\d)")
+    return re.compile(
+        rf"(?i)(?<![\w/]){words}['\"]?\s*[:=]?\s*['\"]?(?P<value>{_NUMBER})(?!\w|\.\d)"
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -43,6 +43,11 @@ class TrackerFiles:
         self._directory = directory
         self._files: dict[str, TrackerFile] = {}
 
+    @property
+    def found(self) -> bool:
+        """Whether there is one, whatever it says."""
+        return bool(self._files)
+
     def news(self) -> Iterator[Found]:
         """Yield what was written since the last look, file by file."""
         for path in self._paths():

@@ -124,11 +124,11 @@ def test_a_callback_reports(tmp_path: Path, library: str, source: str) -> None:
 def test_a_tracker_counts_more_than_a_line_and_a_report_more_than_both(tmp_path: Path) -> None:
     source = """
 import csv, os, time, tuner_trial
-print("epoch 1: score=0.1", flush=True)
 def say(rows):
     with open("metrics.csv", "w") as file:
         csv.writer(file).writerows([("epoch", "score"), *rows])
 say([(1, 0.12)])
+print("epoch 1: score=0.1", flush=True)
 time.sleep(1.3)
 tuner_trial.report(2, score=0.22)
 time.sleep(0.3)
@@ -139,8 +139,26 @@ print("epoch 4: score=0.8")
     trials.submit(trial(tmp_path))
     events = until(trials, ends())
     told = [(event.step, event.value) for event in events if event.type == "reported"]
-    assert told == [(1, 0.1), (2, 0.22)]
+    assert told == [(1, 0.12), (2, 0.22)]
     assert events[-1].values == [0.22]
+
+
+def test_a_line_waits_for_a_tracker_that_is_there(tmp_path: Path) -> None:
+    source = """
+import sys
+file = open("metrics.csv", "w")
+print("epoch 9: score=0.3", flush=True)
+file.write(sys.argv[1].replace(";", chr(10)))
+file.close()
+"""
+    trials = loops(tmp_path, source, run=f"{sys.executable} -S train.py {{text}}")
+    told = {}
+    for number, text in ((1, "epoch,score;1,0.25;2,0.301;"), (2, "epoch,loss;1,0.2;")):
+        spec = {"module": "mine.train", "parameters": {"text": text}}
+        trials.submit(start(tmp_path, trial=number, spec=spec))
+        events = until(trials, ends())
+        told[number] = [(one.step, one.value) for one in events if one.type == "reported"]
+    assert told == {1: [(1, 0.25), (2, 0.301)], 2: [(9, 0.3)]}
 
 
 def test_values_of_a_bar_that_is_drawn_again_are_no_steps(tmp_path: Path) -> None:
