@@ -71,7 +71,7 @@ def run(
     timeout: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="For the whole search.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="tpe, random or grid.")] = "tpe",
+    sampler: Annotated[str, typer.Option(help="tpe, random, qmc or grid.")] = "tpe",
     pruner: Annotated[str, typer.Option(help="none, median, …")] = "none",
     seed: Annotated[int | None, typer.Option(help="Of the search, and {seed}.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the study.")] = None,

@@ -38,7 +38,7 @@ def slot_rows(
         if points is not None:
             parameters = next(points)  # guard: grid-points
         elif entry.fixed_at_submit:
-            parameters = draw(space, seed=seed, slot=number, fixed=enqueued)
+            parameters = draw(space, seed=seed, slot=number, fixed=enqueued, draws=entry.draws)
         yield {
             "number": number,
             "state": "open",

@@ -69,10 +69,11 @@ def test_a_study_runs_to_its_end_and_plain_optuna_reads_it(db: Database, hand: H
     assert not hand.claim().leases
 
 
-def test_random_parameters_are_fixed_at_submit(db: Database, hand: Hand) -> None:
-    submitted(db)
+@pytest.mark.parametrize("sampler", ["random", "qmc"])
+def test_drawn_parameters_are_fixed_at_submit(db: Database, hand: Hand, sampler: str) -> None:
+    submitted(db, sampler={"type": sampler})
     first = [lease.parameters for lease in hand.claim(4).leases]
-    submitted(db, name="again")
+    submitted(db, name="again", sampler={"type": sampler})
     assert [lease.parameters for lease in hand.claim(4).leases] == first
     assert len({str(parameters) for parameters in first}) == 4
 

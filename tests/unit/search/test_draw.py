@@ -57,7 +57,7 @@ def test_a_draw_has_what_applies_and_lies_in_the_domain(ours: Space, seed: int, 
 @pytest.mark.parametrize("block", [0, 3])
 def test_even_draws_cover_each_parameters_range_block_by_block(block: int) -> None:
     ours = space(x=floats(0, 1), n=ints(0, 7), c=choice("a", "b"))
-    drawn = [draw(ours, seed=5, slot=16 * block + i, evenly=True) for i in range(16)]
+    drawn = [draw(ours, seed=5, slot=16 * block + i, draws="even") for i in range(16)]
     assert sorted(int(16 * params["x"]) for params in drawn) == list(range(16))
     assert sorted(params["n"] for params in drawn) == sorted([*range(8)] * 2)
     assert [params["c"] for params in drawn].count("a") == 8
@@ -69,10 +69,26 @@ def test_even_draws_depend_on_seed_and_slot_and_keep_fixed_values() -> None:
         (params["x"], params["y"])
         for seed in range(5)
         for slot in range(40)
-        for params in [draw(ours, seed=seed, slot=slot, evenly=True) for _ in range(2)]
+        for params in [draw(ours, seed=seed, slot=slot, draws="even") for _ in range(2)]
     }
     assert len(drawn) == 200
-    assert draw(ours, seed=1, slot=7, fixed={"y": 0.5}, evenly=True)["y"] == 0.5
+    assert draw(ours, seed=1, slot=7, fixed={"y": 0.5}, draws="even")["y"] == 0.5
+
+
+def test_a_sobol_sequence_leaves_no_gaps_in_two_parameters_at_once() -> None:
+    ours = space(x=floats(0, 1), y=floats(0, 1))
+    drawn = [draw(ours, seed=3, slot=slot, draws="sobol") for slot in range(64)]
+    assert len({(int(8 * params["x"]), int(8 * params["y"])) for params in drawn}) == 64
+    assert drawn[5] == draw(ours, seed=3, slot=5, draws="sobol")
+    assert drawn[5] != draw(ours, seed=4, slot=5, draws="sobol")
+
+
+def test_a_sobol_sequence_goes_on_after_its_first_block() -> None:
+    ours = space(x=floats(0, 1), y=floats(0, 1))
+    slots = range(16_384 - 8, 16_384 + 8)
+    drawn = [draw(ours, seed=3, slot=slot, draws="sobol") for slot in slots]
+    assert len({params["x"] for params in drawn}) == 16
+    assert sorted(int(8 * params["x"]) for params in drawn[8:]) == list(range(8))
 
 
 def test_slots_and_seeds_differ() -> None:

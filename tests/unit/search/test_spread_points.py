@@ -32,7 +32,7 @@ def test_points_of_a_grid_are_its_own_and_vary_every_parameter() -> None:
     assert len({point["hidden_units"] for point in points}) > 4
 
 
-@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+@pytest.mark.parametrize("sampler", ["grid", "random", "qmc", "tpe"])
 def test_points_differ_and_a_small_space_has_few(sampler: str) -> None:
     budget = {} if sampler == "grid" else {"budget": {"trials": 3}}
     small = {"batch_size": {"type": "categorical", "choices": [16, 32]}}

@@ -113,6 +113,9 @@ class Dataset(Entry):
     own_test: bool = False
 
 
+Draws = Literal["independent", "even", "sobol"]
+
+
 class SamplerEntry(Entry):
     """What proposes parameters. One that a package brings is `BROUGHT_SAMPLER`, by its own name.
 
@@ -122,12 +125,14 @@ class SamplerEntry(Entry):
         default_parallel: The most trials at once where the study does not say.
         parallel_share: Of its trials, only one in so many at once (but four): more at once, and it
             would learn from too few of them. None: however many.
+        draws: How what is fixed at submit lies: each by itself, or spread over the space.
     """
 
     fixed_at_submit: bool = False
     budget_from_grid: bool = False
     default_parallel: int = 64
     parallel_share: int | None = None
+    draws: Draws = "independent"
 
 
 class PrunerEntry(Entry):

@@ -46,6 +46,13 @@ SAMPLERS = by_name(
         options=(_METHOD_SEED,),
     ),
     SamplerEntry(
+        name="qmc",
+        description="A scrambled Sobol sequence, fixed at submit: draws that leave no gaps.",
+        fixed_at_submit=True,
+        draws="sobol",
+        options=(_METHOD_SEED,),
+    ),
+    SamplerEntry(
         name="tpe",
         description="Tree-structured Parzen estimator (Optuna's): Bayesian search.",
         default_parallel=32,  # at 32 at once half of its gain is gone

@@ -6,6 +6,7 @@ Those of installed packages are found by their entry points (`installed.py`).
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tuner_service.definition.catalogue.entries import Draws
 from tuner_service.definition.space import Space
 from tuner_service.search.history import History
 from tuner_service.search.samplers.optuna_adapter import optuna_tpe
@@ -21,15 +22,16 @@ class Sampler(Protocol):
 
 
 class RandomSearch:
-    """Draws that do not look at the history. Grid and random slots are fixed at submit already."""
+    """Draws that do not look at the history. Such slots are fixed at submit already."""
 
-    def __init__(self, space: Space, *, seed: int) -> None:
+    def __init__(self, space: Space, *, seed: int, draws: Draws = "independent") -> None:
         self._space = space
         self._seed = seed
+        self._draws: Draws = draws
 
     def ask(self, history: History, *, slot: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return parameters drawn uniformly from the space."""
-        return draw(self._space, seed=self._seed, slot=slot, fixed=fixed)
+        return draw(self._space, seed=self._seed, slot=slot, fixed=fixed, draws=self._draws)
 
 
 SamplerFactory = Callable[[Space, int, Sequence[bool], Mapping[str, Any]], Sampler]
@@ -40,6 +42,10 @@ def _random(
     space: Space, seed: int, maximize: Sequence[bool], settings: Mapping[str, Any]
 ) -> Sampler:
     return RandomSearch(space, seed=seed)
+
+
+def _qmc(space: Space, seed: int, maximize: Sequence[bool], settings: Mapping[str, Any]) -> Sampler:
+    return RandomSearch(space, seed=seed, draws="sobol")
 
 
 def _tpe(space: Space, seed: int, maximize: Sequence[bool], settings: Mapping[str, Any]) -> Sampler:
@@ -54,5 +60,5 @@ def _tpe(space: Space, seed: int, maximize: Sequence[bool], settings: Mapping[st
     )
 
 
-SAMPLERS: dict[str, SamplerFactory] = {"grid": _random, "random": _random, "tpe": _tpe}
+SAMPLERS: dict[str, SamplerFactory] = {"grid": _random, "random": _random, "qmc": _qmc, "tpe": _tpe}
 """Samplers by the name a definition gives; the settings are those of the catalogue."""

@@ -6,8 +6,10 @@ the number of workers nor a condition changes what another parameter gets.
 Also points all over a study's space, for trying whether anything in it can be trained.
 """
 
+import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, assert_never
 
 import numpy as np
@@ -21,12 +23,15 @@ from optuna.distributions import (
 )
 
 from tuner_service.definition import StudyDefinition, space_of, total_slots
+from tuner_service.definition.catalogue.entries import Draws
 from tuner_service.definition.grid import grid_points
 from tuner_service.definition.space import Space
 from tuner_service.search.distributions import distributions
 
 _EVEN: Final = 16  # slots of one block
 _EVEN_STREAM: Final = 2  # apart from a slot's own draws, and from TPE's
+_SOBOL: Final = 16_384  # points made at once: a study of millions skips to few blocks
+_SOBOL_STREAM: Final = 3
 _PROBES: Final = 1 << 40  # beyond every slot: the draws of `spread_points` are none of the study's
 
 
@@ -35,7 +40,29 @@ def slot_generator(seed: int, slot: int) -> Generator:
     return Generator(PCG64(SeedSequence((seed, slot))))
 
 
-def _even_places(seed: int, slot: int, count: int) -> NDArray[np.float64]:
+Floats = NDArray[np.float64]
+
+
+def _independent_places(seed: int, slot: int, count: int) -> Floats:
+    return np.asarray(slot_generator(seed, slot).random(count))
+
+
+def _sobol_places(seed: int, slot: int, count: int) -> Floats:
+    block, at_place = divmod(slot, _SOBOL)
+    return np.asarray(_sobol_block(seed, block, count)[at_place])
+
+
+@lru_cache(maxsize=2)
+def _sobol_block(seed: int, block: int, count: int) -> Floats:
+    """Return [_SOBOL, count] points of the sequence; nothing is missing between two blocks."""
+    qmc = importlib.import_module("scipy.stats.qmc")  # half a second: only where it is wanted
+    engine = qmc.Sobol(count, seed=np.random.default_rng((seed, _SOBOL_STREAM)))
+    if block:
+        engine.fast_forward(block * _SOBOL)
+    return np.asarray(engine.random(_SOBOL))
+
+
+def _even_places(seed: int, slot: int, count: int) -> Floats:
     """Return [count] places of a slot: of each `_EVEN` slots in a row, one in each such part.
 
     A Latin hypercube of each block of slots: whichever parameter matters, its range is covered.
@@ -47,22 +74,29 @@ def _even_places(seed: int, slot: int, count: int) -> NDArray[np.float64]:
     return np.asarray((parts[:, at_place] + within[:, at_place]) / _EVEN)
 
 
+_PLACES: Final[Mapping[Draws, Callable[[int, int, int], Floats]]] = {
+    "independent": _independent_places,
+    "even": _even_places,
+    "sobol": _sobol_places,
+}
+"""From seed, slot and the number of parameters to [count] places in [0, 1)."""
+
+
 def draw(
     space: Space,
     *,
     seed: int,
     slot: int,
     fixed: Mapping[str, Any] | None = None,
-    evenly: bool = False,
+    draws: Draws = "independent",
 ) -> dict[str, Any]:
     """Return parameters drawn uniformly from the space (log-uniformly where `log` says so).
 
     Args:
         fixed: Values that stand, from an enqueued point; may be partial.
-        evenly: Spread over the space together with the slots before and after.
+        draws: Whether it is spread over the space together with the slots before and after.
     """
-    count = len(space.parameters)
-    places = _even_places(seed, slot, count) if evenly else slot_generator(seed, slot).random(count)
+    places = _PLACES[draws](seed, slot, len(space.parameters))
     by_name = distributions(space)
     fixed = fixed or {}
     params: dict[str, Any] = {}
@@ -77,7 +111,9 @@ def first_point(definition: StudyDefinition) -> dict[str, Any]:
     if definition.sampler.entry.budget_from_grid:
         return dict(next(iter(grid_points(space_of(definition)))))
     fixed = dict(definition.enqueue[0]) if definition.enqueue else {}
-    return dict(draw(space_of(definition), seed=definition.sampler.seed, slot=0, fixed=fixed))
+    space, sampler = space_of(definition), definition.sampler
+    draws = sampler.entry.draws
+    return dict(draw(space, seed=sampler.seed, slot=0, fixed=fixed, draws=draws))
 
 
 def spread_points(definition: StudyDefinition, count: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from numpy.random import PCG64, RandomState, SeedSequence
 from optuna.distributions import BaseDistribution
 
+from tuner_service.definition.catalogue.entries import Draws
 from tuner_service.definition.space import Space
 from tuner_service.search.distributions import distributions
 from tuner_service.search.history import History, MirroredTrial, Reader
@@ -50,8 +51,8 @@ class TpeSearch:
         self._catch_up(history)
         if self._trials.finished < self._startup_trials:
             # A wide study asks more of them: those are spread evenly.
-            wide = slot >= self._startup_trials
-            return draw(self._space, seed=self._seed, slot=slot, fixed=fixed, evenly=wide)
+            draws: Draws = "even" if slot >= self._startup_trials else "independent"
+            return draw(self._space, seed=self._seed, slot=slot, fixed=fixed, draws=draws)
         rng = RandomState(PCG64(SeedSequence((self._seed, slot, _STREAM))))
         proposals = self._proposals(rng)
         params: dict[str, Any] = {}
