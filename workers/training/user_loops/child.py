@@ -204,7 +204,9 @@ def _failed(error: BaseException, trial: Trial | None) -> LoopEnd:
         step = trial.step if trial is not None else None
         memory = isinstance(error, ProgramFailedError) and error.memory
         kind: RunFailureKind = "out_of_memory" if memory else "user_code"
-        return LoopFailed(kind=kind, message=str(error), step=step)
+        # As a traceback, for what ended by itself: the same words again are the same failure.
+        said = error.output if isinstance(error, ProgramFailedError) else None
+        return LoopFailed(kind=kind, message=str(error), step=step, traceback=said)
     name = type(error).__name__
     memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
     return LoopFailed(

@@ -59,10 +59,12 @@ class ProgramFailedError(Exception):
 
     Attributes:
         memory: It ran out of memory.
+        output: Its last lines; None where something else may have ended it.
     """
 
-    def __init__(self, message: str, *, memory: bool = False) -> None:
+    def __init__(self, message: str, *, memory: bool = False, output: str | None = None) -> None:
         self.memory = memory
+        self.output = output
         super().__init__(message)
 
 
@@ -138,8 +140,10 @@ class Program:
         if code != 0:
             quoted = self._quoted()
             memory = any(words in quoted for words in OUT_OF_MEMORY)
-            said = f"The program {how_it_ended(code)}.{quoted}"
-            raise ProgramFailedError(said, memory=memory)
+            last = self._last_lines()[-1:]  # such as the exception: what is cut is cut after it
+            said = f"The program {how_it_ended(code)}{': ' if last else ''}{''.join(last)}.{quoted}"
+            output = "\n".join(self._last_lines()) if code > 0 else None
+            raise ProgramFailedError(said, memory=memory, output=output)
         if trial.last_value is None:
             raise ProgramFailedError(self._no_value())
 
@@ -334,9 +338,14 @@ class Program:
         how = "; ".join(patterns) or f"no line said `{self._objectives[0]}=0.5` or the like"
         return f"The program ended without a value of {names}: {how}.{self._quoted()}"
 
-    def _quoted(self) -> str:
+    def _last_lines(self) -> list[str]:
         text = b"".join(self._last)[-LAST_BYTES:].decode("utf-8", "replace")
-        lines = [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
+        # Its own directory differs between attempts; that is no other failure.
+        text = text.replace(f"{self._order.working_dir}/", "")
+        return [line.strip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
+
+    def _quoted(self) -> str:
+        lines = self._last_lines()
         return f" Its last lines: {' | '.join(lines)}" if lines else " It printed nothing."
 
 
