@@ -14,7 +14,7 @@ BATCH_NORM = builders.mlp(norm="batch")
 
 
 class Once:
-    """Fails the n-th call of a recorded program with an error."""
+    """Fails the n-th call of a recorded step function with an error."""
 
     def __init__(self, monkeypatch, call, error):
         self.left, self.happened = call, False
@@ -45,7 +45,7 @@ def test_recording_that_finds_no_memory_leaves_the_weights_alone(call, monkeypat
     assert lanes.same_state(step.take(0), before)
 
 
-# Of each program three warm-ups, then the capture; coupled rows have a second, of the last batch.
+# Of each three warm-ups, then the capture; coupled rows have a second one, of the last batch.
 @pytest.mark.parametrize(("network", "call"), [(builders.mlp(), 3), (BATCH_NORM, 8)])
 def test_memory_that_runs_out_in_a_recording_changes_no_trial(network, call, monkeypatch, tmp_path):
     given = runs.specs(8, network=network, optimizer=SGD)

@@ -316,7 +316,7 @@ class GroupTrainer:
     def _pays(self, lanes: Lanes) -> bool:
         """Whether to go on with the step, by the faster of its last two slices.
 
-        The first slice is no measure: a program is traced in it, caches are cold.
+        The first slice is no measure: a step function is traced in it, caches are cold.
         """
         if self.limit == 1 or not self._going or len(self._paces) < JUDGED_SLICES:
             return True

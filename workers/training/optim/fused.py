@@ -164,7 +164,7 @@ def stacked_update(
     scale, step_size, shrink = (column.reshape(-1, *tail) for column in step.unbind(-1))
     g = gradient + l2 * parameter  # coupled decay: into the gradient, and so into the slots
     if square is None:
-        # Of sgd and nesterov r is 1 everywhere: a program of only those computes none of it.
+        # Of sgd and nesterov r is 1 everywhere: a step function of only those computes none of it.
         average = keep_a * average + gain_a * g
         return shrink * parameter - step_size * (use_a * average + use_g * g), average, None
     square = keep_b * square + gain_b * g * g

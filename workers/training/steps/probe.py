@@ -6,7 +6,7 @@ precision allows, and a lane must cost less.
 In float32 that can be far: batch norm divides by a spread that may be small, and a unit near zero
 is on for one rounding and off for the next. Four steps of a residual network with batch norm are
 1e-3 to 2e-2 apart, and 1e-15 in float64. Where the two differ in float32, float64 decides: what is
-wrong with a program is wrong there too.
+wrong with a step function is wrong there too.
 """
 
 import time

@@ -2,7 +2,7 @@
 
 native      small networks on a CPU, in our own C++: no compilation per group (native/)
 compiled    inductor's code; a child process compiles it, the traced graph runs until then
-traced      the same program, operation by operation
+traced      the same step function, operation by operation
 plain       one trial after another, autograd and torch.optim
 
 A backend is trusted only after a probe: a few steps from the same state on both it and the plain
@@ -91,7 +91,7 @@ class FusionDecision:
         return self.full if wanted > self.small else self.small
 
     def lanes_for(self, wanted: int) -> int:
-        """Return the group's size from now on; it seldom goes down, which costs a program."""
+        """Return the group's size from now on; it seldom goes down, which costs a step function."""
         fitting = self.fitting(wanted)
         self.idle = self.idle + 1 if self.doubles and fitting * 4 <= self.now else 0
         shrinks = self.idle > IDLE_EPOCHS
@@ -230,7 +230,7 @@ class BackendSelector:
         if not self._background:
             return Compiled()
         return CompileInBackground(
-            self._precompiler, lambda program: recipe_of(group, lanes, program).key
+            self._precompiler, lambda function: recipe_of(group, lanes, function).key
         )
 
     def _decision(self, group: GroupSpec, wanted: int) -> FusionDecision:

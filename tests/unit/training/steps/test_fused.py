@@ -11,8 +11,8 @@ from tests.unit.training.steps.contract import ManyLanesContract, TrainStepContr
 from workers.training.nets.losses import with_weights
 from workers.training.optim.registry import OPTIMIZERS
 from workers.training.steps.fused.executors import Compiled, CompiledStep, Traced, compiled
-from workers.training.steps.fused.program import Program, StackedLanes
 from workers.training.steps.fused.step import FusedStep
+from workers.training.steps.fused.step_function import StackedLanes, StepFunction
 from workers.training.steps.plain import PlainStep
 
 NETWORKS = {
@@ -138,7 +138,7 @@ def test_fused_trials_are_close_to_plain_trials_in_half_precision(family, norm):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 def test_compiled_trials_equal_plain_trials():
-    # No short last batch, which is a program of its own: the class below compiles such.
+    # No short last batch, which is a step function of its own: the class below compiles such.
     spec = lanes.group({"type": "mlp", "hidden_units": 8, "norm": "batch"}, rows=64)
     assert_lanes_equal_plain(spec, lanes.every_optimizer(dropout=0.2), epochs=3, runner=Compiled())
 
@@ -150,19 +150,19 @@ class TestTracedStep(ManyLanesContract):
 
 
 class CompiledOnce(Compiled):
-    """Inductor's code, compiled once for all steps whose programs have the same trace."""
+    """Inductor's code, compiled once for all steps whose step functions have the same trace."""
 
     codes: ClassVar[dict[tuple[str, str], CompiledStep]] = {}
 
-    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
-        if program not in self._runs:
-            graph = program.trace(stacked)
+    def runnable(self, function: StepFunction, stacked: StackedLanes) -> CompiledStep:
+        if function not in self._runs:
+            graph = function.trace(stacked)
             shapes = str([(tensor.shape, tensor.dtype) for tensor in stacked.flat()])
             key = graph.print_readable(print_output=False), shapes
             if key not in self.codes:
                 self.codes[key] = compiled(graph, stacked)
-            self._runs[program] = self.codes[key]
-        return self._runs[program]
+            self._runs[function] = self.codes[key]
+        return self._runs[function]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
-# Of inductor's locks on its cache: where two workers compile the same program, the second waits for
-# the first, however long, rather than give up; it trains on meanwhile.
+# Of inductor's locks on its cache: where two workers compile the same function, the second waits
+# for the first, however long, rather than give up; it trains on meanwhile.
 WAIT_FOR_LOCKS = {"TORCHINDUCTOR_FILE_LOCK_TIMEOUT": "-1"}
 
 

@@ -1,9 +1,9 @@
-"""The child that compiles one program into inductor's on-disk cache.
+"""The child that compiles one step function into inductor's on-disk cache.
 
     python -m workers.training.steps.fused.compile_child        a recipe on standard input
 
-It builds the program of the recipe on zeros, compiles it, says in one JSON line how it went, and
-ends; at once when its standard input does.
+It builds the step function of the recipe on zeros, compiles it, says in one JSON line how it went,
+and ends; at once when its standard input does.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What runs a fused program: its traced graph, or inductor's compiled code, perhaps a CUDA graph.
+"""What runs a step function: its traced graph, or inductor's compiled code, perhaps a CUDA graph.
 
 Traced      the graph of the trace, operation by operation: ready at once, and already fused
 Compiled    inductor's code, compiled here and now (seconds)
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from workers.training.steps.fused.background import Job, Precompiler
-from workers.training.steps.fused.program import Program, StackedLanes
+from workers.training.steps.fused.step_function import StackedLanes, StepFunction
 
 CompiledStep = Callable[[Sequence[Tensor]], object]
 
@@ -28,17 +28,17 @@ CPU_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
 
 
 class Eager:
-    """Runs the program itself: for a few steps, which would not be worth a trace."""
+    """Runs the step function itself: for a few steps, which would not be worth a trace."""
 
     backend = "eager"
     reason: str | None = None
 
-    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
+    def runnable(self, function: StepFunction, stacked: StackedLanes) -> CompiledStep:
         """Return what takes one step."""
 
         def run(tensors: Sequence[Tensor]) -> object:
             with torch.no_grad():
-                return program(*tensors)
+                return function(*tensors)
 
         return run
 
@@ -50,13 +50,13 @@ class Traced:
 
     def __init__(self, reason: str | None = None) -> None:
         self.reason = reason
-        self._runs: dict[Program, CompiledStep] = {}
+        self._runs: dict[StepFunction, CompiledStep] = {}
 
-    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
+    def runnable(self, function: StepFunction, stacked: StackedLanes) -> CompiledStep:
         """Return what takes one step."""
-        if program not in self._runs:
-            self._runs[program] = _captured(_spread(program.trace(stacked)), stacked)
-        return self._runs[program]
+        if function not in self._runs:
+            self._runs[function] = _captured(_spread(function.trace(stacked)), stacked)
+        return self._runs[function]
 
 
 class Compiled:
@@ -66,18 +66,18 @@ class Compiled:
     reason: str | None = None
 
     def __init__(self) -> None:
-        self._runs: dict[Program, CompiledStep] = {}
+        self._runs: dict[StepFunction, CompiledStep] = {}
 
-    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
+    def runnable(self, function: StepFunction, stacked: StackedLanes) -> CompiledStep:
         """Return what takes one step."""
-        if program not in self._runs:
-            self._runs[program] = _captured(compiled(program.trace(stacked), stacked), stacked)
-        return self._runs[program]
+        if function not in self._runs:
+            self._runs[function] = _captured(compiled(function.trace(stacked), stacked), stacked)
+        return self._runs[function]
 
 
 @dataclass(slots=True)
 class _BackgroundCompile:
-    """A program that is traced, and perhaps compiled by now."""
+    """A step function that is traced, and perhaps compiled by now."""
 
     graph: GraphModule
     run: CompiledStep
@@ -90,19 +90,19 @@ class CompileInBackground:
 
     Args:
         precompiler: Starts the child processes.
-        recipe: Program -> what the child needs to know to build the same one.
+        recipe: StepFunction -> what the child needs to know to build the same one.
     """
 
-    def __init__(self, precompiler: Precompiler, recipe: Callable[[Program], str]) -> None:
+    def __init__(self, precompiler: Precompiler, recipe: Callable[[StepFunction], str]) -> None:
         self._precompiler = precompiler
         self._recipe = recipe
-        self._compilations: dict[Program, _BackgroundCompile] = {}
+        self._compilations: dict[StepFunction, _BackgroundCompile] = {}
         self._last: _BackgroundCompile | None = None
         self._failure: str | None = None
 
     @property
     def backend(self) -> str:
-        """`compiled` as soon as the program that ran last is."""
+        """`compiled` as soon as the step function that ran last is."""
         return "compiled" if self._last is not None and self._last.compiled else "traced"
 
     @property
@@ -114,17 +114,17 @@ class CompileInBackground:
 
     @property
     def job(self) -> Job | None:
-        """The child at work for the program that ran last; None as soon as its code is loaded."""
+        """The child at work for the function that ran last; None as soon as its code is loaded."""
         return None if self._last is None else self._last.job
 
-    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
+    def runnable(self, function: StepFunction, stacked: StackedLanes) -> CompiledStep:
         """Return what takes one step: compiled as soon as the child is done."""
-        compilation = self._compilations.get(program)
+        compilation = self._compilations.get(function)
         if compilation is None:
-            graph = program.trace(stacked)
-            job = self._precompiler.start(self._recipe(program))
+            graph = function.trace(stacked)
+            job = self._precompiler.start(self._recipe(function))
             compilation = _BackgroundCompile(graph, _captured(_spread(graph), stacked), job)
-            self._compilations[program] = compilation
+            self._compilations[function] = compilation
         elif compilation.job is not None and compilation.job.done:
             self._failure = compilation.job.failure
             compilation.job = None
@@ -138,9 +138,9 @@ class CompileInBackground:
             compilation.run = _captured(compiled(compilation.graph, stacked), stacked)
             compilation.compiled = True
         except torch.OutOfMemoryError as error:  # the traced graph has its memory already
-            self._failure = f"no memory for the compiled program: {error}"[:300]
+            self._failure = f"no memory for the compiled step: {error}"[:300]
         except TimeoutError as error:  # another process holds inductor's lock: what runs goes on
-            self._failure = f"the compiled program is locked: {error}"[:300]
+            self._failure = f"the compiled step is locked: {error}"[:300]
 
 
 def compiled(graph: GraphModule, stacked: StackedLanes) -> CompiledStep:
@@ -191,7 +191,7 @@ class _CudaGraph:
     def __init__(self, run: CompiledStep, stacked: StackedLanes) -> None:
         tensors = stacked.flat()
         fixed = {id(tensor) for tensor in stacked.inputs.read_only}
-        # Warming up trains: what the program writes is put back after. The data is not copied.
+        # Warming up trains: what the function writes is put back after. The data is not copied.
         before = [(t, t.clone()) for t in tensors if id(t) not in fixed]
         try:
             self._record(run, tensors, stacked)

@@ -1,4 +1,4 @@
-"""What determines a compiled program, as plain data that can cross to another process."""
+"""What determines a compiled step function, as plain data that can cross to another process."""
 
 import dataclasses
 import json
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 from workers.training.nets.losses import WEIGHTED
-from workers.training.steps.fused.program import Features, Program
 from workers.training.steps.fused.step import Executor, FusedStep
+from workers.training.steps.fused.step_function import Features, StepFunction
 from workers.training.steps.groups import GroupSpec
 from workers.training.user_modules import UserModules, directory_of
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A program without its data.
+    """A step function without its data.
 
     Attributes:
         network: Of the group, at the group's widths.
         optimizer: Of the group: None, or the one kind that has its own update.
         lanes: K.
         rows: Rows of the batch.
-        features: Of the program, as plain data.
+        features: Of the step function, as plain data.
         inputs: Shape, type and stride of the training rows; `targets` likewise.
         built_for: Shape of a row, for which the network is built.
         modules: Where the network's module lies, if a user brought it.
@@ -47,7 +47,7 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """Equal for equal programs."""
+        """Equal for equal step functions."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
@@ -79,8 +79,8 @@ class Recipe:
         return FusedStep(group, self.lanes, runner)
 
 
-def recipe_of(group: GroupSpec, lanes: int, program: Program) -> Recipe:
-    """Return the recipe of a group's program."""
+def recipe_of(group: GroupSpec, lanes: int, function: StepFunction) -> Recipe:
+    """Return the recipe of a group's step function."""
     return Recipe(
         network=dict(group.network),
         optimizer=group.optimizer,
@@ -90,8 +90,8 @@ def recipe_of(group: GroupSpec, lanes: int, program: Program) -> Recipe:
         outputs=group.outputs,
         device=str(group.device),
         lanes=lanes,
-        rows=program.rows,
-        features=dataclasses.asdict(program.features),
+        rows=function.rows,
+        features=dataclasses.asdict(function.features),
         inputs=_shape(group.train_inputs),
         targets=_shape(group.train_targets),
         built_for=group.inputs,
@@ -109,5 +109,5 @@ def _shape(tensor: torch.Tensor) -> tuple[tuple[int, ...], str]:
 
 
 def _zeros(shape: tuple[tuple[int, ...], str], device: torch.device) -> torch.Tensor:
-    # Zeros do: a compiled program depends on shapes and types, never on the data.
+    # Zeros do: a compiled step function depends on shapes and types, never on the data.
     return torch.zeros(tuple(shape[0]), dtype=getattr(torch, shape[1]), device=device)

@@ -4,9 +4,9 @@
     B   batch size           n   rows of the training part
     P   a parameter's shape
 
-The weights and optimizer state of all lanes are stacked tensors [K, P] (program.py); a lane is a
-row of each. Idle lanes compute along with a learning rate of zero. What runs the program (compiled
-code, a traced graph) is the `Executor`'s business (executors.py).
+The weights and optimizer state of all lanes are stacked tensors [K, P] (step_function.py); a lane
+is a row of each. Idle lanes compute along with a learning rate of zero. What runs the step function
+(compiled code, a traced graph) is the `Executor`'s business (executors.py).
 """
 
 import copy
@@ -26,11 +26,11 @@ from workers.training.optim import fused
 from workers.training.steps import lane_budget
 from workers.training.steps.fused.loading import LaneLoader
 from workers.training.steps.fused.padding import corner
-from workers.training.steps.fused.program import (
+from workers.training.steps.fused.step_function import (
     Features,
     Named,
-    Program,
     StackedLanes,
+    StepFunction,
     StepInputs,
     couples_rows,
     prepare,
@@ -53,7 +53,7 @@ CompiledStep = Callable[[Sequence[Tensor]], object]
 
 
 class Executor(Protocol):
-    """Turns programs into something that runs, and knows as which backend."""
+    """Turns step functions into something that runs, and knows as which backend."""
 
     @property
     def backend(self) -> str:
@@ -63,8 +63,8 @@ class Executor(Protocol):
     def reason(self) -> str | None:
         """Why it is not a faster one."""
 
-    def runnable(self, program: Program, stacked: StackedLanes) -> CompiledStep:
-        """Return what takes one step of the program on these tensors, the fastest it has."""
+    def runnable(self, function: StepFunction, stacked: StackedLanes) -> CompiledStep:
+        """Return what takes one step on these tensors, the fastest it has."""
 
 
 class FusedStep:
@@ -73,7 +73,7 @@ class FusedStep:
     Args:
         group: What the trials share.
         lanes: K.
-        executor: Runs the program.
+        executor: Runs the step function.
     """
 
     def __init__(self, group: GroupSpec, lanes: int, executor: Executor) -> None:
@@ -98,7 +98,7 @@ class FusedStep:
         rates = [float(part.rate) for part in networks.dropouts(self._template).values()]
         drops = any(rates) or (bool(rates) and bool(self._per_trial))
         self._features = Features(dropout=user_module and drops)
-        self._programs: dict[tuple[int, Features], Program] = {}
+        self._functions: dict[tuple[int, Features], StepFunction] = {}
         self._frozen = frozenset(
             name for name, each in self._template.named_parameters() if not each.requires_grad
         )
@@ -112,7 +112,7 @@ class FusedStep:
 
     @property
     def backend(self) -> str:
-        """What runs the program at present."""
+        """What runs the step function at present."""
         return self._executor.backend
 
     @property
@@ -128,7 +128,7 @@ class FusedStep:
             state = self._initial(hyper)
         self._require_shared(state)
         self._hypers[lane] = hyper
-        # Features only come, they do not go: a program less would be compiled for every lane that
+        # Features only come, they do not go: a function less would be compiled for every lane that
         # is refilled.
         self._features = self._features | Features.of(hyper)
         self._shapes[lane] = {key.split("/", 1)[1]: state[key].shape for key in _weights(state)}
@@ -189,7 +189,7 @@ class FusedStep:
         self._loader.flush()
         self._write_inputs(orders, learning_rates)
         # Where rows are coupled (batch norm), rows that pad the last batch would change the others'
-        # outputs: it has a program of its own size.
+        # outputs: it has a step function of its own size.
         short = rows % batch if self._couples else 0
         with torch.no_grad(), precision(self._group.precision, self._group.device):
             self._run(
@@ -238,19 +238,19 @@ class FusedStep:
         return vmap(one, in_dims=(0, None))(state, self._stacked.shared)  # [K, rows, …]
 
     def ready(self, rows: int, features: Features) -> None:
-        """Make the program for batches of this many rows, without running it."""
+        """Make the step function for batches of this many rows, without running it."""
         self._features = self._features | features
         stacked = self._active()
         # Inductor keeps its code by these settings, too.
         with torch.no_grad(), precision(self._group.precision, self._group.device):
-            self._executor.runnable(self._program(rows, stacked), stacked)
+            self._executor.runnable(self._function(rows, stacked), stacked)
 
     def _run(self, batches: Sequence[tuple[int, int]]) -> None:
         """Take steps on batches of rows: pairs of (steps, rows), one after another."""
         stacked = self._active()
         # All that can fail for want of memory comes before the first step.
         runs = [
-            (steps, self._executor.runnable(self._program(rows, stacked), stacked))
+            (steps, self._executor.runnable(self._function(rows, stacked), stacked))
             for steps, rows in batches
             if steps > 0
         ]
@@ -259,11 +259,11 @@ class FusedStep:
             for _ in range(steps):
                 run(tensors)
 
-    def _program(self, rows: int, stacked: StackedLanes) -> Program:
+    def _function(self, rows: int, stacked: StackedLanes) -> StepFunction:
         key = (rows, self._features)
         prepare(self._template, self._features)
-        if key not in self._programs:
-            self._programs[key] = Program(
+        if key not in self._functions:
+            self._functions[key] = StepFunction(
                 template=self._template,
                 loss=self._loss,
                 rows=rows,
@@ -273,7 +273,7 @@ class FusedStep:
                 stacked=stacked,
                 update=fused.update_of(self._group.optimizer),
             )
-        return self._programs[key]
+        return self._functions[key]
 
     def _active(self) -> StackedLanes:
         """Return the tensors without those that the present features do not need."""
@@ -282,7 +282,7 @@ class FusedStep:
         return replace(stacked, squares=squares)
 
     def _write_inputs(self, orders: Tensor, learning_rates: Tensor) -> None:
-        """Write the epoch's orders, coefficients and row counts into the program's tensors."""
+        """Write the epoch's orders, coefficients and row counts into the function's tensors."""
         inputs, batch = self._stacked.inputs, self._group.batch_size
         rows, steps = orders.shape[1], learning_rates.shape[1]
         inputs.counter.zero_()

@@ -1,7 +1,7 @@
-"""The fused step as a pure program over stacked tensors, and its trace.
+"""The fused step as a pure function over stacked tensors, and its trace.
 
     K   lanes
-    B   rows of a batch; of the last, shorter batch in a program of its own where rows are coupled
+    B   rows of a batch; of the last, shorter batch in a function of its own where rows are coupled
     S   steps of an epoch
     P   a parameter's own shape
     C   columns of a coefficient table (stacked.py)
@@ -35,7 +35,7 @@ Named = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a program computes beyond the bare minimum; off unless some lane needs it."""
+    """What a step function computes beyond the bare minimum; off unless some lane needs it."""
 
     dropout: bool = False
     smoothing: bool = False
@@ -90,7 +90,7 @@ class StepInputs:
 
     @property
     def read_only(self) -> tuple[Tensor, ...]:
-        """Those that the program does not write; the large ones are among them."""
+        """Those that the step function does not write; the large ones are among them."""
         return self.train_inputs, self.train_targets, self.orders
 
 
@@ -107,7 +107,7 @@ class LaneInputs(NamedTuple):
 
 @dataclass(slots=True)
 class StackedLanes:
-    """Every tensor a program reads or writes.
+    """Every tensor a step function reads or writes.
 
     Attributes:
         parameters: Name -> [K, P].
@@ -132,7 +132,7 @@ class StackedLanes:
         return self.parameters | self.frozen | self.buffers
 
     def flat(self) -> list[Tensor]:
-        """Return all tensors, in the order in which `Program` takes them."""
+        """Return all tensors, in the order in which `StepFunction` takes them."""
         named = [tensor for group in self._named() for tensor in group.values()]
         return [*named, *self.inputs.tensors()]
 
@@ -151,7 +151,7 @@ class StackedLanes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Program:
+class StepFunction:
     """One optimizer step of every lane, written once and traced.
 
     Attributes:
@@ -194,7 +194,7 @@ class Program:
         return ()
 
     def trace(self, stacked: StackedLanes) -> GraphModule:
-        """Return the program as a graph of tensor operations, without running it."""
+        """Return the step function as a graph of tensor operations, without running it."""
         with torch.no_grad():
             graph = make_fx(self, tracing_mode="fake")(*stacked.flat())
         # A fake tensor's strides are not always the kernel's, and a view recorded for one can be
@@ -208,7 +208,7 @@ class Program:
         """Return gradients [K, P], mean batch losses [K] and new buffers [K, …]."""
         inputs = stacked.inputs
         # Positions of the batch's rows in `orders`: the counter is a tensor, so that every step is
-        # the same program.
+        # the same step function.
         first = inputs.counter * self.batch_size  # [1]
         at = first + torch.arange(self.rows, device=first.device)  # [B]
         rows = inputs.orders.index_select(1, at)  # [K, B]
