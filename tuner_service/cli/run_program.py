@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import time
@@ -23,6 +24,8 @@ from tuner_service.cli.watch import watch_to_end
 from tuner_service.client import (
     DEFAULT_URL,
     ApiError,
+    ConflictError,
+    InvalidInputError,
     StudyHandle,
     TunerClient,
 )
@@ -33,7 +36,7 @@ OFFER_SECONDS = 60.0  # a worker that has just been started imports torch first
 _DIRECTIONS = {"max": "maximize", "min": "minimize"}
 
 
-class Metric(NamedTuple):
+class MetricOption(NamedTuple):
     """What `--metric NAME:max=PATTERN` says."""
 
     name: str
@@ -86,9 +89,10 @@ def run(
     """Search the best options of a command; starts a service where none runs."""
     extras.require("all", "`tuner run`")
     metrics = [_metric(text) for text in metric]
-    domains = dict(_parameter(text) for text in param)
+    domains = _domains(param)
     study = name or f"{Path(command[-1] if len(command) == 1 else _script(command)).stem}-{_now()}"
-    project = re.sub(r"\W", "_", f"run_{study}")
+    # Of its own: another study of that name must not find its command changed.
+    project = f"run_{re.sub(r'[^A-Za-z0-9]', '_', study[:40])}_{secrets.token_hex(3)}"
     written = _project(command, metrics)
     _check_names(written, domains)
     if dry_run:
@@ -111,9 +115,14 @@ def run(
         raise InputError(f"the command {command[0]!r} was not found on PATH")
     # This shell's python, not that of the service, which may be of another environment.
     resolved = written.model_copy(update={"run": (str(Path(found).absolute()), *command[1:])})
-    _register(settings.directory.programs / project, resolved)
+    folder = settings.directory.programs / project
+    _register(folder, resolved)
     with _service(settings, url, api_key, parallel or os.cpu_count() or 1) as (client, address):
-        handle = _submit(client, definition, started=address != url)
+        try:
+            handle = _submit(client, definition, started=address != url)
+        except (InputError, InvalidInputError, ConflictError):  # no study names it
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         code = _follow(handle, address, written, seed, as_json=as_json)
         if code == DETACHED and address != url:
             show.err.print(
@@ -187,7 +196,7 @@ def _register(folder: Path, written: Any) -> None:
     draft.replace(folder / PROJECT_FILE)
 
 
-def _project(command: Sequence[str], metrics: Sequence[Metric]) -> Any:
+def _project(command: Sequence[str], metrics: Sequence[MetricOption]) -> Any:
     from pydantic import ValidationError  # noqa: PLC0415
 
     from tuner_service.programs import ProgramCommand  # noqa: PLC0415
@@ -225,7 +234,7 @@ def _line(written: Any, parameters: Any, seed: int | None) -> str:
     return shlex.join(written.filled(parameters, given))
 
 
-def _metric(text: str) -> Metric:
+def _metric(text: str) -> MetricOption:
     head, _, pattern = text.partition("=")
     name, colon, direction = head.partition(":")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or (
@@ -234,16 +243,26 @@ def _metric(text: str) -> Metric:
         raise InputError(
             f"--metric is NAME:max or NAME:min, perhaps with =PATTERN, but got {text!r}"
         )
-    return Metric(name, _DIRECTIONS.get(direction), pattern or None)
+    return MetricOption(name, _DIRECTIONS.get(direction), pattern or None)
 
 
-def _objective(metric: Metric) -> dict[str, Any]:
+def _objective(metric: MetricOption) -> dict[str, Any]:
     from tuner_service.definition.sections import objective_metric  # noqa: PLC0415
 
     if metric.direction is None and objective_metric(metric.name) is None:
         raise InputError(f"say whether more is better: --metric {metric.name}:max or :min")
     direction = {} if metric.direction is None else {"direction": metric.direction}
     return {"metric": metric.name, **direction}
+
+
+def _domains(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    domains: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, domain = _parameter(text)
+        if name in domains:
+            raise InputError(f"--param {name} is given twice")
+        domains[name] = domain
+    return domains
 
 
 def _parameter(text: str) -> tuple[str, dict[str, Any]]:
@@ -256,6 +275,8 @@ def _parameter(text: str) -> tuple[str, dict[str, Any]]:
     if not name.isidentifier() or not spec:
         raise InputError(f"--param is NAME=LOW..HIGH or NAME=ONE,TWO,…, but got {text!r}")
     if ".." not in spec:
+        if "" in spec.split(","):
+            raise InputError(f"--param {name} has an empty choice, in {spec!r}")
         return name, {"type": "categorical", "choices": [_scalar(one) for one in spec.split(",")]}
     bounds, _, how = spec.partition(":")
     low, _, high = bounds.partition("..")

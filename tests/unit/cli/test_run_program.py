@@ -1,13 +1,16 @@
 """`tuner run`: what its options mean, and what is refused before anything is started."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tuner_service.cli import run
+from tuner_service.cli import run, run_program
 from tuner_service.cli.run_program import _parameter
+from tuner_service.client import ConflictError
 
 GOOD = ["--metric", "acc:max", "--param", "lr=1e-5..1e-1:log"]
 
@@ -45,6 +48,8 @@ def test_a_dry_run_prints_the_first_command(capsys: pytest.CaptureFixture[str]) 
         (["--metric", "acc:up", *GOOD[2:]], ["python", "{lr}"], "but got 'acc:up'"),
         (["--metric", "acc", *GOOD[2:]], ["python", "{lr}"], "--metric acc:max or :min"),
         (["--metric", "acc:max=x", *GOOD[2:]], ["python", "{lr}"], "needs a group"),
+        ([*GOOD, "--param", "lr=1..2"], ["python", "{lr}"], "--param lr is given twice"),
+        ([*GOOD[:2], "--param", "lr=1,,2"], ["python", "{lr}"], "empty choice, in '1,,2'"),
         ([*GOOD[:2], "--param", "lr"], ["python", "{lr}"], "LOW..HIGH or NAME=ONE,TWO"),
         ([*GOOD[:2], "--param", "lr=a..b"], ["python", "{lr}"], "needs two numbers"),
         ([*GOOD[:2], "--param", "lr=1..2:lin"], ["python", "{lr}"], "log or a step, but got 'lin'"),
@@ -62,3 +67,26 @@ def test_what_cannot_be_run_is_refused_at_once(
     assert run(arguments) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "data" / "programs").exists()
+
+
+class RefusingClient:
+    def submit(self, _: object) -> None:
+        raise ConflictError(409, "conflict", "the name is taken")
+
+
+def test_a_study_that_is_refused_changes_no_command_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def service(_: object, url: str, *__: object) -> Iterator[tuple[RefusingClient, str]]:
+        yield RefusingClient(), url
+
+    monkeypatch.setattr(run_program, "_service", service)
+    other = tmp_path / "data" / "programs" / "run_mine" / "tuner.yaml"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}")
+    options = [*GOOD, "--name", "mine", "--data-dir", str(tmp_path / "data")]
+    assert run(["run", *options, "--", sys.executable, "t.py", "{lr}"]) != 0
+    assert "the name is taken" in capsys.readouterr().err
+    assert list(other.parent.parent.glob("*/*")) == [other]
+    assert other.read_text() == "{}"
