@@ -1,6 +1,7 @@
 """The programs that a worker brings: projects in the operator's directories, described as loops."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tuner_service.definition import ModuleDescription
@@ -21,11 +22,27 @@ def project_files(directories: Sequence[Path]) -> list[Path]:
     return [one for one in found if not one.parent.name.startswith((".", "_"))]
 
 
+def _commands(project: Path) -> Mapping[str, ProgramCommand]:
+    """Return a project's commands; its file is parsed again only when it has changed.
+
+    Raises:
+        OSError: The file cannot be read.
+        ProjectError: It is not what it must be.
+    """
+    stat = project.stat()
+    return _parsed(project, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(project: Path, _size: int, _changed: int) -> Mapping[str, ProgramCommand]:
+    return read_project(project).commands
+
+
 def files_of(project: Path) -> Iterator[Path]:
     """Yield the files whose change is a change of the project's commands."""
     yield project
     try:
-        for command in read_project(project).commands.values():
+        for command in _commands(project).values():
             yield from hashed_files(project, command)
     except (ProjectError, OSError):
         return  # what is wrong is said where it is described
@@ -39,7 +56,7 @@ def described(project: Path) -> list[ModuleDescription]:
         ProjectError: It cannot be offered; the message says why.
     """
     name = project.parent.name
-    commands = read_project(project).commands
+    commands = _commands(project)
     return [_description(f"{name}.{key}", project, one) for key, one in commands.items()]
 
 
@@ -53,7 +70,7 @@ def find_command(directories: Sequence[Path], module: str) -> tuple[Path, Progra
     name, _, key = module.partition(".")
     for project in project_files(directories):
         if project.parent.name == name:
-            command = read_project(project).commands.get(key)
+            command = _commands(project).get(key)
             return None if command is None else (project, command)
     return None
 

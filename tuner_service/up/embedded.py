@@ -12,26 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from tuner_service.errors import TunerError
 from tuner_service.files import locked, private_folder
 from tuner_service.settings import Settings
-from tuner_service.up.machine import running_address, visible_gpus
+from tuner_service.up.machine import StartError, answers, running_address, visible_gpus
 
 START_SECONDS = 90.0
 STOP_SECONDS = 60.0
 NOTICE_SECONDS = 3.0  # until the service has seen that nobody holds the lock
 LOOK_SECONDS = 0.2
-
-
-class EmbeddedError(TunerError):
-    """The service could not be started; the message has what it said."""
-
-    code = "start_failed"
 
 
 @contextlib.contextmanager
@@ -43,13 +33,13 @@ def embedded(settings: Settings, *, loops: int, say: Callable[[str], None]) -> I
         say: Is told that it is.
 
     Raises:
-        EmbeddedError: It does not start.
+        StartError: It does not start.
     """
     settings.directory.prepare()
     process = None
     with locked(settings.directory.run_lock, shared=True):
         address = running_address(settings)
-        if address is None or not _answers(address):
+        if address is None or not answers(address):
             say("No service is running; one is started for this command.")
             log = private_folder(settings.directory.service_logs) / "run.log"
             process = _started(settings, loops, log)
@@ -82,24 +72,12 @@ def _address(settings: Settings, process: "subprocess.Popen[bytes]", log: Path) 
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         found = running_address(settings)
-        if found is not None and _answers(found):
+        if found is not None and answers(found):
             return found
         if process.poll() is not None and found is None:
-            raise EmbeddedError(f"the service does not start: {log.read_text(errors='replace')}")
+            raise StartError(f"the service does not start: {log.read_text(errors='replace')}")
         time.sleep(0.05)
-    raise EmbeddedError(f"the service does not answer within {START_SECONDS:g} s; see {log}")
-
-
-def _answers(address: str) -> bool:
-    place = urlsplit(address)
-    connection = HTTPConnection(place.hostname or "", place.port, timeout=2.0)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == HTTPStatus.OK
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
+    raise StartError(f"the service does not answer within {START_SECONDS:g} s; see {log}")
 
 
 def _await_end(process: "subprocess.Popen[bytes]", lock: Path) -> None:

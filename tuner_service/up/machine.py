@@ -9,8 +9,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tuner_service.errors import SettingsError, TunerError
 from tuner_service.files import locked
@@ -127,6 +130,25 @@ def only_one(settings: Settings) -> Iterator[None]:
             raise SettingsError(_taken(lock, settings.data_dir))
         lock.write_text(str(os.getpid()), encoding="ascii")
         yield
+
+
+class StartError(TunerError):
+    """The service could not be started; the message has the end of the log."""
+
+    code = "start_failed"
+
+
+def answers(url: str) -> bool:
+    """Return whether a service answers there."""
+    place = urlsplit(url)
+    connection = HTTPConnection(place.hostname or "", place.port, timeout=2.0)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def tell_address(settings: Settings, url: str) -> None:

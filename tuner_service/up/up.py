@@ -11,15 +11,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tuner_service import __version__
 from tuner_service.access.keys import any_key_made, forget_settings_key, require_safe_settings
 from tuner_service.definition.user_modules import NOT_OFFERED
-from tuner_service.errors import SettingsError, TunerError, UnavailableError
+from tuner_service.errors import SettingsError, UnavailableError
 from tuner_service.files import private_folder
 from tuner_service.layout import worker_environment
 from tuner_service.reads.workers import list_workers
@@ -27,6 +24,8 @@ from tuner_service.settings import Settings
 from tuner_service.storage import Database, migrate
 from tuner_service.up.embedded import stop_when_released
 from tuner_service.up.machine import (
+    StartError,
+    answers,
     default_workers,
     free_port,
     only_one,
@@ -37,12 +36,6 @@ from tuner_service.up.machine import (
 from tuner_service.up.services import POLL_SECONDS, Say, Service, Services, aside_of
 
 START_SECONDS = 60.0
-
-
-class StartError(TunerError):
-    """The service could not be started; the message has the end of the log."""
-
-    code = "start_failed"
 
 
 def up(
@@ -141,7 +134,7 @@ def _await_api(services: Services, settings: Settings, parent_pipe: int) -> bool
     while not services.stopping.wait(POLL_SECONDS):
         if api.process is not None and api.process.poll() is not None:
             raise StartError(f"The API does not start. The end of {api.log}:\n{api.tail()}")
-        if _answers(settings):
+        if answers(address(settings)):
             return True
         _attend(services, parent_pipe)
         if time.monotonic() > deadline:
@@ -179,18 +172,6 @@ def _one_listed(db: Database, workers: Sequence[Service]) -> bool:
     with contextlib.suppress(UnavailableError):
         return any(one.pid in pids and one.host == host for one in list_workers(db))
     return False
-
-
-def _answers(settings: Settings) -> bool:
-    url = urlsplit(address(settings))
-    connection = HTTPConnection(url.hostname or "", url.port, timeout=2.0)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == HTTPStatus.OK
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def address(settings: Settings) -> str:

@@ -45,6 +45,7 @@ class PlainStep:
         self._group = group
         self._loss = row_losses(group.train_loss)
         self._built_from: Mapping[str, Any] | None = None
+        self._rows_at_once = 0  # of an evaluation; 0: not known yet
         self._template: nn.Module  # float32, on the CPU: where initial weights are drawn
         self._module: nn.Module  # in the training dtype, on the device
         self._dropouts: list[networks.Dropout] = []
@@ -109,7 +110,10 @@ class PlainStep:
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Return [1, rows, …] outputs in evaluation mode."""
         with precision(self._group.precision, self._group.device):
-            return forward(self._module, inputs, self._group.device).unsqueeze(0)
+            if self._rows_at_once == 0:
+                self._rows_at_once = rows_at_once(self._module, inputs, self._group.device)
+            outputs = forward(self._module, inputs, self._group.device, rows=self._rows_at_once)
+            return outputs.unsqueeze(0)
 
     def remember(self, lanes: Sequence[int]) -> None:
         """Keep a copy of the present weights, on the device."""
@@ -139,6 +143,7 @@ class PlainStep:
         self._dropouts = list(networks.dropouts(self._module).values())
         self._user_module = networks.NETWORKS[str(network["type"])].user_module
         self._built_from = network
+        self._rows_at_once = 0
 
     def _step(self, trial: _PlainLane, batch: tuple[Tensor, Tensor], rate: float) -> Tensor:
         """Take one optimizer step on inputs and targets [B, …]; return the mean loss.
@@ -205,14 +210,25 @@ def _inputs(rows: Tensor, hyper: LaneHyper, step: int) -> Tensor:
     )
 
 
-def forward(module: nn.Module, inputs: Tensor, device: torch.device) -> Tensor:
-    """Return [rows, …] outputs on the device, in evaluation mode, without gradients, by chunks."""
+def rows_at_once(module: nn.Module, inputs: Tensor, device: torch.device) -> int:
+    """Return how many of the rows [N, …] to evaluate at once; a CPU is sent a few to find out."""
+    rows = networks.rows_at_once(module, EVALUATION_ROWS)
+    if device.type != "cpu" or not len(inputs):
+        return rows
+    return evaluation_rows(module.eval(), inputs, rows)
+
+
+def forward(
+    module: nn.Module, inputs: Tensor, device: torch.device, *, rows: int | None = None
+) -> Tensor:
+    """Return [rows, …] outputs on the device, in evaluation mode, without gradients, by chunks.
+
+    Args:
+        rows: Of a chunk, where it is known.
+    """
     module.eval()
-    chunk = networks.rows_at_once(module, EVALUATION_ROWS)
-    if device.type == "cpu" and len(inputs):
-        chunk = evaluation_rows(module, inputs, chunk)
     with torch.no_grad():
-        parts = torch.split(inputs, chunk)
+        parts = torch.split(inputs, rows or rows_at_once(module, inputs, device))
         return torch.cat([_full(module(part.to(device))) for part in parts])
 
 

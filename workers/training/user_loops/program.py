@@ -31,7 +31,7 @@ from workers.training.user_loops.program_place import ProgramDirectory
 from workers.training.user_loops.program_values import (
     REPORTED,
     SAID,
-    Found,
+    Measurement,
     NoNumberError,
     OutputReader,
     json_report,
@@ -84,7 +84,7 @@ class Program:
         self._ranks: dict[str, int] = {}
         self._trackers = TrackerFiles(Path(order.working_dir))
         self._tracked_at = -math.inf
-        self._held: list[Found] = []
+        self._held: list[Measurement] = []
         self._held_since = math.inf
         self._room = MAX_BYTES + 1  # one more than a log holds: so it says that it is cut
         self._step = -1
@@ -253,7 +253,7 @@ class Program:
             if not last or not found or self._tracked_at - now > LAST_TRACKER_SECONDS:
                 return
 
-    def _reported(self) -> Iterator[Found]:
+    def _reported(self) -> Iterator[Measurement]:
         """Yield what was written to the report file since the last look."""
         try:
             with Path(self._order.folder, REPORTS).open("rb") as file:
@@ -269,14 +269,14 @@ class Program:
                 found.rank = REPORTED
                 yield found
 
-    def _take(self, found: Found, trial: Trial) -> None:
+    def _take(self, found: Measurement, trial: Trial) -> None:
         """Take what was said, at once or, of a mere line, when no tracker says it."""
         if found.rank == SAID and self._is_to_wait(found, trial):
             self._held.append(found)
         else:
             self._count(found, trial)
 
-    def _is_to_wait(self, found: Found, trial: Trial) -> bool:
+    def _is_to_wait(self, found: Measurement, trial: Trial) -> bool:
         """Whether a tracker may say what this line says, exactly and with its own steps."""
         unsure = [name for name in found.values if self._ranks.get(name, 0) <= SAID]
         if not any(name in self._objectives for name in unsure):
@@ -298,7 +298,7 @@ class Program:
         for one in held:
             self._count(one, trial)
 
-    def _count(self, found: Found, trial: Trial) -> None:
+    def _count(self, found: Measurement, trial: Trial) -> None:
         """Report when all objectives are known; other metrics go along with the next report."""
         for name, value in found.values.items():
             if name not in self._objectives:

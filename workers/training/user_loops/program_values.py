@@ -25,7 +25,7 @@ class NoNumberError(ValueError):
 
 
 @dataclass(slots=True)
-class Found:
+class Measurement:
     """What one line says.
 
     Attributes:
@@ -59,7 +59,7 @@ class OutputReader:
         self._step: int | None = None
         self._torn = b""
 
-    def feed(self, chunk: bytes) -> Iterator[Found]:
+    def feed(self, chunk: bytes) -> Iterator[Measurement]:
         """Yield what the lines say that end in this chunk; a carriage return ends one, too.
 
         Raises:
@@ -75,11 +75,11 @@ class OutputReader:
         for line in lines:
             yield from self._line(line[:MAX_LINE].decode("utf-8", "replace"))
 
-    def end(self) -> Iterator[Found]:
+    def end(self) -> Iterator[Measurement]:
         """Yield what a last line says that had no end."""
         yield from self.feed(b"\n")
 
-    def _line(self, line: str) -> Iterator[Found]:
+    def _line(self, line: str) -> Iterator[Measurement]:
         said = _STEP.search(line)
         if said is not None:
             self._step = int(said[1])
@@ -87,7 +87,7 @@ class OutputReader:
         if as_json is not None:
             yield as_json
             return
-        found = Found(self._step, is_new=said is not None)
+        found = Measurement(self._step, is_new=said is not None)
         for name, pattern in self._patterns.items():
             match = pattern.search(line)
             if match is None:
@@ -105,7 +105,7 @@ class OutputReader:
             yield found
 
 
-def json_report(line: str) -> Found | None:
+def json_report(line: str) -> Measurement | None:
     """Return what a JSON line says; None: it is none, or says no number."""
     if not line.lstrip().startswith("{"):
         return None
@@ -118,7 +118,7 @@ def json_report(line: str) -> Found | None:
     numbers = {str(key): float(one) for key, one in said.items() if _is_number(one)}
     step = next((int(numbers[key]) for key in _STEP_KEYS if key in numbers), None)
     values = {key: one for key, one in numbers.items() if key not in _STEP_KEYS}
-    return Found(step, values, rank=AS_JSON) if values else None
+    return Measurement(step, values, rank=AS_JSON) if values else None
 
 
 def number(name: str, text: str) -> float:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
-from workers.training.user_loops.program_values import TRACKED, Found
+from workers.training.user_loops.program_values import TRACKED, Measurement
 from workers.training.user_loops.tracker_records import MAX_READ, EventFile, Values, WandbFile
 
 MAX_ENTRIES: Final = 20_000  # of the directory; what is beyond is not looked at
@@ -48,7 +48,7 @@ class TrackerFiles:
         """Whether there is one, whatever it says."""
         return bool(self._files)
 
-    def news(self) -> Iterator[Found]:
+    def news(self) -> Iterator[Measurement]:
         """Yield what was written since the last look, file by file."""
         for path in self._paths():
             reader = _reader_of(path)
@@ -58,7 +58,7 @@ class TrackerFiles:
             with contextlib.suppress(OSError, ValueError):
                 for step, values in file.news():
                     said = {plain_name(name): value for name, value in values.items()}
-                    yield Found(step, said, rank=TRACKED)
+                    yield Measurement(step, said, rank=TRACKED)
 
     def _paths(self) -> Iterator[str]:
         seen = 0
